@@ -1,0 +1,57 @@
+"""seguq: what a segmentation model does not know, pixel by pixel and region by region, and what to label next.
+
+Names are handed on when they are first asked for (PEP 562), so ``import seguq`` itself loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seguq import acquisition as acquisition
+    from seguq import calibration as calibration
+    from seguq import data as data
+    from seguq import export as export
+    from seguq import functional as functional
+    from seguq import inference as inference
+    from seguq import metrics as metrics
+    from seguq import regions as regions
+    from seguq.calibration import TemperatureScaling as TemperatureScaling
+    from seguq.calibration import load as load
+    from seguq.data import SegmentationData as SegmentationData
+    from seguq.inference import DeepEnsemble as DeepEnsemble
+    from seguq.inference import Deterministic as Deterministic
+    from seguq.inference import MCDropout as MCDropout
+    from seguq.inference import UncertaintyMaps as UncertaintyMaps
+    from seguq.inference import inject_dropout as inject_dropout
+    from seguq.task import SegmentationTask as SegmentationTask
+
+__version__ = "0.1.0"
+
+_MODULES = ("acquisition", "calibration", "data", "export", "functional", "inference", "metrics", "regions")
+_NAMES = {
+    "TemperatureScaling": "seguq.calibration",
+    "load": "seguq.calibration",
+    "SegmentationData": "seguq.data",
+    "DeepEnsemble": "seguq.inference",
+    "Deterministic": "seguq.inference",
+    "MCDropout": "seguq.inference",
+    "UncertaintyMaps": "seguq.inference",
+    "inject_dropout": "seguq.inference",
+    "SegmentationTask": "seguq.task",
+}
+
+__all__ = ["__version__", *_MODULES, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"seguq.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'seguq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

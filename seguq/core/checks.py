@@ -1,0 +1,57 @@
+"""Shape checks for the public edge; inside, shapes are trusted."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seguq.core.errors import SeguqError
+
+
+def require_dims(name: str, tensor: Tensor, layout: str, *, at_least: int) -> None:
+    """Raise unless ``tensor`` has at least ``at_least`` dimensions.
+
+    Args:
+        name: the argument's name, for the message.
+        tensor: what was passed.
+        layout: the expected shape as a person would write it, such as ``"(B, C, *spatial)"``.
+        at_least: the smallest number of dimensions.
+
+    Raises:
+        SeguqError: with the expected layout and the shape that was met.
+    """
+    if tensor.ndim < at_least:
+        raise SeguqError(
+            f"{name} must be {layout}, at least {at_least} dimensions, but has shape {tuple(tensor.shape)}"
+        )
+
+
+def require_target_shape(scores: Tensor, target: Tensor, *, scores_name: str = "logits") -> None:
+    """Raise unless ``target`` is ``(B, *spatial)`` where ``scores`` is ``(B, C, *spatial)``."""
+    require_dims(scores_name, scores, "(B, C, *spatial)", at_least=2)
+    expected = (scores.shape[0], *scores.shape[2:])
+    if tuple(target.shape) != expected:
+        raise SeguqError(
+            f"target must be (B, *spatial) = {expected} to go with {scores_name} of shape {tuple(scores.shape)}, "
+            f"but has shape {tuple(target.shape)}"
+        )
+
+
+def require_target_range(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
+    """Raise where a target is neither a class index in ``0 .. num_classes - 1`` nor ``ignore_index``."""
+    if target.is_floating_point() or target.is_complex():
+        raise SeguqError(f"target must hold class indices in an integer type, but has dtype {target.dtype}")
+    wrong = (target < 0) | (target >= num_classes)
+    if ignore_index is not None:
+        wrong &= target != ignore_index
+    if bool(wrong.any()):
+        value = int(target[wrong][0])
+        raise SeguqError(
+            f"target holds the value {value}, which is no class index in 0..{num_classes - 1} "
+            f"and not ignore_index={ignore_index}: correct the masks, num_classes or ignore_index"
+        )
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise unless ``value`` is one of ``choices``, listing them."""
+    if value not in choices:
+        raise SeguqError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")

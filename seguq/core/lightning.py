@@ -1,0 +1,37 @@
+"""The one place that knows both names of Lightning: `pytorch_lightning`, and `lightning.pytorch` where installed.
+
+The two packages hold the same classes twice, and each Trainer accepts only its own. A class that inherits from both
+passes both. Importing this module imports Lightning, so only modules that need a Lightning class import it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+_packages: list[Any] = [pytorch_lightning]
+with contextlib.suppress(ImportError):
+    import lightning.pytorch as _lightning_pytorch
+
+    _packages.append(_lightning_pytorch)
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningDataModule
+else:
+    # the docstring and the order of bases are those of pytorch_lightning, which seguq requires
+    LightningDataModule = type("LightningDataModule", tuple(p.LightningDataModule for p in _packages), {})
+
+__all__ = [
+    "LightningArgumentParser",
+    "LightningCLI",
+    "LightningDataModule",
+    "LightningModule",
+    "ModelCheckpoint",
+    "RichProgressBar",
+    "Trainer",
+]

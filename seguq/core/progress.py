@@ -1,0 +1,44 @@
+"""Progress bars for anything that a person waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], description: str, *, total: int | None = None, done: int = 0) -> Iterator[T]:
+    """Iterate over ``items`` with a bar on the terminal (standard error); plain lines of text are not disturbed.
+
+    Args:
+        items: what to iterate over.
+        description: what is being done, in a few words.
+        total: how many there are in all; by default the length of ``items`` where it has one.
+        done: how many of ``total`` were done before (a resumed run).
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    if total is None and isinstance(items, Sized):
+        total = len(items) + done
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total, completed=done)
+        for item in items:
+            yield item
+            bar.advance(task)

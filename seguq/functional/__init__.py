@@ -1,0 +1,43 @@
+"""Pure tensor maths: torch in, torch out. Importing it loads torch and nothing heavier."""
+
+from seguq.functional.calibration import expected_calibration_error, temperature_nll, top1_calibration_bins
+from seguq.functional.logits import class_logits, class_target
+from seguq.functional.ranking import area_under_roc, average_precision, fpr_at_tpr, order_bins
+from seguq.functional.regions import region_boxes, region_majority, region_scores
+from seguq.functional.uncertainty import (
+    energy,
+    expected_entropy,
+    least_confidence,
+    max_logit,
+    mutual_information,
+    predictive_entropy,
+    smallest_margin,
+    total_entropy,
+    variance,
+    variation_ratio,
+)
+
+__all__ = [
+    "area_under_roc",
+    "average_precision",
+    "class_logits",
+    "class_target",
+    "energy",
+    "expected_calibration_error",
+    "expected_entropy",
+    "fpr_at_tpr",
+    "least_confidence",
+    "max_logit",
+    "mutual_information",
+    "order_bins",
+    "predictive_entropy",
+    "region_boxes",
+    "region_majority",
+    "region_scores",
+    "smallest_margin",
+    "temperature_nll",
+    "top1_calibration_bins",
+    "total_entropy",
+    "variance",
+    "variation_ratio",
+]

@@ -1,0 +1,114 @@
+"""Binned calibration error, and the negative log-likelihood with its derivatives along a temperature."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TemperatureNLL(NamedTuple):
+    """The negative log-likelihood at one inverse temperature, summed over labeled pixels (float64 scalars)."""
+
+    pixels: Tensor
+    nll: Tensor
+    first: Tensor
+    second: Tensor
+
+
+def temperature_nll(
+    logits: Tensor, target: Tensor, inverse_temperature: float, ignore_index: int | None = 255
+) -> TemperatureNLL:
+    r"""Negative log-likelihood of ``softmax(beta z)`` and its first two derivatives in ``beta = 1 / T``.
+
+    .. math::
+        L(\beta) = \log \sum_c e^{\beta z_c} - \beta z_y, \quad
+        L' = E_p[z] - z_y, \quad L'' = Var_p[z]
+
+    Args:
+        logits: ``(B, C, *spatial)``, float32 or float64, finite.
+        target: class indices ``(B, *spatial)``, int64.
+        inverse_temperature: beta.
+        ignore_index: the value of ``target`` that is left out.
+
+    Returns:
+        The number of pixels counted and the three sums over them, each a float64 scalar on the device of ``logits``.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2.
+
+    Example:
+        >>> out = temperature_nll(torch.tensor([[1.0, -1.0]]), torch.tensor([0]), 0.0)
+        >>> [round(float(x), 4) for x in out]
+        [1.0, 0.6931, -1.0, 1.0]
+    """
+    labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+    # softmax is the same for z and z + c: with the largest logit at 0 the sums lose no digits to a common offset
+    logits = logits - logits.amax(1, keepdim=True)
+    index = target.where(labeled, torch.zeros_like(target)).unsqueeze(1)
+    true_logit = logits.gather(1, index).squeeze(1)
+    log_probs = torch.log_softmax(logits * inverse_temperature, dim=1)
+    nll = -log_probs.gather(1, index).squeeze(1)
+    probs = log_probs.exp_()
+    mean = (probs * logits).sum(1)
+    second = (probs * (logits - mean.unsqueeze(1)).square_()).sum(1)
+
+    def total(values: Tensor) -> Tensor:
+        return values.masked_fill(~labeled, 0).sum(dtype=torch.float64)
+
+    return TemperatureNLL(labeled.sum(dtype=torch.float64), total(nll), total(mean - true_logit), total(second))
+
+
+def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignore_index: int | None = 255) -> Tensor:
+    """Count, for every image, its pixels by confidence in bins of equal width, closed on the right.
+
+    Args:
+        probs: ``(B, C, *spatial)``.
+        target: class indices ``(B, *spatial)``, int64.
+        n_bins: number of bins over [0, 1]; bin i holds confidences in ``(i / n_bins, (i + 1) / n_bins]``.
+        ignore_index: the value of ``target`` that is left out.
+
+    Returns:
+        ``(B, 3, n_bins)`` float64: the number of pixels, the sum of their confidences, the number predicted rightly.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, 2017, section 2.
+
+    Example:
+        >>> top1_calibration_bins(torch.tensor([[0.3, 0.7]]), torch.tensor([1]), n_bins=2)
+        tensor([[[0.0000, 1.0000],
+                 [0.0000, 0.7000],
+                 [0.0000, 1.0000]]], dtype=torch.float64)
+    """
+    confidence, prediction = probs.max(1)
+    edges = torch.linspace(0, 1, n_bins + 1, device=probs.device, dtype=torch.float64)[1:-1].to(confidence.dtype)
+    images = len(probs)
+    bins = torch.bucketize(confidence, edges).reshape(images, -1)
+    labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+    weights = torch.stack((labeled, confidence.double() * labeled, (prediction == target) & labeled)).double()
+    out = torch.zeros(3, images, n_bins, dtype=torch.float64, device=probs.device)
+    out.scatter_add_(2, bins.expand(3, *bins.shape), weights.reshape(3, images, -1))
+    return out.transpose(0, 1)
+
+
+def expected_calibration_error(bins: Tensor) -> Tensor:
+    r"""Expected calibration error from binned counts.
+
+    .. math:: \sum_b \frac{n_b}{n} |acc_b - conf_b|
+
+    Args:
+        bins: ``(..., 3, n_bins)`` as `top1_calibration_bins` gives them, summed over any number of images.
+
+    Returns:
+        ``(...)`` from 0 to 1; NaN where nothing was counted.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3.
+
+    Example:
+        >>> expected_calibration_error(torch.tensor([[0.0, 4.0], [0.0, 3.6], [0.0, 3.0]]))
+        tensor(0.1500)
+    """
+    count, confidence, correct = bins.unbind(-2)
+    return (confidence - correct).abs().sum(-1) / count.sum(-1)
