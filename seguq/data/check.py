@@ -1,0 +1,153 @@
+"""The fast check before the first step: every file is read once, in parallel, and remembered until it changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from seguq.core.errors import SeguqError
+from seguq.core.files import write_json
+from seguq.core.progress import progress
+from seguq.data.classes import Classes
+from seguq.data.reading import read_image, read_mask
+
+_VERSION = 1
+_SHOW_PROGRESS_FROM = 200
+
+Record = dict[str, Any]
+
+
+def _cache_file(folder: Path) -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "seguq" / "checks" / (hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32] + ".json")
+
+
+def _load_cache(path: Path) -> dict[str, Record]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content["files"] if isinstance(content, dict) and content.get("version") == _VERSION else {}
+
+
+def _save_cache(path: Path, files: dict[str, Record]) -> None:
+    try:
+        write_json(path, {"version": _VERSION, "files": files})
+    except OSError:
+        return  # a home that cannot be written to costs time at the next start, nothing else
+
+
+def _image_record(path: Path) -> Record:
+    height, width, channels = read_image(path).shape
+    return {"size": [height, width], "channels": channels}
+
+
+def _mask_record(path: Path, classes: Classes) -> Record:
+    import numpy as np
+
+    mask = read_mask(path, classes)
+    return {"size": list(mask.shape), "values": np.unique(mask).tolist()[:512]}
+
+
+def _records(jobs: Mapping[Path, Callable[[Path], Record]], folder: Path, context: str) -> dict[Path, Record]:
+    """Read each file, or take what is remembered of it; a file's error is its record."""
+    cache_path = _cache_file(folder)
+    cache = _load_cache(cache_path)
+    keys: dict[Path, str] = {}
+    stamps: dict[Path, list[int]] = {}
+    for path in jobs:
+        stat = path.stat()
+        keys[path] = f"{context}|{path.resolve()}"
+        stamps[path] = [stat.st_size, stat.st_mtime_ns]
+    out = {path: cache[key]["record"] for path, key in keys.items() if cache.get(key, {}).get("stamp") == stamps[path]}
+    todo = [path for path in jobs if path not in out]
+
+    def read(path: Path) -> Record:
+        try:
+            return jobs[path](path)
+        except SeguqError as error:
+            return {"error": str(error)}
+
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as pool:
+        results: Iterable[Record] = pool.map(read, todo)
+        if len(todo) >= _SHOW_PROGRESS_FROM:
+            results = progress(results, f"checking {folder.name}", total=len(todo))
+        for path, record in zip(todo, results, strict=True):
+            out[path] = record
+            if "error" not in record:
+                cache[keys[path]] = {"stamp": stamps[path], "record": record}
+    if todo:
+        _save_cache(cache_path, cache)
+    return out
+
+
+def check_files(
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path] | None = None,
+    classes: Classes | None = None,
+    *,
+    channels: int | None = None,
+    folder: str | os.PathLike[str],
+) -> dict[str, tuple[int, int]]:
+    """Check images, and their masks where there are any, before work starts.
+
+    Args:
+        images: files by image id.
+        masks: mask files by image id.
+        classes: the classes of the masks.
+        channels: the number of channels that the model takes; None: not checked.
+        folder: the folder that they lie in, for messages and for what is remembered between runs.
+
+    Returns:
+        The size (height, width) of each image, by id.
+
+    Raises:
+        SeguqError: naming the first file that cannot be read, holds NaN, differs in size from its image, holds a class
+            index out of range, or has an unsuitable number of channels; and how many more there are.
+    """
+    folder = Path(folder)
+    image_records = _records(dict.fromkeys(images.values(), _image_record), folder / "images", "image")
+    mask_records: dict[Path, Record] = {}
+    if masks is not None and classes is not None:
+        known = classes
+        context = f"mask|{known.colors}|{known.ignore_colors}|{known.ignore_index}"
+        mask_records = _records(
+            dict.fromkeys(masks.values(), lambda path: _mask_record(path, known)), folder / "masks", context
+        )
+
+    problems: list[str] = []
+    for image_id, path in images.items():
+        record = image_records[path]
+        if "error" in record:
+            problems.append(record["error"])
+            continue
+        found = record["channels"]
+        alpha = channels is not None and found == channels + 1 and path.suffix.lower() in (".png", ".webp")
+        if channels is not None and found not in (1, channels) and not alpha:
+            problems.append(f"{path} has {found} channels, but the model takes {channels}")
+        if masks is not None and classes is not None:
+            problems += _mask_problems(masks[image_id], mask_records[masks[image_id]], record["size"], classes)
+    if problems:
+        more = f" (and {len(problems) - 1} more problems like this)" if len(problems) > 1 else ""
+        raise SeguqError(problems[0] + more)
+    return {image_id: tuple(image_records[path]["size"]) for image_id, path in images.items()}
+
+
+def _mask_problems(path: Path, record: Record, size: list[int], classes: Classes) -> list[str]:
+    if "error" in record:
+        return [record["error"]]
+    if record["size"] != size:
+        (mh, mw), (h, w) = record["size"], size
+        return [f"{path} is {mw} x {mh} pixels, but its image is {w} x {h}: the two must have the same size"]
+    wrong = [v for v in record["values"] if not 0 <= v < len(classes) and v != classes.ignore_index]
+    if wrong:
+        return [
+            f"{path} holds the class index {wrong[0]}, but classes.json has the classes 0..{len(classes) - 1} "
+            f"and ignores {classes.ignore_index}"
+        ]
+    return []

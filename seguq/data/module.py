@@ -1,0 +1,204 @@
+"""The Lightning data module over a folder of images and masks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from seguq.core.errors import SeguqError
+from seguq.core.lightning import LightningDataModule
+from seguq.core.log import say_once
+from seguq.data.check import check_files
+from seguq.data.classes import Classes
+from seguq.data.folder import SegmentationFolder
+from seguq.data.normalization import Normalization, imagenet_normalization
+from seguq.data.transforms import Augmentation, evaluation_transform, training_transform
+
+
+def _pair(value: int | Sequence[int] | None, name: str) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(item, int) and item > 0 for item in pair):
+        raise SeguqError(f"{name} must be a number of pixels or (height, width), but is {value}")
+    return pair[0], pair[1]
+
+
+class SegmentationData(LightningDataModule):
+    """Images and masks in folders, for a Trainer of ``pytorch_lightning`` or of ``lightning``.
+
+    The layout: ``images/SPLIT/NAME.jpg``, ``masks/SPLIT/NAME.png`` and ``classes.json``. Every file is checked before
+    the first step. Images are normalized as the model says (its attribute ``normalization``), or as ``mean`` and
+    ``std`` say, or else with ImageNet's figures.
+
+    Args:
+        root: folder of the data set.
+        batch_size: images a batch. Evaluation uses 1 where images differ in size and no ``size`` is given.
+        size: pixels, or (height, width), that every image is resized to; None: as they are.
+        crop: pixels, or (height, width), of the random crops in training; None: whole images.
+        augmentation: ``flip``, ``d4`` (all symmetries of the square) or ``none``, in training.
+        num_workers: processes that load data; None: one a core less one, 8 at the most.
+        mean: mean of each channel, of pixels scaled to 0..1.
+        std: deviation of each channel.
+        channels: channels of an image; None: as many as ``mean`` has, or as the model takes, or 3.
+        train_split: folder name of the training split.
+        val_split: folder name of the validation split.
+        test_split: folder name of the test split.
+        pool_split: folder name of the images to predict; they need no masks.
+
+    Raises:
+        SeguqError: for anything that is wrong with the files, naming the file.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        batch_size: int = 8,
+        size: int | tuple[int, int] | None = None,
+        crop: int | tuple[int, int] | None = None,
+        augmentation: Augmentation = "flip",
+        num_workers: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        channels: int | None = None,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+        pool_split: str = "pool",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise SeguqError(f"batch_size must be at least 1, but is {batch_size}")
+        if (mean is None) != (std is None):
+            raise SeguqError("mean and std go together: give both or neither")
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.size = _pair(size, "size")
+        self.crop = _pair(crop, "crop")
+        self.augmentation: Augmentation = augmentation
+        self.num_workers = min(8, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
+        self.own_normalization = None if mean is None or std is None else Normalization.checked(mean, std)
+        self.own_channels = channels
+        self.splits = {"train": train_split, "val": val_split, "test": test_split, "pool": pool_split}
+        self._sizes: dict[tuple[str, bool], set[tuple[int, int]]] = {}
+        self._classes: Classes | None = None
+
+    @property
+    def classes(self) -> Classes:
+        """The classes of the data set, from ``classes.json``."""
+        if self._classes is None:
+            if not self.root.is_dir():
+                raise SeguqError(
+                    f"{self.root} is no folder: pass the root of a data set with images/, masks/, classes.json"
+                )
+            self._classes = Classes.read(self.root / "classes.json")
+        return self._classes
+
+    def _module(self) -> Any:
+        trainer = getattr(self, "trainer", None)
+        return None if trainer is None else trainer.lightning_module
+
+    @property
+    def normalization(self) -> Normalization:
+        """Mean and deviation in force."""
+        if self.own_normalization is not None:
+            return self.own_normalization
+        told = getattr(self._module(), "normalization", None)
+        if told is not None:
+            return Normalization.checked(*told)
+        return imagenet_normalization(self.own_channels or 3)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.own_channels or len(self.normalization.mean)
+
+    def setup(self, stage: str) -> None:
+        """Check the files of a stage before its first step."""
+        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
+            self.folder(self.splits[split])
+        model_normalization = getattr(self._module(), "normalization", None)
+        if self.own_normalization and model_normalization and tuple(model_normalization) != self.own_normalization:
+            raise SeguqError(
+                f"the data are normalized with {tuple(self.own_normalization)}, but the model with "
+                f"{tuple(model_normalization)}: give mean and std in one place"
+            )
+        stackable = self.crop is not None or self.size is not None
+        if stage == "fit" and not stackable and len(self._sizes[self.splits["train"], True]) > 1:
+            raise SeguqError(
+                f"the images in {self.root / 'images' / self.splits['train']} have different sizes, which cannot be "
+                "stacked into a batch: pass crop= (random crops) or size= (resized)"
+            )
+
+    def folder(self, split: str, *, masks: bool = True, training: bool = False) -> SegmentationFolder:
+        """The data set of a split, checked.
+
+        Args:
+            split: name of the folder below ``images/`` (and ``masks/``).
+            masks: whether the images have masks.
+            training: whether images are cropped and flipped.
+        """
+        normalization = self.normalization
+        if training:
+            transform = training_transform(
+                normalization, self.size, self.crop, self.augmentation, self.classes.ignore_index
+            )
+            # the flips and crops follow torch's seed (seed_everything), as shuffling does
+            transform.set_random_seed(torch.initial_seed() % 2**32)
+        else:
+            transform = evaluation_transform(normalization, self.size)
+        images = self.root / "images" / split
+        masks_folder, classes = (self.root / "masks" / split, self.classes) if masks else (None, None)
+        data = SegmentationFolder(images, masks_folder, classes, transform, self.channels)
+        if (split, masks) not in self._sizes:
+            sizes = check_files(data.images, data.masks, data.classes, channels=self.channels, folder=self.root)
+            self._sizes[split, masks] = set(sizes.values())
+        return data
+
+    def dataloader(self, split: str, *, masks: bool = True) -> DataLoader[dict[str, Any]]:
+        """Batches of any split, in the order of its image ids, without augmentation."""
+        data = self.folder(split, masks=masks)
+        batch_size = self.batch_size
+        if self.size is None and len(self._sizes[split, masks]) > 1 and batch_size > 1:
+            say_once(f"images of split {split!r} differ in size: evaluated one at a time (size= would allow batches)")
+            batch_size = 1
+        return DataLoader(data, batch_size, num_workers=self.num_workers, pin_memory=torch.cuda.is_available())
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Shuffled, augmented batches of the training split."""
+        data = self.folder(self.splits["train"], training=True)
+        return DataLoader(
+            data,
+            self.batch_size,
+            shuffle=True,
+            num_workers=self.num_workers,
+            worker_init_fn=_seed_worker,
+            # a last batch of one image breaks batch normalization
+            drop_last=len(data) >= self.batch_size,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=False,
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches of the validation split."""
+        return self.dataloader(self.splits["val"])
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches of the test split."""
+        return self.dataloader(self.splits["test"])
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches of the pool, without masks."""
+        return self.dataloader(self.splits["pool"], masks=False)
+
+
+def _seed_worker(_: int) -> None:
+    # workers start anew each epoch, each with a torch seed of its own; albumentations keeps another generator
+    info: Any = get_worker_info()
+    if info is not None:
+        info.dataset.transform.set_random_seed(torch.initial_seed() % 2**32)
