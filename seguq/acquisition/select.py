@@ -1,0 +1,68 @@
+"""The choice of regions to label next."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from seguq.acquisition.budget import Budget
+from seguq.acquisition.selection import Selection, region_key
+from seguq.acquisition.strategies import Strategy
+from seguq.core.errors import SeguqError
+from seguq.core.seeds import derive_seed
+from seguq.regions import RegionTable
+
+
+def select(
+    table: RegionTable,
+    *,
+    budget: Budget,
+    strategy: Strategy,
+    labeled: Selection | Sequence[Selection] | None = None,
+    seed: int = 0,
+) -> Selection:
+    """Choose regions within a budget.
+
+    Args:
+        table: scored regions; the order of its rows does not matter.
+        budget: how much may be labeled.
+        strategy: the order in which regions are taken.
+        labeled: earlier selections, whose regions are left out.
+        seed: for the strategy's random choices and for ties.
+
+    Returns:
+        The regions in order, with the reason. If fewer are left than the budget allows, all of them, with a warning.
+
+    Raises:
+        SeguqError: if the table is empty or a score is not finite.
+
+    Example:
+        >>> from seguq import acquisition, regions
+        >>> import torch, seguq
+        >>> maps = seguq.UncertaintyMaps(torch.full((1, 2, 1, 4), 0.5), {"variance": torch.tensor([[[0., 1., 3., 4.]]])}, ["a"])
+        >>> table = regions.score(maps, regions.Grid(2), by="variance")
+        >>> [row["region_id"] for row in select(table, budget=Budget(regions=1), strategy=acquisition.TopK()).rows]
+        [1]
+    """
+    if len(table) == 0:
+        raise SeguqError("the table of regions is empty: there is nothing to select from")
+    scores = table.column("score")
+    if not np.isfinite(scores).all():
+        row = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise SeguqError(f"row {row} of the table of regions has the score {scores[row]}: score it again")
+    earlier = [labeled] if isinstance(labeled, Selection) else list(labeled or ())
+    done = set().union(*(selection.keys() for selection in earlier))
+    order = np.lexsort((table.column("region_id"), table.column("image_id").astype(str)))
+    rows = RegionTable(table.table.take(order), table.meta)
+    ranked = strategy.rank(rows, np.random.default_rng(derive_seed("select", seed)))
+    content = rows.rows()
+    candidates = (content[i] for i in ranked)
+    chosen = list(budget.spend(row for row in candidates if not done or region_key(row) not in done))
+    ((limit, wanted),) = budget.as_dict().items()
+    reached = {"regions": len(chosen), "images": len({row["image_id"] for row in chosen})}
+    if limit in reached and reached[limit] < wanted:
+        warnings.warn(f"the budget allows {wanted} {limit}, but only {reached[limit]} are left to select", stacklevel=2)
+    why = {"strategy": repr(strategy), "budget": budget.as_dict(), "seed": seed, **table.meta}
+    return Selection([{"rank": rank, **row} for rank, row in enumerate(chosen, 1)], why)

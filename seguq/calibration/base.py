@@ -1,0 +1,80 @@
+"""What every calibrator is: a module from logits to calibrated logits that is fitted on held-out data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from seguq.core.checks import require_target_range, require_target_shape
+from seguq.core.errors import SeguqError
+from seguq.functional.logits import Task, class_logits, class_target
+
+FittingBatches = Iterable[tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
+
+
+class Calibrator(nn.Module, ABC):
+    """A map from logits to calibrated logits of the same shape.
+
+    Every calibrator gives the same probabilities for logits z and z + c.
+
+    Attributes:
+        order_preserving: whether the predicted class of a pixel can never change.
+        tag: the estimator whose pooled output it was fitted on, or None.
+    """
+
+    order_preserving: ClassVar[bool]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tag: str | None = None
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor took, as plain values: with the tensors of ``state_dict`` it rebuilds the calibrator."""
+
+    @abstractmethod
+    def fit(self, batches: FittingBatches) -> Calibrator:
+        """Learn from a re-iterable of ``(logits, target)`` or ``(logits, image, target)``; returns itself."""
+
+    @abstractmethod
+    def forward(self, logits: Tensor, image: Tensor | None = None) -> Tensor:
+        """Calibrated logits, of the same shape as ``logits``."""
+
+
+def fitting_pairs(batches: FittingBatches, task: Task, ignore_index: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over what a user fits on: checked class logits and class indices.
+
+    Raises:
+        SeguqError: for a wrong shape, logits with NaN or infinity, or a target out of range, with the batch's number.
+    """
+    for number, batch in enumerate(batches):
+        try:
+            logits, *_, target = batch
+            logits, target = logits.detach(), target.detach().to(logits.device)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise SeguqError("batches must yield (logits, target) or (logits, image, target) tensors") from error
+        try:
+            # one logit a pixel can only be a sigmoid's
+            one = task == "multiclass" and logits.ndim >= 2 and logits.shape[1] == 1
+            target = class_target(target, logits, task)
+            logits = class_logits(logits, "binary" if one else task)
+            require_target_shape(logits, target)
+            require_target_range(target, logits.shape[1], ignore_index)
+            if not bool(torch.isfinite(logits).all()):
+                raise SeguqError("logits hold NaN or infinite values: the model has diverged or its input is damaged")
+        except SeguqError as error:
+            raise SeguqError(f"batch {number}: {error}") from error
+        yield logits, target
+
+
+def require_reiterable(batches: Any) -> None:
+    """Raise for a generator or iterator, which can be read only once."""
+    if isinstance(batches, Iterator):
+        raise SeguqError(
+            "batches can be read only once (a generator or iterator), but fitting reads them several times: "
+            "pass a list or a DataLoader"
+        )

@@ -1,0 +1,217 @@
+"""Calibrators in a checkpoint, under the key ``seguq``: tensors and plain values only, tied to the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from seguq.calibration.base import Calibrator
+from seguq.calibration.temperature import TemperatureScaling
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import whole_file
+
+SCHEMA_VERSION = 1
+KEY = "seguq"
+_CLASSES: dict[str, type[Calibrator]] = {"TemperatureScaling": TemperatureScaling}
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint file, with ``weights_only=True``: nothing in it is run.
+
+    Raises:
+        UsageError: if the file is missing.
+        SeguqError: if it is no checkpoint, or holds a type that is not allowed (the error names it).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line]
+        if not lines:
+            raise SeguqError(f"{path} cannot be read as a checkpoint: it is damaged or of another format") from error
+        raise SeguqError(
+            f"{path} holds a type that is not loaded from untrusted files: {lines[0]} "
+            "If you trust it, allow the type with torch.serialization.add_safe_globals"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise SeguqError(f"{path} cannot be read as a checkpoint: it is damaged or of another format") from error
+    if not isinstance(content, dict):
+        raise SeguqError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
+    return content
+
+
+def _plain_names(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors by name, without what torch.compile puts into names."""
+    return {name.replace("_orig_mod.", ""): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def weights_sha256(weights: nn.Module | Mapping[str, Any]) -> str:
+    """SHA-256 over the names and bytes of the floating-point tensors, sorted by name.
+
+    ``_orig_mod.`` (torch.compile) and a prefix common to all names are left out, so that a model has the same hash
+    alone, compiled, and inside a LightningModule.
+
+    Args:
+        weights: a module or its state dict.
+    """
+    state = _plain_names(weights.state_dict() if isinstance(weights, nn.Module) else weights)
+    tensors = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    shared = 0
+    for parts in zip(*(name.split(".")[:-1] for name in tensors), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared += 1
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(".".join(name.split(".")[shared:]).encode())
+        digest.update(f"|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pack(calibrator: Calibrator, weights: str, global_step: int) -> dict[str, Any]:
+    """A calibrator as tensors and plain values.
+
+    Args:
+        calibrator: a fitted one.
+        weights: `weights_sha256` of the weights that it was fitted for.
+        global_step: the training step of those weights.
+    """
+    return {
+        "class": type(calibrator).__name__,
+        "arguments": calibrator.arguments(),
+        "tensors": {name: tensor.detach().cpu() for name, tensor in calibrator.state_dict().items()},
+        "global_step": global_step,
+        "weights_sha256": weights,
+    }
+
+
+def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
+    """The calibrator that `pack` made plain.
+
+    Raises:
+        SeguqError: if it is of an unknown class or damaged.
+    """
+    try:
+        calibrator = _CLASSES[packed["class"]](**packed["arguments"])
+        calibrator.load_state_dict(packed["tensors"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise SeguqError(f"the calibrator {tag!r} in the checkpoint cannot be understood ({error})") from error
+    calibrator.tag = tag
+    return calibrator
+
+
+def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds under ``seguq``, or an empty one.
+
+    Raises:
+        SeguqError: if it was written by a later version.
+    """
+    found = checkpoint.get(KEY) or {"version": SCHEMA_VERSION}
+    if found.get("version") != SCHEMA_VERSION:
+        raise SeguqError(f"the checkpoint was written by another version of seguq (schema {found.get('version')})")
+    return dict(found)
+
+
+def calibrators_of(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Calibrator]:
+    """The calibrators of a checkpoint that were fitted for given weights; a warning names each that was not.
+
+    Args:
+        checkpoint: as `read_checkpoint` gives it.
+        weights: `weights_sha256` of the weights in hand.
+    """
+    fitting = {}
+    for tag, packed in section(checkpoint).get("calibrators", {}).items():
+        if packed.get("weights_sha256") == weights:
+            fitting[tag] = unpack(tag, packed)
+        else:
+            warnings.warn(
+                f"the calibrator {tag!r} is not applied: it was fitted for other weights "
+                f"(those of step {packed.get('global_step')}); fit it again with `seguq calibrate`",
+                stacklevel=3,
+            )
+    return fitting
+
+
+def save_calibrator(
+    path: str | os.PathLike[str], calibrator: Calibrator, tag: str, out: str | os.PathLike[str] | None = None
+) -> None:
+    """Put a calibrator beside those that a checkpoint has; the file is replaced as a whole.
+
+    Args:
+        path: checkpoint file.
+        calibrator: a fitted one.
+        tag: the tag of the estimator that it was fitted for; one of the same tag is replaced.
+        out: file to write instead of ``path``.
+    """
+    checkpoint = read_checkpoint(path)
+    found = section(checkpoint)
+    state = checkpoint.get("state_dict", checkpoint)
+    packed = pack(calibrator, weights_sha256(state), int(checkpoint.get("global_step", 0)))
+    found["calibrators"] = {**found.get("calibrators", {}), tag: packed}
+    if "state_dict" not in checkpoint:
+        checkpoint = {"state_dict": checkpoint}
+    with whole_file(path if out is None else out) as temporary:
+        torch.save({**checkpoint, KEY: found}, temporary)
+
+
+def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
+    """Load the weights of a checkpoint into a model, and the calibrators that were fitted for them.
+
+    Args:
+        checkpoint: file of a Lightning checkpoint or of a bare state dict; of the model itself, of it compiled, or
+            of a LightningModule that holds it.
+        model: the module that the weights go into.
+
+    Returns:
+        The same module, with ``model.calibrators``: calibrators by estimator tag, a plain dict outside the state dict.
+
+    Raises:
+        SeguqError: if the weights do not fit the model, naming what is missing.
+    """
+    content = read_checkpoint(checkpoint)
+    load_weights(model, content, str(checkpoint))
+    model.calibrators = calibrators_of(content, weights_sha256(content.get("state_dict", content)))  # type: ignore[assignment]
+    return model
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> None:
+    """Load the weights of a checkpoint into a model, whatever prefix their names have (see `load`)."""
+    state = _plain_names(checkpoint.get("state_dict", checkpoint))
+    own = {key.replace("_orig_mod.", ""): key for key in model.state_dict()}
+    if not state or not own:
+        raise SeguqError(f"{name} holds no weights" if not state else "the model has no weights to load into")
+    first = next(iter(own))
+    prefixes = [""] + [key[: -len(first)] for key in state if key.endswith("." + first)]
+    # the other way round: a bare state dict for a module that holds the model
+    shorter = [first.partition(".")[0] + "."] if "." in first else []
+    candidates = [{plain: prefix + plain for plain in own} for prefix in prefixes]
+    candidates += [{plain: plain.removeprefix(prefix) for plain in own} for prefix in shorter]
+    missing, names = min(
+        ((sum(source not in state for source in names.values()), names) for names in candidates),
+        key=lambda pair: pair[0],
+    )
+    if missing:
+        absent = [plain for plain, source in names.items() if source not in state]
+        raise SeguqError(
+            f"{name} does not fit the model: {len(absent)} of its {len(own)} tensors are missing, "
+            f"such as {absent[0]!r}; the checkpoint has names like {next(iter(state))!r}"
+        )
+    try:
+        model.load_state_dict({own[plain]: state[source] for plain, source in names.items()})
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line] or [str(error)]
+        raise SeguqError(f"{name} does not fit the model: {lines[0]}") from error

@@ -1,0 +1,10 @@
+"""Estimators: a model and images in, `UncertaintyMaps` out."""
+
+from seguq.inference.deterministic import Deterministic
+from seguq.inference.dropout import inject_dropout
+from seguq.inference.ensemble import DeepEnsemble
+from seguq.inference.estimator import Estimator
+from seguq.inference.maps import UncertaintyMaps
+from seguq.inference.mc_dropout import MCDropout
+
+__all__ = ["DeepEnsemble", "Deterministic", "Estimator", "MCDropout", "UncertaintyMaps", "inject_dropout"]

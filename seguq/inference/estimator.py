@@ -1,0 +1,201 @@
+"""What every estimator shares: taking images in, leaving the model as it was, calibrating, and the answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from seguq.calibration import Calibrator
+from seguq.core.checks import require_choice, require_dims
+from seguq.core.errors import SeguqError
+from seguq.core.log import say_once
+from seguq.data.batches import output_logits, unpack_batch
+from seguq.functional.logits import TASKS, Task, class_logits, class_target
+from seguq.inference.maps import UncertaintyMaps
+from seguq.inference.measures import checked_measures, of_probs
+from seguq.inference.pooled import PooledBatches
+
+Forward = Callable[[nn.Module, Tensor], Any]
+"""How to get logits out of a model and a batch of images, where calling the model is not enough."""
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module, training: Callable[[str, nn.Module], bool] | None = None) -> Iterator[None]:
+    """Put every submodule into evaluation mode, but those that ``training`` picks; afterwards all is as it was.
+
+    The flag of each module is set by itself: ``train()`` and ``eval()`` pass on to children, and some models
+    override them.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        for name, module in model.named_modules():
+            module.training = training is not None and training(name, module)
+        yield
+    finally:
+        for module, flag in before:
+            module.training = flag
+
+
+class Estimator(ABC):
+    """A way of asking a model for its uncertainty.
+
+    Args:
+        task: ``"multiclass"``, ``"binary"`` (one or two logits) or ``"multilabel"`` (independent labels).
+        measures: names of the measures to compute; None: all that this estimator has.
+        calibrator: a fitted calibrator for this estimator's pooled output; ``"auto"``: the one in
+            ``model.calibrators`` under this estimator's tag, if any; None: none.
+        forward: a function of the model and the images that returns the logits; None: the model is called.
+    """
+
+    available: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        *,
+        task: Task = "multiclass",
+        measures: Sequence[str] | None = None,
+        calibrator: Calibrator | Literal["auto"] | None = "auto",
+        forward: Forward | None = None,
+    ) -> None:
+        require_choice("task", task, TASKS)
+        if not (calibrator is None or calibrator == "auto" or isinstance(calibrator, Calibrator)):
+            raise SeguqError(f"calibrator must be a calibrator, 'auto' or None, but is {calibrator!r}")
+        self.task: Task = task
+        wanted = (measures,) if isinstance(measures, str) else None if measures is None else tuple(measures)
+        self.measures = checked_measures(wanted, self.available, type(self).__name__)
+        self.calibrator = calibrator
+        self.forward = forward
+        self._images_seen = 0
+
+    @property
+    @abstractmethod
+    def tag(self) -> str:
+        """Kind and settings of the estimator, without the number of samples: what a calibrator is fitted for."""
+
+    @property
+    @abstractmethod
+    def models(self) -> Sequence[nn.Module]:
+        """The networks that it asks."""
+
+    @abstractmethod
+    def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pooled class logits ``(B, C, *spatial)``, and the maps that no calibrator changes."""
+
+    @abstractmethod
+    def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
+        """The probabilities of one sample at a time, ``(B, C, *spatial)``, raw (never calibrated)."""
+
+    def __call__(self, images: Tensor, image_ids: Sequence[str] | None = None) -> UncertaintyMaps:
+        """Probabilities and uncertainty maps of a batch.
+
+        Args:
+            images: ``(B, channels, *spatial)``, normalized as in training; they are moved to the model's device.
+            image_ids: one id an image; by default running numbers since the estimator was made.
+
+        Returns:
+            Maps on the model's device, float32 (float64 for a float64 model).
+        """
+        images, ids = self._take_in(images, image_ids)
+        with torch.no_grad():
+            logits, maps = self._pool(images, ids, self.measures)
+            calibrator = self._calibrator_in_force()
+            if calibrator is not None:
+                logits = calibrator.to(logits.device)(logits, images)
+            probs = torch.softmax(logits, dim=1)
+            maps = {**of_probs(probs, self.measures), **maps}
+            if self.task == "multilabel":
+                probs = probs[:, 1]
+                maps = {name: values.sum(1) for name, values in maps.items()}
+        ordered = {name: maps[name] for name in self.measures}
+        return UncertaintyMaps(probs, ordered, ids, self.tag, multilabel=self.task == "multilabel")
+
+    def pooled(self, batches: Iterable[Any]) -> PooledBatches:
+        """This estimator's pooled output over labeled batches: a re-iterable of ``(class logits, class indices)``.
+
+        Args:
+            batches: a re-iterable of ``(image, mask)`` batches, as `seguq.data.unpack_batch` takes them.
+        """
+        return PooledBatches(self._pooled_pair, batches, self.models[0])
+
+    def _pooled_pair(self, batch: Any) -> tuple[Tensor, Tensor]:
+        batch = unpack_batch(batch)
+        if batch.mask is None:
+            raise SeguqError("calibration needs labels, but a batch has images without masks")
+        images, ids = self._take_in(batch.image, batch.image_id)
+        with torch.no_grad():
+            logits, _ = self._pool(images, ids, ())
+        reference = logits[:, 1] if self.task == "multilabel" else logits
+        return logits, class_target(batch.mask.to(logits.device), reference, self.task)
+
+    def calibrate(self, calibrator: Calibrator, batches: Iterable[Any]) -> Calibrator:
+        """Fit a calibrator on this estimator's pooled output, tag it, and use it from now on.
+
+        It is also put into ``model.calibrators`` under this estimator's tag.
+
+        Args:
+            calibrator: a new calibrator.
+            batches: a re-iterable of held-out ``(image, mask)`` batches. The network runs over them once where the
+                pooled logits fit into 1 GiB of memory; what goes beyond is computed again in each pass.
+
+        Returns:
+            The calibrator, fitted.
+        """
+        calibrator.fit(self.pooled(batches))
+        calibrator.tag = self.tag
+        self.calibrator = calibrator
+        owner = self.models[0]
+        owner.calibrators = {**getattr(owner, "calibrators", {}), self.tag: calibrator}  # type: ignore[assignment]
+        return calibrator
+
+    def describe(self, images: Tensor | None = None) -> dict[str, Any]:
+        """What the estimator does: its tag, layers switched on, measures, and passes through the network a batch.
+
+        Args:
+            images: with a batch, also which modules were seen to draw random numbers, in one pass over it.
+        """
+        out: dict[str, Any] = {"estimator": self.tag, "measures": self.measures, **self._details()}
+        if images is not None:
+            out["random"] = self._seen_random(self._take_in(images, None)[0])
+        return out
+
+    def _details(self) -> dict[str, Any]:
+        return {"layers": (), "passes": len(self.models)}
+
+    def _seen_random(self, images: Tensor) -> tuple[str, ...]:
+        return ()
+
+    def _take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
+        require_dims("images", images, "(B, channels, *spatial)", at_least=3)
+        parameter = next(self.models[0].parameters(), None)
+        if parameter is not None:
+            images = images.to(parameter.device, parameter.dtype)
+        if image_ids is None:
+            image_ids = [str(self._images_seen + i) for i in range(len(images))]
+        if len(image_ids) != len(images):
+            raise SeguqError(f"{len(image_ids)} image ids were passed for {len(images)} images")
+        self._images_seen += len(images)
+        return images, tuple(str(image_id) for image_id in image_ids)
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        output = model(images) if self.forward is None else self.forward(model, images)
+        return class_logits(output_logits(output, images.shape[2:]), self.task)
+
+    def _sample_view(self, probs: Tensor) -> Tensor:
+        return probs[:, 1] if self.task == "multilabel" else probs
+
+    def _calibrator_in_force(self) -> Calibrator | None:
+        if self.calibrator is None or isinstance(self.calibrator, Calibrator):
+            return self.calibrator
+        known: dict[str, Calibrator] = getattr(self.models[0], "calibrators", {})
+        found = known.get(self.tag)
+        if found is not None:
+            say_once(f"{self.tag}: calibrated by {type(found).__name__} from the model's calibrators")
+        else:
+            others = f" (there are some for {', '.join(known)})" if known else ""
+            say_once(f"{self.tag}: not calibrated{others}; est.calibrate(...) or `seguq calibrate` fits a calibrator")
+        return found

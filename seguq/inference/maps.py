@@ -1,0 +1,181 @@
+"""What an estimator answers: probabilities, named maps of uncertainty, and the ids of the images."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import whole_file
+from seguq.inference.measures import explain_missing
+
+_SCHEMA_VERSION = 1
+
+
+class UncertaintyMaps:
+    """Probabilities and uncertainty maps of a batch of images.
+
+    Every map is ``(B, *spatial)``, float, and larger means more uncertain.
+
+    Args:
+        probs: class probabilities ``(B, C, *spatial)``, calibrated where the estimator has a calibrator; for
+            multilabel the probability of each label, ``(B, L, *spatial)``. None in maps that were saved without.
+        maps: maps by name.
+        image_ids: one id an image.
+        estimator: the tag of the estimator that made them.
+        prediction: class indices, where ``probs`` is None.
+        num_classes: number of classes, where ``probs`` is None.
+        multilabel: whether the channels of ``probs`` are independent labels.
+
+    Example:
+        >>> probs = torch.tensor([[[[0.75]], [[0.25]]]])
+        >>> maps = UncertaintyMaps(probs, {"least_confidence": torch.tensor([[[0.25]]])}, ["an image"])
+        >>> maps.names, maps.prediction.tolist()
+        (('least_confidence',), [[[0]]])
+    """
+
+    def __init__(
+        self,
+        probs: Tensor | None,
+        maps: Mapping[str, Tensor],
+        image_ids: list[str] | tuple[str, ...],
+        estimator: str = "estimator",
+        *,
+        prediction: Tensor | None = None,
+        num_classes: int | None = None,
+        multilabel: bool = False,
+    ) -> None:
+        self._probs = probs
+        self._prediction = prediction
+        self._maps = dict(maps)
+        self.image_ids = tuple(str(image_id) for image_id in image_ids)
+        self.estimator = estimator
+        self.multilabel = multilabel
+        if probs is None and (prediction is None or num_classes is None):
+            raise SeguqError("maps without probs need prediction= and num_classes=")
+        self.num_classes = int(probs.shape[1]) if probs is not None else int(num_classes or 0)
+        for name, values in self._maps.items():
+            if len(values) != len(self.image_ids):
+                raise SeguqError(
+                    f"map {name!r} holds {len(values)} images, but there are {len(self.image_ids)} image ids"
+                )
+
+    @property
+    def probs(self) -> Tensor:
+        """Class probabilities, ``(B, C, *spatial)``.
+
+        Raises:
+            SeguqError: if the maps were saved without them.
+        """
+        if self._probs is None:
+            raise SeguqError("these maps were saved without probabilities: predict again, keeping them")
+        return self._probs
+
+    @property
+    def prediction(self) -> Tensor:
+        """Predicted class, ``(B, *spatial)`` int64; for multilabel ``(B, L, *spatial)`` of 0 and 1."""
+        if self._prediction is None:
+            probs = self.probs
+            self._prediction = (probs > 0.5).long() if self.multilabel else probs.argmax(1)
+        return self._prediction
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the maps."""
+        return tuple(self._maps)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The map of a measure, ``(B, *spatial)``.
+
+        Raises:
+            KeyError: if the estimator did not compute it, saying which estimators have it.
+        """
+        if name not in self._maps:
+            raise KeyError(explain_missing(name, self.estimator, self.names))
+        return self._maps[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._maps
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __repr__(self) -> str:
+        shape = tuple(self.prediction.shape)
+        names = ", ".join(self.names)
+        return f"UncertaintyMaps({self.estimator}, prediction {shape}, {self.num_classes} classes, maps {names})"
+
+    def to(self, device: torch.device | str) -> UncertaintyMaps:
+        """The same maps on another device."""
+        return UncertaintyMaps(
+            None if self._probs is None else self._probs.to(device),
+            {name: values.to(device) for name, values in self._maps.items()},
+            self.image_ids,
+            self.estimator,
+            prediction=None if self._prediction is None else self._prediction.to(device),
+            num_classes=self.num_classes,
+            multilabel=self.multilabel,
+        )
+
+    def cpu(self) -> UncertaintyMaps:
+        """The same maps in main memory."""
+        return self.to("cpu")
+
+    def save(self, path: str | os.PathLike[str], *, probs: bool = True) -> None:
+        """Write everything to one ``.npz`` file (float32; the prediction as the smallest integers that hold it).
+
+        Args:
+            path: the file, written as a whole.
+            probs: whether to keep the probabilities, which take C times the room of a map.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise UsageError(f"maps are saved as .npz, not as {path.name!r}")
+        small = np.uint8 if self.num_classes <= 256 else np.uint16
+        arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
+            f"map/{name}": values.detach().float().cpu().numpy() for name, values in self._maps.items()
+        }
+        arrays["prediction"] = self.prediction.cpu().numpy().astype(small)
+        if probs and self._probs is not None:
+            arrays["probs"] = self._probs.detach().float().cpu().numpy()
+        arrays["image_ids"] = np.array(self.image_ids, dtype=np.str_)
+        arrays["estimator"] = np.array(self.estimator)
+        arrays["meta"] = np.array([_SCHEMA_VERSION, self.num_classes, int(self.multilabel)], np.int64)
+        with whole_file(path) as temporary:
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> UncertaintyMaps:
+        """Read maps that `save` wrote.
+
+        Raises:
+            SeguqError: naming the file, if it is missing, damaged, or of another schema version.
+        """
+        if not Path(path).is_file():
+            raise UsageError(f"{path} does not exist")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                content = {name: arrays[name] for name in arrays.files}
+            version, num_classes, multilabel = (int(value) for value in content["meta"])
+            ids = [str(image_id) for image_id in content["image_ids"]]
+            estimator = str(content["estimator"])
+            prediction = torch.from_numpy(content["prediction"].astype(np.int64))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise SeguqError(f"{path} cannot be read as saved maps: it is damaged or another kind of file") from error
+        if version != _SCHEMA_VERSION:
+            raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
+        return cls(
+            torch.from_numpy(content["probs"]) if "probs" in content else None,
+            {name[4:]: torch.from_numpy(values) for name, values in content.items() if name.startswith("map/")},
+            ids,
+            estimator,
+            prediction=prediction,
+            num_classes=num_classes,
+            multilabel=bool(multilabel),
+        )

@@ -1,0 +1,67 @@
+"""An estimator's pooled output over labeled batches, read several times without running the network each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seguq.calibration.base import require_reiterable
+from seguq.core.seeds import seeded
+
+_MEMORY = 2**30
+
+
+class PooledBatches:
+    """A re-iterable of ``(class logits, class indices)``.
+
+    What fits into ``memory`` bytes is kept in main memory after the first pass, the rest is computed again each time,
+    with the random numbers of the first pass, so that every pass sees the same.
+
+    Args:
+        compute: from a batch to its pair.
+        batches: a re-iterable of batches.
+        model: the network, for where it draws random numbers.
+        memory: bytes to keep.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Any], tuple[Tensor, Tensor]],
+        batches: Iterable[Any],
+        model: nn.Module,
+        memory: int = _MEMORY,
+    ) -> None:
+        require_reiterable(batches)
+        self.compute, self.batches, self.memory = compute, batches, memory
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._seeds: list[int] = []
+        self._complete = False
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._complete:
+            yield from self._kept
+            return
+        room = self.memory - sum(_size(pair) for pair in self._kept)
+        number = -1
+        for number, batch in enumerate(self.batches):
+            if number < len(self._kept):
+                yield self._kept[number]
+                continue
+            if number == len(self._seeds):
+                self._seeds.append(int(torch.randint(2**62, ()).item()))
+            with seeded(self._seeds[number], self.device):
+                logits, target = self.compute(batch)
+            pair = (logits.cpu(), target.cpu())
+            if number == len(self._kept) and _size(pair) <= room:
+                room -= _size(pair)
+                self._kept.append(pair)
+            yield pair
+        self._complete = len(self._kept) == number + 1
+
+
+def _size(pair: tuple[Tensor, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in pair)

@@ -1,0 +1,45 @@
+"""What estimators with samples share: from a stream of samples to pooled logits and the samples' measures."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from seguq.inference.estimator import Estimator
+from seguq.inference.measures import PROB_MEASURES, SAMPLE_MEASURES, RunningMeasures
+
+
+class SamplingEstimator(Estimator):
+    """An estimator whose answer is pooled from several samples of the model, by running sums."""
+
+    available: ClassVar[tuple[str, ...]] = (*PROB_MEASURES, *SAMPLE_MEASURES)
+
+    @abstractmethod
+    def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+        """Class logits of one sample at a time; between two of them the model is as it was found."""
+
+    def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        running = RunningMeasures(names)
+        for logits in self._sample_logits(images, ids):
+            running.add(torch.softmax(logits, dim=1))
+        maps = running.maps()
+        assert running.mean is not None
+        # a probability may underflow to 0, and its logarithm must stay finite
+        return running.mean.clamp_min(torch.finfo(running.mean.dtype).tiny).log(), maps
+
+    def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
+        """The probabilities of one sample at a time, ``(B, C, *spatial)``, raw (never calibrated)."""
+        images, ids = self._take_in(images, image_ids)
+        stream = self._sample_logits(images, ids)
+        while True:
+            # entered anew for each sample: a generator must not leave its caller without gradients in between
+            with torch.no_grad():
+                logits = next(stream, None)
+                if logits is None:
+                    return
+                probs = torch.softmax(logits, dim=1)
+            yield self._sample_view(probs)

@@ -1,0 +1,165 @@
+"""The base of all metrics here: sums over images, and the same sums under the weights of a Poisson bootstrap."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from seguq.core.checks import require_target_range, require_target_shape
+from seguq.core.errors import SeguqError
+from seguq.core.seeds import derive_seed
+
+Interval = tuple[Tensor, Tensor]
+
+
+@lru_cache(maxsize=65536)
+def poisson_weights(seed: int, image_id: str, n_boot: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """How often an image is drawn in each replicate: Poisson(1) variates that depend on (seed, image id) alone.
+
+    Keyed like this, an image that comes in pieces, or on another process, has the same weights everywhere.
+
+    References:
+        Chamandy et al., Estimating Uncertainty for Massive Data Streams, 2012.
+    """
+    generator = np.random.Generator(np.random.Philox(derive_seed("bootstrap", seed, image_id)))
+    return generator.poisson(1.0, n_boot).astype(np.float64)
+
+
+class BootstrapMetric(Metric):
+    """A metric that is a function of sums over images.
+
+    Args:
+        size: number of sums.
+        n_boot: number of replicates of the bootstrap.
+        seed: seed of the bootstrap.
+        boot_size: number of sums kept for each replicate; by default as many as ``size``.
+        **kwargs: of `torchmetrics.Metric`.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    sums: Tensor
+    replicates: Tensor
+    ungrouped: Tensor
+
+    def __init__(
+        self, size: int, *, n_boot: int = 200, seed: int = 0, boot_size: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if n_boot < 2:
+            raise SeguqError(f"n_boot must be at least 2, but is {n_boot}")
+        self.n_boot = n_boot
+        self.seed = seed
+        self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+        replicates = torch.zeros(n_boot, boot_size or size, dtype=torch.float64)
+        self.add_state("replicates", replicates, dist_reduce_fx="sum")
+        self.add_state("ungrouped", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def _value(self, sums: Tensor) -> Tensor | dict[str, Tensor]:
+        """The metric of sums ``(..., size)``, for one or for all replicates at once."""
+
+    def _boot_sums(self, image_sums: Tensor) -> Tensor:
+        """From the sums of each image to those that replicates keep."""
+        return image_sums
+
+    def _add(self, image_sums: Tensor, group: Sequence[str] | None) -> None:
+        """Take in the sums of each image, ``(B, size)`` float64."""
+        self.sums += image_sums.sum(0)
+        if group is None:
+            self.ungrouped += len(image_sums)
+            return
+        if isinstance(group, str) or len(group) != len(image_sums):
+            raise SeguqError(f"group must hold one image id for each of the {len(image_sums)} images")
+        weights = np.stack([poisson_weights(self.seed, str(image_id), self.n_boot) for image_id in group])
+        boot_sums = self._boot_sums(image_sums)
+        self.replicates += torch.from_numpy(weights).to(boot_sums.device).T @ boot_sums
+
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        """The value over everything seen; NaN where it is not defined."""
+        value: Tensor | dict[str, Tensor] = _map(Tensor.float, self._value(self.sums))
+        return value
+
+    def compute_interval(self, level: float = 0.95) -> Interval | dict[str, Interval]:
+        """The percentile interval of the bootstrap over images.
+
+        It is meaningful from about ten images on.
+
+        Args:
+            level: share of the replicates inside.
+
+        Returns:
+            (low, high) of the value, or a dict of such pairs.
+
+        Raises:
+            SeguqError: if images were passed without ``group=``, or ``level`` is out of range.
+        """
+        if not 0 < level < 1:
+            raise SeguqError(f"level must be above 0 and below 1, but is {level}")
+        if int(self.ungrouped):
+            raise SeguqError("an interval needs the image ids: pass group=image_ids to each update")
+
+        def interval(values: Tensor) -> Interval:
+            values = values[~values.isnan()]
+            if not len(values):
+                nan = torch.tensor(float("nan"))
+                return nan, nan
+            tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype, device=values.device)
+            low, high = torch.quantile(values, tails).float()
+            return low, high
+
+        # as torchmetrics does around compute: over the images of all processes
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            out: Interval | dict[str, Interval] = _map(interval, self._replicate_values())
+        return out
+
+    def _replicate_values(self) -> Tensor | dict[str, Tensor]:
+        return self._value(self.replicates)
+
+
+def _map(function: Callable[[Tensor], Any], value: Tensor | dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        return {name: function(item) for name, item in value.items()}
+    return function(value)
+
+
+def split_last(sums: Tensor, *shape: int) -> Tensor:
+    """``(..., n)`` as ``(..., *shape)``."""
+    return sums.reshape(*sums.shape[:-1], *shape)
+
+
+def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Check what a metric of probabilities is given.
+
+    Returns:
+        The probabilities (at least float32), the target with ignored pixels set to 0, and which pixels are labeled.
+
+    Raises:
+        SeguqError: for a wrong shape, number of classes, NaN or a target out of range.
+    """
+    require_target_shape(probs, target, scores_name="probs")
+    if probs.shape[1] != num_classes:
+        raise SeguqError(
+            f"probs have {probs.shape[1]} classes in shape {tuple(probs.shape)}, but num_classes={num_classes}"
+        )
+    require_target_range(target, num_classes, ignore_index)
+    if bool(probs.isnan().any()):
+        raise SeguqError("probs hold NaN")
+    if probs.dtype in (torch.float16, torch.bfloat16):
+        probs = probs.float()
+    labeled = target != ignore_index
+    return probs, target.long().where(labeled, 0), labeled
+
+
+def image_sum(values: Tensor, labeled: Tensor) -> Tensor:
+    """Sum a map over the labeled pixels of each image: ``(B, *spatial)`` to ``(B,)`` float64."""
+    return values.masked_fill(~labeled, 0).reshape(len(values), -1).sum(1, dtype=torch.float64)

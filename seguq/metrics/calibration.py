@@ -1,0 +1,176 @@
+"""How well probabilities hold: calibration error, negative log-likelihood, Brier score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from seguq.core.checks import require_choice
+from seguq.core.errors import SeguqError
+from seguq.functional.calibration import expected_calibration_error, top1_calibration_bins
+from seguq.metrics.bootstrap import BootstrapMetric, checked_probs, image_sum, split_last
+
+
+class CalibrationError(BootstrapMetric):
+    r"""Expected calibration error of the predicted class, in bins of equal width.
+
+    .. math:: \sum_b \frac{n_b}{n} |acc_b - conf_b|
+
+    Args:
+        num_classes: C.
+        n_bins: number of bins over [0, 1].
+        kind: ``"top1"``: the confidence of the predicted class.
+        ignore_index: value of the target that is left out.
+        **kwargs: ``n_boot``, ``seed``, and those of `torchmetrics.Metric`.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3.
+
+    Example:
+        >>> metric = CalibrationError(num_classes=2)
+        >>> metric.update(torch.tensor([[0.9, 0.1]] * 4), torch.tensor([0, 0, 0, 1]))      # 90 % sure, right 3 in 4
+        >>> metric.compute()
+        tensor(0.1500)
+    """
+
+    higher_is_better = False
+
+    def __init__(
+        self, num_classes: int, n_bins: int = 15, kind: Literal["top1"] = "top1", ignore_index: int = 255, **kwargs: Any
+    ) -> None:
+        require_choice("kind", kind, ("top1",))
+        if n_bins < 1:
+            raise SeguqError(f"n_bins must be at least 1, but is {n_bins}")
+        super().__init__(3 * n_bins, **kwargs)
+        self.num_classes, self.n_bins, self.kind, self.ignore_index = num_classes, n_bins, kind, ignore_index
+
+    def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
+        """Take in a batch.
+
+        Args:
+            probs: ``(B, C, *spatial)``.
+            target: class indices ``(B, *spatial)``.
+            group: one image id an item, for `compute_interval`.
+        """
+        probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        index = index.masked_fill(~labeled, -1)
+        self._add(top1_calibration_bins(probs, index, self.n_bins, ignore_index=-1).flatten(1), group)
+
+    def _value(self, sums: Tensor) -> Tensor:
+        return expected_calibration_error(split_last(sums, 3, self.n_bins))
+
+    @property
+    def bins(self) -> Tensor:
+        """``(3, n_bins)`` float64: pixels, sum of confidences, and number predicted rightly, in each bin."""
+        return self.sums.view(3, self.n_bins)
+
+    def plot(self, ax: Any = None, label: str | None = None, color: str | None = None) -> tuple[Any, Any]:
+        """Draw the reliability diagram: accuracy against confidence, with the share of pixels in each bin below.
+
+        Bins with fewer than one pixel in 10,000 are left out of the line.
+
+        Returns:
+            The matplotlib figure and axes.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(4, 4), layout="constrained") if ax is None else ax.figure
+        ax = figure.add_subplot() if ax is None else ax
+        count, confidence, correct = self.bins.cpu().numpy()
+        shown = count > max(1e-4 * count.sum(), 0)
+        ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", zorder=1)
+        low, high = self._accuracy_interval()
+        x, y = confidence[shown] / count[shown], correct[shown] / count[shown]
+        if low is not None and high is not None:
+            ax.fill_between(x, low[shown], high[shown], color=color, alpha=0.18, linewidth=0)
+        text = f"ECE {float(self.compute()):.3f}"  # type: ignore[arg-type]
+        ax.plot(x, y, marker="o", markersize=4, label=f"{label}: {text}" if label else text, color=color, zorder=3)
+        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
+        ax.legend(loc="upper left", frameon=False)
+        return figure, ax
+
+    def _accuracy_interval(self) -> tuple[Any, Any]:
+        """2.5 and 97.5 percentiles of the accuracy in each bin, over the replicates, where there are ids."""
+        if int(self.ungrouped) or not bool(self.replicates.any()):
+            return None, None
+        count, _, correct = split_last(self.replicates, 3, self.n_bins).unbind(1)
+        tails = torch.tensor([0.025, 0.975], dtype=torch.float64, device=count.device)
+        low, high = torch.nanquantile(correct / count, tails, dim=0).cpu().numpy()
+        return low, high
+
+
+class NegativeLogLikelihood(BootstrapMetric):
+    r"""Mean negative log-likelihood of the true class, in nats a pixel.
+
+    .. math:: -\tfrac1n \sum_i \log p_{i, y_i}
+
+    Args:
+        num_classes: C.
+        ignore_index: value of the target that is left out.
+        **kwargs: ``n_boot``, ``seed``, and those of `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = NegativeLogLikelihood(num_classes=2)
+        >>> metric.update(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))
+        >>> metric.compute()
+        tensor(0.6931)
+    """
+
+    higher_is_better = False
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(2, **kwargs)
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+
+    def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
+        """Take in a batch: ``probs`` (B, C, *spatial), ``target`` (B, *spatial), ``group`` one image id an item.
+
+        A probability of exactly 0 counts as the smallest normal number of its type, so that the mean stays finite.
+        """
+        probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
+        loss = -true.clamp_min(torch.finfo(true.dtype).tiny).log()
+        self._add(torch.stack((image_sum(labeled.double(), labeled), image_sum(loss, labeled)), 1), group)
+
+    def _value(self, sums: Tensor) -> Tensor:
+        return sums[..., 1] / sums[..., 0]
+
+
+class BrierScore(BootstrapMetric):
+    r"""Mean squared distance of the probabilities from the truth, summed over the classes.
+
+    .. math:: \tfrac1n \sum_i \sum_c (p_{ic} - [y_i = c])^2
+
+    Args:
+        num_classes: C.
+        ignore_index: value of the target that is left out.
+        **kwargs: ``n_boot``, ``seed``, and those of `torchmetrics.Metric`.
+
+    References:
+        Brier, Verification of Forecasts Expressed in Terms of Probability, 1950.
+
+    Example:
+        >>> metric = BrierScore(num_classes=2)
+        >>> metric.update(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    higher_is_better = False
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(2, **kwargs)
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+
+    def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
+        """Take in a batch: ``probs`` (B, C, *spatial), ``target`` (B, *spatial), ``group`` one image id an item."""
+        probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
+        score = probs.square().sum(1) - 2 * true + 1
+        self._add(torch.stack((image_sum(labeled.double(), labeled), image_sum(score, labeled)), 1), group)
+
+    def _value(self, sums: Tensor) -> Tensor:
+        return sums[..., 1] / sums[..., 0]

@@ -1,0 +1,68 @@
+"""Mean intersection over union, with an interval over images (torchmetrics has the value, but no such interval)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seguq.core.checks import require_target_range
+from seguq.core.errors import SeguqError
+from seguq.metrics.bootstrap import BootstrapMetric, split_last
+
+
+class MeanIoU(BootstrapMetric):
+    r"""Intersection over union of each class over all pixels, and their mean over the classes that occur.
+
+    .. math:: IoU_c = \frac{TP_c}{TP_c + FP_c + FN_c}
+
+    Args:
+        num_classes: C.
+        ignore_index: value of the target that is left out.
+        **kwargs: ``n_boot``, ``seed``, and those of `torchmetrics.Metric`.
+
+    References:
+        Everingham et al., The PASCAL Visual Object Classes Challenge, 2010, section 4.3.
+
+    Example:
+        >>> metric = MeanIoU(num_classes=2)
+        >>> metric.update(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 0, 1]]))
+        >>> metric.compute()
+        tensor(0.5833)
+    """
+
+    higher_is_better = True
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(num_classes * num_classes, **kwargs)
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+
+    def update(self, prediction: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
+        """Take in a batch of class indices: both ``(B, *spatial)``; ``group`` one image id an item."""
+        if prediction.shape != target.shape:
+            raise SeguqError(
+                f"prediction of shape {tuple(prediction.shape)} does not go with target of shape {tuple(target.shape)}"
+            )
+        require_target_range(target, self.num_classes, self.ignore_index)
+        require_target_range(prediction, self.num_classes, None)
+        images = len(target)
+        labeled = target != self.ignore_index
+        pair = target.long().where(labeled, 0) * self.num_classes + prediction.long()
+        confusion = torch.zeros(images, self.num_classes**2, dtype=torch.float64, device=target.device)
+        confusion.scatter_add_(1, pair.reshape(images, -1), labeled.reshape(images, -1).double())
+        self._add(confusion, group)
+
+    def _value(self, sums: Tensor) -> Tensor:
+        mean: Tensor = self._iou(sums).nanmean(-1)
+        return mean
+
+    def _iou(self, sums: Tensor) -> Tensor:
+        confusion = split_last(sums, self.num_classes, self.num_classes)
+        true = confusion.diagonal(dim1=-2, dim2=-1)
+        return true / (confusion.sum(-1) + confusion.sum(-2) - true)
+
+    def per_class(self) -> Tensor:
+        """``(C,)`` intersection over union of each class; NaN for a class that neither occurs nor is predicted."""
+        return self._iou(self.sums).float()
