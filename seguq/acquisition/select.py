@@ -39,11 +39,13 @@ def select(
         SeguqError: if the table is empty or a score is not finite.
 
     Example:
-        >>> from seguq import acquisition, regions
-        >>> import torch, seguq
-        >>> maps = seguq.UncertaintyMaps(torch.full((1, 2, 1, 4), 0.5), {"variance": torch.tensor([[[0., 1., 3., 4.]]])}, ["a"])
+        >>> import torch
+        >>> from seguq import UncertaintyMaps, acquisition, regions
+        >>> values = torch.tensor([[[0.0, 1.0, 3.0, 4.0]]])
+        >>> maps = UncertaintyMaps(torch.full((1, 2, 1, 4), 0.5), {"variance": values}, ["a"])
         >>> table = regions.score(maps, regions.Grid(2), by="variance")
-        >>> [row["region_id"] for row in select(table, budget=Budget(regions=1), strategy=acquisition.TopK()).rows]
+        >>> selection = select(table, budget=Budget(regions=1), strategy=acquisition.TopK())
+        >>> [row["region_id"] for row in selection.rows]
         [1]
     """
     if len(table) == 0:
