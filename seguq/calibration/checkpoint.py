@@ -188,30 +188,45 @@ def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
     return model
 
 
-def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> None:
-    """Load the weights of a checkpoint into a model, whatever prefix their names have (see `load`)."""
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> list[str]:
+    """Load the weights of a checkpoint into a model, whatever prefix their names have (see `load`).
+
+    Args:
+        model: the module that the weights go into.
+        checkpoint: a Lightning checkpoint or a bare state dict.
+        name: the checkpoint's name, for messages.
+
+    Returns:
+        The names in the checkpoint that the model has no place for.
+
+    Raises:
+        SeguqError: if a tensor of the model is missing or of another shape, naming it.
+    """
     state = _plain_names(checkpoint.get("state_dict", checkpoint))
     own = {key.replace("_orig_mod.", ""): key for key in model.state_dict()}
     if not state or not own:
         raise SeguqError(f"{name} holds no weights" if not state else "the model has no weights to load into")
     first = next(iter(own))
-    prefixes = [""] + [key[: -len(first)] for key in state if key.endswith("." + first)]
-    # the other way round: a bare state dict for a module that holds the model
-    shorter = [first.partition(".")[0] + "."] if "." in first else []
-    candidates = [{plain: prefix + plain for plain in own} for prefix in prefixes]
-    candidates += [{plain: plain.removeprefix(prefix) for plain in own} for prefix in shorter]
-    missing, names = min(
-        ((sum(source not in state for source in names.values()), names) for names in candidates),
-        key=lambda pair: pair[0],
-    )
-    if missing:
-        absent = [plain for plain, source in names.items() if source not in state]
+    # the model may be a part of what was saved, or hold what was saved as a part
+    outer = ["", *(key[: -len(first)] for key in state if key.endswith("." + first))]
+    inner = ["", *(".".join(first.split(".")[: depth + 1]) + "." for depth in range(first.count(".")))]
+    candidates = [{plain: prefix + plain for plain in own} for prefix in outer]
+    candidates += [{plain: plain.removeprefix(prefix) for plain in own} for prefix in inner[1:]]
+    names = min(candidates, key=lambda mapping: sum(source not in state for source in mapping.values()))
+    # a count of batches that some exporters leave out; nothing at prediction depends on it
+    absent = [p for p, source in names.items() if source not in state and not p.endswith("num_batches_tracked")]
+    if absent:
         raise SeguqError(
-            f"{name} does not fit the model: {len(absent)} of its {len(own)} tensors are missing, "
-            f"such as {absent[0]!r}; the checkpoint has names like {next(iter(state))!r}"
+            f"{name} does not fit the model: {len(absent)} of its {len(own)} tensors are missing, such as "
+            f"{absent[0]!r}; the checkpoint has names like {next(iter(state))!r}"
         )
-    try:
-        model.load_state_dict({own[plain]: state[source] for plain, source in names.items()})
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line] or [str(error)]
-        raise SeguqError(f"{name} does not fit the model: {lines[0]}") from error
+    current = model.state_dict()
+    wrong = [p for p, source in names.items() if source in state and state[source].shape != current[own[p]].shape]
+    if wrong:
+        found, expected = tuple(state[names[wrong[0]]].shape), tuple(current[own[wrong[0]]].shape)
+        raise SeguqError(
+            f"{name} does not fit the model: {wrong[0]!r} has shape {found} in the file, {expected} in the model"
+        )
+    model.load_state_dict({own[p]: state.get(source, current[own[p]]) for p, source in names.items()})
+    taken = set(names.values())
+    return [key for key in state if key not in taken]
