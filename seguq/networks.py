@@ -68,7 +68,7 @@ def build_network(
     except OSError as error:
         raise SeguqError(
             f"the weights {named!r} of encoder {encoder!r} cannot be downloaded ({type(error).__name__}): connect "
-            "to the network, or pass encoder_weights=None (random weights) or the path of a file with the encoder's state dict"
+            "to the network, or pass encoder_weights=None (random weights) or a file with the encoder's state dict"
         ) from error
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -127,6 +127,11 @@ class SegmentationTask(LightningModule):
             setattr(self, f"{stage}_miou", MulticlassJaccardIndex(self.num_classes, ignore_index=ignore_index))
 
     @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return len(self.normalization.mean)
+
+    @property
     def _divisor(self) -> int:
         """What height and width have to be divisible by."""
         if getattr(self.model, "requires_divisible_input_shape", False):

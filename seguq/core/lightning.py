@@ -13,6 +13,7 @@ import pytorch_lightning
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
 
 _packages: list[Any] = [pytorch_lightning]
 with contextlib.suppress(ImportError):
@@ -27,6 +28,7 @@ else:
     LightningDataModule = type("LightningDataModule", tuple(p.LightningDataModule for p in _packages), {})
 
 __all__ = [
+    "CSVLogger",
     "LightningArgumentParser",
     "LightningCLI",
     "LightningDataModule",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -42,3 +42,22 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None, 
         for item in items:
             yield item
             bar.advance(task)
+
+
+class ProgressLoader(Generic[T]):
+    """A re-iterable whose first pass shows a bar; later passes, over what was kept, are quick.
+
+    Args:
+        loader: a loader of batches.
+        description: what is being done, in a few words.
+    """
+
+    def __init__(self, loader: Iterable[T], description: str) -> None:
+        self.loader, self.description = loader, description
+        self._shown = False
+
+    def __iter__(self) -> Iterator[T]:
+        if self._shown:
+            return iter(self.loader)
+        self._shown = True
+        return progress(self.loader, self.description)

@@ -111,6 +111,21 @@ class UncertaintyMaps:
         names = ", ".join(self.names)
         return f"UncertaintyMaps({self.estimator}, prediction {shape}, {self.num_classes} classes, maps {names})"
 
+    def split(self) -> list[UncertaintyMaps]:
+        """The maps of each image by itself."""
+        return [
+            UncertaintyMaps(
+                None if self._probs is None else self._probs[i : i + 1],
+                {name: values[i : i + 1] for name, values in self._maps.items()},
+                self.image_ids[i : i + 1],
+                self.estimator,
+                prediction=self.prediction[i : i + 1],
+                num_classes=self.num_classes,
+                multilabel=self.multilabel,
+            )
+            for i in range(len(self))
+        ]
+
     def to(self, device: torch.device | str) -> UncertaintyMaps:
         """The same maps on another device."""
         return UncertaintyMaps(

@@ -64,7 +64,7 @@ def score(
         for i, image_id in enumerate(part.image_ids):
             if bool(values[i].isnan().any()):
                 raise SeguqError(f"the map {by!r} of image {image_id!r} holds NaN")
-            one = _one(part, i) if partition.needs else None
+            one = part.split()[i] if partition.needs else None
             labels = partition(values[i] if images is None else images[i], one).cpu()
             if labels.shape != values[i].shape:
                 raise SeguqError(f"image {image_id!r}: regions {tuple(labels.shape)}, map {tuple(values[i].shape)}")
@@ -96,16 +96,3 @@ def _append(
     columns["area"] += area[kept].tolist()
     columns["score"] += scores[kept].tolist()
     columns["predicted_class"] += majority[kept].tolist()
-
-
-def _one(maps: UncertaintyMaps, i: int) -> UncertaintyMaps:
-    """The maps of one image of a batch."""
-    return UncertaintyMaps(
-        None,
-        {name: maps[name][i : i + 1] for name in maps.names},
-        maps.image_ids[i : i + 1],
-        maps.estimator,
-        prediction=maps.prediction[i : i + 1],
-        num_classes=maps.num_classes,
-        multilabel=maps.multilabel,
-    )

@@ -1,0 +1,126 @@
+"""Which command is meant, and what a person reads when it goes wrong."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+from seguq import __version__
+from seguq.core.errors import SeguqError, UsageError
+
+_COMMANDS = {
+    "demo": "train a small model on real images and look at what it does not know (start here)",
+    "fit": "train a segmentation model on a folder of images and masks",
+    "calibrate": "fit a temperature on held-out images and keep it in the checkpoint",
+    "predict": "uncertainty maps and pictures for any folder of images",
+    "score": "from maps to a table of scored regions",
+    "select": "from scores to the list of regions to label next",
+}
+_DEBUG = "--debug"
+
+
+def _overview() -> str:
+    lines = [f"  {name:<11}{summary}" for name, summary in _COMMANDS.items()]
+    return "\n".join(
+        [
+            f"seguq {__version__}: what a segmentation model does not know, and what to label next",
+            "",
+            "usage: seguq COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "seguq COMMAND --help explains one of them; each has a file in configs/, used by --config FILE.",
+            "--debug, after any command, shows the whole traceback of an error.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the words after ``seguq``; by default those of this process.
+
+    Returns:
+        0: fine; 1: failed; 2: wrong use; 130: stopped by the user.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = _DEBUG in words
+    words = [word for word in words if word != _DEBUG]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"seguq {__version__}")
+        return 0
+    command, *rest = words
+    if command not in _COMMANDS:
+        close = difflib.get_close_matches(command, list(_COMMANDS), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"commands are {', '.join(_COMMANDS)}"
+        return _complain(f"seguq: there is no command {command!r}; {hint}", 2)
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it has to say comes as a sentence of ours
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                _plain_warnings()
+            importlib.import_module(f"seguq.cli.{command}").run(rest)
+    except KeyboardInterrupt:
+        return _complain(f"seguq {command}: stopped", 130)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _complain(str(stop.code), 2)
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(command, error)
+    return 0
+
+
+def _explain(command: str, error: Exception) -> int:
+    import argparse
+
+    name = f"seguq {command}"
+    if isinstance(error, argparse.ArgumentError):
+        message = str(error).strip().removeprefix("error: ")
+        return _complain(f"{name}: {message} (see {name} --help)", 2)
+    cause: BaseException | None = error
+    while cause is not None:  # libraries wrap an error that comes up in a callback or a constructor
+        if isinstance(cause, SeguqError):
+            return _complain(f"{name}: {cause}", 2 if isinstance(cause, UsageError) else 1)
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return _complain(f"{name}: {error.strerror}{where}", 1)
+    text = " ".join(str(error).split())
+    return _complain(f"{name}: unexpected {type(error).__name__}: {text} ({_DEBUG} shows where)", 1)
+
+
+def _complain(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+def _plain_warnings() -> None:
+    """Warnings as one sentence each; those that speak to developers of other libraries not at all."""
+    import logging
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        print(f"seguq: warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning|torch|torchmetrics|timm|huggingface_hub)\b")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)

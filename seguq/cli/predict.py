@@ -1,0 +1,161 @@
+"""``seguq predict``: uncertainty maps and pictures for any folder of images; started again, it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+
+from seguq.cli.common import EstimatorName, make_estimator, pick_device, require_folder
+from seguq.cli.parsing import run_function
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.log import logger
+from seguq.core.progress import progress
+from seguq.data import SegmentationFolder, check_files, unpack_batch
+from seguq.data.transforms import evaluation_transform
+from seguq.export import PredictionFolder
+from seguq.export.folder import predicted_ids
+from seguq.inference import Estimator
+from seguq.task import SegmentationTask
+
+_DEFAULT_MEASURES = {
+    "deterministic": ["predictive_entropy"],
+    "mc_dropout": ["predictive_entropy", "mutual_information"],
+    "deep_ensemble": ["predictive_entropy", "mutual_information"],
+}
+
+
+def run(words: Sequence[str]) -> None:
+    """Run the command."""
+    run_function(predict, "predict", words)
+
+
+def predict(
+    checkpoint: str,
+    images: str,
+    out: str,
+    estimator: EstimatorName = "mc_dropout",
+    samples: int = 20,
+    members: list[str] | None = None,
+    seed: int = 0,
+    measures: list[str] | None = None,
+    calibrated: bool = True,
+    pictures: bool = True,
+    save_probs: bool = False,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    device: str = "auto",
+) -> None:
+    """Write uncertainty maps and pictures for a folder of images.
+
+    No masks and no training data are needed. Started again with the same settings, it goes on where it stopped; a
+    folder that was made with another checkpoint or other settings is refused. In OUT: maps/ID.npz (float32 maps),
+    predictions/ID.png (class indices), heatmaps/MEASURE/ID.png and overlays/MEASURE/ID.png, all on one color scale.
+
+    Args:
+        checkpoint: checkpoint of `seguq fit`.
+        images: folder of images (jpg, png, tif, bmp, webp), of any depth and size.
+        out: folder for the results.
+        estimator: mc_dropout, deterministic (one pass) or deep_ensemble.
+        samples: passes of mc_dropout.
+        members: further checkpoints of a deep_ensemble.
+        seed: seed of mc_dropout; an image has the same maps whatever is predicted beside it.
+        measures: maps to write, as [predictive_entropy, mutual_information]; by default predictive_entropy, and
+            mutual_information where there are samples.
+        calibrated: apply the temperature that the checkpoint has for this estimator.
+        pictures: draw heat maps and overlays.
+        save_probs: keep the class probabilities in the maps, too.
+        batch_size: images of one size that go through the network together.
+        num_workers: processes that read images ahead; 0: none.
+        device: auto, cpu or cuda.
+    """
+    folder = require_folder(images, "--images")
+    if batch_size < 1:
+        raise UsageError(f"--batch_size must be at least 1, but is {batch_size}")
+    task = SegmentationTask.load(checkpoint).to(pick_device(device))
+    names = measures or _DEFAULT_MEASURES[estimator]
+    est = make_estimator(
+        estimator,
+        task,
+        samples=samples,
+        seed=seed,
+        members=members,
+        measures=names,
+        calibrator="auto" if calibrated else None,
+    )
+    data = SegmentationFolder(folder, transform=evaluation_transform(task.normalization), channels=task.channels)
+    sizes = check_files(data.images, channels=task.channels, folder=folder)
+    settings = {
+        "checkpoint": [_sha256(path) for path in [checkpoint, *(members or [])]],
+        "images": str(folder.resolve()),
+        "estimator": est.tag,
+        "samples": samples if estimator == "mc_dropout" else None,
+        "seed": seed if estimator == "mc_dropout" else None,
+        "measures": names,
+        "calibrated": calibrated,
+        "save_probs": save_probs,
+    }
+    results = PredictionFolder(out, settings)
+    todo = [image_id for image_id, path in data.images.items() if not results.is_done(image_id, path)]
+    gone = set(predicted_ids(results.path)) - set(data.images)
+    if gone:
+        raise SeguqError(
+            f"{out} holds maps of {len(gone)} images that are not in {folder} any more, such as {min(gone)!r}: "
+            "remove them, or pass another --out"
+        )
+    finished = len(data) - len(todo)
+    if finished:
+        logger.info("%d of %d images were done before", finished, len(data))
+    if todo:
+        _predict(est, data, _batches(todo, data.ids, sizes, batch_size), results, num_workers, finished, save_probs)
+    if pictures:
+        scales = results.scales(data.ids, names, changed=bool(todo))
+        for image_id in progress(data.ids, "drawing"):
+            results.draw(image_id, data.images[image_id], scales)
+    logger.info("%d images: maps%s in %s", len(data), " and pictures" if pictures else "", out)
+
+
+def _predict(
+    est: Estimator,
+    data: SegmentationFolder,
+    batches: list[list[int]],
+    results: PredictionFolder,
+    num_workers: int,
+    finished: int,
+    save_probs: bool,
+) -> None:
+    loader = DataLoader(data, batch_sampler=batches, num_workers=num_workers)
+
+    def one_by_one() -> Iterator[str]:
+        for batch in map(unpack_batch, loader):
+            results.save(est(batch.image, batch.image_id).cpu(), probs=save_probs)
+            yield from batch.image_id or ()
+
+    for _ in progress(one_by_one(), est.tag, total=len(data), done=finished):
+        pass
+
+
+def _batches(
+    todo: Sequence[str], ids: Sequence[str], sizes: Mapping[str, tuple[int, int]], batch_size: int
+) -> list[list[int]]:
+    """Batches of neighbors of the same size: images of other sizes cannot be stacked."""
+    position = {image_id: i for i, image_id in enumerate(ids)}
+    batches: list[list[int]] = []
+    size = None
+    for image_id in todo:
+        if not batches or sizes[image_id] != size or len(batches[-1]) == batch_size:
+            batches.append([])
+            size = sizes[image_id]
+        batches[-1].append(position[image_id])
+    return batches
+
+
+def _sha256(path: str | os.PathLike[str]) -> str:
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

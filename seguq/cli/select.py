@@ -1,0 +1,87 @@
+"""``seguq select``: from scores to the list of regions to label next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from seguq.acquisition import Budget, Random, Selection, Strategy, TopK
+from seguq.acquisition import select as select_regions
+from seguq.cli.common import print_table, refuse_to_overwrite, require_folder
+from seguq.cli.parsing import run_function
+from seguq.core.errors import SeguqError
+from seguq.core.log import logger
+from seguq.core.progress import progress
+from seguq.data import list_images, read_image
+from seguq.export import outline, to_rgb, write_png
+from seguq.export.folder import read_run
+from seguq.regions import RegionTable
+
+_SHOWN = 10
+
+
+def run(words: Sequence[str]) -> None:
+    """Run the command."""
+    run_function(select, "select", words)
+
+
+def select(
+    scores: str,
+    regions: int | None = None,
+    pixels: int | None = None,
+    images: int | None = None,
+    strategy: Literal["topk", "random"] = "topk",
+    labeled: list[str] | None = None,
+    seed: int = 0,
+    out: str = "selection.json",
+    predictions: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Select regions to label next, within a budget of regions, pixels or images.
+
+    Args:
+        scores: table of `seguq score`.
+        regions: budget: number of regions.
+        pixels: budget: number of pixels.
+        images: budget: number of images that are opened.
+        strategy: topk (highest scores) or random (the baseline).
+        labeled: earlier selections, as [first.json, second.json]; their regions are left out.
+        seed: for random choices, and for ties.
+        out: the selection, a JSON file.
+        predictions: folder of `seguq predict`; with it, the selected regions are drawn on their images, beside OUT.
+        overwrite: replace the selection if it exists.
+    """
+    budget = Budget(regions, pixels, images)
+    target = Path(out)
+    if target.suffix != ".json":
+        raise SeguqError(f"a selection is a .json file, but --out is {out}")
+    refuse_to_overwrite(target, overwrite)
+    table = RegionTable.load(scores)
+    earlier = [Selection.load(path) for path in labeled or []]
+    chosen: Strategy = TopK() if strategy == "topk" else Random()
+    files = None
+    if predictions is not None:
+        folder = Path(read_run(require_folder(predictions, "--predictions"))["settings"]["images"])
+        files = list_images(folder)
+    selection = select_regions(table, budget=budget, strategy=chosen, labeled=earlier, seed=seed)
+    selection.save(target)
+
+    rows = [
+        [str(row["rank"]), row["image_id"], f"{row['y0']}:{row['y1']}, {row['x0']}:{row['x1']}", f"{row['score']:.4f}"]
+        for row in selection.rows[:_SHOWN]
+    ]
+    caption = None if len(selection) <= _SHOWN else f"... and {len(selection) - _SHOWN} more"
+    title = f"to label next: {len(selection)} regions in {len(selection.image_ids)} images"
+    print_table(title, ["rank", "image", "rows, columns", str(table.meta.get("by", "score"))], rows, caption)
+    logger.info("selection: %s", target)
+    if files is not None:
+        pictures = target.with_suffix("")
+        for image_id in progress(selection.image_ids, "drawing"):
+            if image_id not in files:
+                raise SeguqError(f"image {image_id!r} of the selection is not in {folder} any more")
+            mine = [row for row in selection.rows if row["image_id"] == image_id]
+            boxes = [[row[name] for name in ("y0", "x0", "y1", "x1")] for row in mine]
+            shown = outline(to_rgb(read_image(files[image_id])), boxes, labels=[str(row["rank"]) for row in mine])
+            write_png(pictures / f"{image_id}.png", shown)
+        logger.info("pictures: %s", pictures)

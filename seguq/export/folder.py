@@ -1,0 +1,152 @@
+"""A folder of predictions: float maps first, then pictures of them on one color scale. It can be filled in pieces."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import remove_leftovers, write_json
+from seguq.data.reading import read_image
+from seguq.export.heatmap import colorize, heatmap, overlay, with_color_bar
+from seguq.export.images import to_rgb, write_index_png, write_png
+from seguq.export.scale import Scale, ScaleFinder, label_of, scales_from_dict
+from seguq.inference import UncertaintyMaps
+
+_SCHEMA_VERSION = 1
+_PICTURES = ("heatmaps", "overlays")
+
+
+class PredictionFolder:
+    """The results of one run over a folder of images.
+
+    ``run.json`` (the settings), ``maps/ID.npz`` (float32 maps), ``predictions/ID.png`` (class indices),
+    ``heatmaps/MEASURE/ID.png`` and ``overlays/MEASURE/ID.png`` (pictures), ``scale.json`` (what their colors mean).
+    An image counts as done when its maps are there and no older than the image; since files are written whole, a run
+    that was killed goes on where it stopped.
+
+    Args:
+        path: the folder.
+        settings: what the results depend on, plain values; a folder made with other settings is refused.
+
+    Raises:
+        UsageError: if the folder holds something else, or results of other settings (saying which differ).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.settings = json.loads(json.dumps(settings))
+        run = self.path / "run.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file, not a folder")
+        if run.is_file():
+            known = read_run(self.path)["settings"]
+            names = sorted({*known, *self.settings})
+            differing = [name for name in names if known.get(name) != self.settings.get(name)]
+            if differing:
+                changes = "; ".join(f"{n} was {known.get(n)!r}, now {self.settings.get(n)!r}" for n in differing)
+                raise UsageError(
+                    f"{self.path} was made with other settings ({changes}): pass another --out, or remove it"
+                )
+            remove_leftovers(self.path)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise UsageError(f"{self.path} holds other files already: pass a new folder as --out")
+        else:
+            write_json(run, {"version": _SCHEMA_VERSION, "settings": self.settings})
+
+    def maps_file(self, image_id: str) -> Path:
+        """Where the maps of an image are."""
+        return self.path / "maps" / f"{image_id}.npz"
+
+    def is_done(self, image_id: str, image: Path) -> bool:
+        """Whether the maps of an image are there, and no older than it."""
+        maps = self.maps_file(image_id)
+        return maps.is_file() and maps.stat().st_mtime_ns >= image.stat().st_mtime_ns
+
+    def save(self, maps: UncertaintyMaps, *, probs: bool = False) -> None:
+        """Write the maps and the prediction of each image of a batch; the maps last, which marks it as done."""
+        for one in maps.split():
+            (image_id,) = one.image_ids
+            if not one.multilabel:
+                write_index_png(self.path / "predictions" / f"{image_id}.png", one.prediction[0].cpu().numpy())
+            one.save(self.maps_file(image_id), probs=probs)
+
+    def scales(self, image_ids: Sequence[str], measures: Sequence[str], *, changed: bool) -> dict[str, Scale]:
+        """The color scale of each measure, one for all images.
+
+        It is kept in ``scale.json``. Where maps have ``changed`` it is found anew, and if it comes out otherwise,
+        pictures on the old scale are removed.
+        """
+        file = self.path / "scale.json"
+        known = scales_from_dict(json.loads(file.read_text())) if file.is_file() else None
+        if known is not None and not changed and set(measures) <= set(known):
+            return known
+        finders = {measure: ScaleFinder() for measure in measures}
+        for maps in self.stream(image_ids):
+            for measure, finder in finders.items():
+                finder.add(maps[measure])
+        found = {measure: finder.scale() for measure, finder in finders.items()}
+        if found != known:
+            for name in _PICTURES:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+        write_json(file, {measure: scale.as_dict() for measure, scale in found.items()})
+        return found
+
+    def draw(self, image_id: str, image: Path, scales: Mapping[str, Scale]) -> None:
+        """Draw the heat map and the overlay of each measure of an image, where they are missing or outdated."""
+        done = self.maps_file(image_id).stat().st_mtime_ns
+        targets = [self.path / name / measure / f"{image_id}.png" for measure in scales for name in _PICTURES]
+        if all(target.is_file() and target.stat().st_mtime_ns >= done for target in targets):
+            return
+        maps = UncertaintyMaps.load(self.maps_file(image_id))
+        shown = to_rgb(read_image(image))
+        for measure, scale in scales.items():
+            values = maps[measure][0].numpy()
+            label = label_of(measure)
+            write_png(self.path / "heatmaps" / measure / f"{image_id}.png", heatmap(values, scale, label))
+            laid_over = with_color_bar(overlay(shown, colorize(values, scale)), scale, label)
+            write_png(self.path / "overlays" / measure / f"{image_id}.png", laid_over)
+
+    def stream(self, image_ids: Sequence[str]) -> Iterator[UncertaintyMaps]:
+        """The maps of one image after another."""
+        for image_id in image_ids:
+            yield UncertaintyMaps.load(self.maps_file(image_id))
+
+
+def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What ``run.json`` of a folder of predictions says.
+
+    Raises:
+        UsageError: if the folder is none of predictions.
+        SeguqError: if the file is damaged or of another schema version.
+    """
+    file = Path(path) / "run.json"
+    if not file.is_file():
+        raise UsageError(f"{path} is no folder that seguq predict has written (it has no run.json)")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version, settings = content["version"], dict(content["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SeguqError(f"{file} is damaged: remove the folder and predict again") from error
+    if version != _SCHEMA_VERSION:
+        raise SeguqError(f"{file} was written by another version of seguq (schema {version})")
+    return {"version": version, "settings": settings}
+
+
+def predicted_ids(path: str | os.PathLike[str]) -> list[str]:
+    """The ids of the images whose maps are in a folder of predictions, sorted."""
+    maps = Path(path) / "maps"
+    files = (file.relative_to(maps) for file in maps.rglob("*.npz") if not file.name.startswith("."))
+    return sorted(file.with_suffix("").as_posix() for file in files)
+
+
+def mean_score(maps: UncertaintyMaps, measure: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The mean of a measure over each image, ``(B,)``: the simplest score of a whole image."""
+    out: np.ndarray[tuple[int], np.dtype[np.float64]] = maps[measure].double().flatten(1).mean(1).cpu().numpy()
+    return out

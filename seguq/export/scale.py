@@ -1,0 +1,99 @@
+"""One color scale for a whole run, so that pictures can be compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seguq.functional.ranking import order_bins
+
+UNITS = {
+    "predictive_entropy": "nats",
+    "total_entropy": "nats",
+    "expected_entropy": "nats",
+    "mutual_information": "nats",
+}
+_BITS = 16
+
+
+def label_of(measure: str) -> str:
+    """A measure's name for people, with its unit."""
+    unit = UNITS.get(measure)
+    return measure.replace("_", " ") + (f" ({unit})" if unit else "")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The values that the ends of the color map stand for.
+
+    Attributes:
+        low: value of the darkest color.
+        high: value of the brightest color; what lies above is shown like it.
+    """
+
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The two values, by name."""
+        return {"low": self.low, "high": self.high}
+
+
+class ScaleFinder:
+    """Finds the scale of a measure over all images of a run, from a histogram of fixed size.
+
+    The upper end is the value that one pixel in 1000 exceeds, rounded up to two digits; the lower end is 0, or for
+    measures that can be negative (energy) the value that all but one in 1000 exceed.
+
+    Example:
+        >>> finder = ScaleFinder()
+        >>> finder.add(torch.linspace(0, 1, 5000))
+        >>> finder.scale()
+        Scale(low=0.0, high=1.0)
+    """
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(1 << _BITS, np.int64)
+
+    def add(self, values: Tensor) -> None:
+        """Take in a map of any shape."""
+        bins = order_bins(values.detach().cpu().flatten(), _BITS)
+        self._counts += torch.bincount(bins, minlength=1 << _BITS).numpy()
+
+    def scale(self) -> Scale:
+        """The scale over all maps taken in."""
+        total = int(self._counts.sum())
+        if total == 0:
+            return Scale(0.0, 1.0)
+        below = self._counts.cumsum()
+        high = _upper_edge(int(np.searchsorted(below, 0.999 * total)))
+        first = int(np.searchsorted(below, 0.001 * total, side="right"))
+        low = 0.0 if _upper_edge(first) >= 0 else -_round_up(-_upper_edge(first - 1))
+        high = _round_up(high) if high > 0 else -_round_up(-high) if high < 0 else 0.0
+        return Scale(low, high if high > low + 1e-12 else low + 1e-6)
+
+
+def _upper_edge(bin_number: int) -> float:
+    """The largest value of a bin of `order_bins`, for finite values."""
+    ordered = ((bin_number + 1 - (1 << (_BITS - 1))) << (32 - _BITS)) - 1
+    pattern = np.array([ordered], np.int64).astype(np.int32)
+    pattern = np.where(pattern < 0, pattern ^ 0x7FFFFFFF, pattern).astype(np.int32)
+    return float(pattern.view(np.float32)[0])
+
+
+def _round_up(value: float) -> float:
+    """A positive value, up to the next with two digits (one part in 100 over a rounder one is let go)."""
+    if value <= 0 or not math.isfinite(value):
+        return value
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / step - 0.1) * step:.6g}")
+
+
+def scales_from_dict(content: Any) -> dict[str, Scale]:
+    """Scales by measure, from the JSON that a run keeps."""
+    return {name: Scale(float(item["low"]), float(item["high"])) for name, item in content.items()}
