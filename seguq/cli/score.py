@@ -14,7 +14,7 @@ from seguq.core.progress import progress
 from seguq.export.folder import predicted_ids, read_run
 from seguq.functional.regions import Aggregate
 from seguq.inference import UncertaintyMaps
-from seguq.regions import Grid, Partition, WholeImage
+from seguq.regions import Grid, WholeImage
 from seguq.regions import score as score_maps
 
 
@@ -56,7 +56,7 @@ def score(
     ids = predicted_ids(folder)
     if not ids:
         raise UsageError(f"{folder} holds no maps yet: seguq predict has not finished")
-    parts: Partition = Grid(cell) if partition == "grid" else WholeImage()
+    parts: Grid | WholeImage = Grid(cell) if partition == "grid" else WholeImage()
     stream = (UncertaintyMaps.load(folder / "maps" / f"{image_id}.npz") for image_id in progress(ids, "scoring"))
     table = score_maps(stream, parts, by=by, aggregate=aggregate)
     table.save(target)

@@ -54,7 +54,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` to ``path`` as indented JSON, as a whole."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,16 +24,22 @@ Record = dict[str, Any]
 
 
 def _cache_file(folder: Path) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a container's user may have no home
+        home = Path(tempfile.gettempdir())
     return home / "seguq" / "checks" / (hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32] + ".json")
 
 
 def _load_cache(path: Path) -> dict[str, Record]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content["files"] if isinstance(content, dict) and content.get("version") == _VERSION else {}
+    files = content.get("files") if isinstance(content, dict) and content.get("version") == _VERSION else None
+    if not isinstance(files, dict):
+        return {}
+    return {key: entry for key, entry in files.items() if isinstance(entry, dict) and {"stamp", "record"} <= set(entry)}
 
 
 def _save_cache(path: Path, files: dict[str, Record]) -> None:
@@ -133,7 +140,8 @@ def check_files(
         if masks is not None and classes is not None:
             problems += _mask_problems(masks[image_id], mask_records[masks[image_id]], record["size"], classes)
     if problems:
-        more = f" (and {len(problems) - 1} more problems like this)" if len(problems) > 1 else ""
+        others = len(problems) - 1
+        more = f" (and {others} more {'problem' if others == 1 else 'problems'} like this)" if others else ""
         raise SeguqError(problems[0] + more)
     return {image_id: tuple(image_records[path]["size"]) for image_id, path in images.items()}
 

@@ -66,10 +66,10 @@ class Classes:
             content = json.loads(path.read_text(encoding="utf-8"))
             ignore_index = int(content.get("ignore_index", 255))
             entries = [_entry(item) for item in content["classes"]]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise SeguqError(f"{path} cannot be understood ({problem}): see seguq.data.Classes.read") from error
-        kept = sorted(entry for entry in entries if entry[0] != ignore_index)
+        kept = sorted((entry for entry in entries if entry[0] != ignore_index), key=lambda entry: entry[0])
         if not kept or [entry[0] for entry in kept] != list(range(len(kept))):
             raise SeguqError(
                 f"{path}: class indices must be 0, 1, 2, ... without a gap, but are {[e[0] for e in kept]}"

@@ -45,7 +45,7 @@ def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
 
 def find_mask(folder: Path, image_id: str) -> Path | None:
     """The mask file of an image, or None."""
-    candidates = (folder / f"{image_id}{suffix}" for suffix in _MASK_SUFFIXES)
+    candidates = (folder / f"{image_id}{ending}" for suffix in _MASK_SUFFIXES for ending in (suffix, suffix.upper()))
     return next((path for path in candidates if path.is_file()), None)
 
 

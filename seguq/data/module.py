@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningDataModule
 from seguq.core.log import say_once
@@ -17,13 +18,13 @@ from seguq.data.check import check_files
 from seguq.data.classes import Classes
 from seguq.data.folder import SegmentationFolder
 from seguq.data.normalization import Normalization, imagenet_normalization
-from seguq.data.transforms import Augmentation, evaluation_transform, training_transform
+from seguq.data.transforms import AUGMENTATIONS, Augmentation, evaluation_transform, training_transform
 
 
 def _pair(value: int | Sequence[int] | None, name: str) -> tuple[int, int] | None:
     if value is None:
         return None
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(pair) != 2 or not all(isinstance(item, int) and item > 0 for item in pair):
         raise SeguqError(f"{name} must be a number of pixels or (height, width), but is {value}")
     return pair[0], pair[1]
@@ -76,6 +77,11 @@ class SegmentationData(LightningDataModule):
             raise SeguqError(f"batch_size must be at least 1, but is {batch_size}")
         if (mean is None) != (std is None):
             raise SeguqError("mean and std go together: give both or neither")
+        if num_workers is not None and num_workers < 0:
+            raise SeguqError(f"num_workers must be at least 0, but is {num_workers}")
+        if channels is not None and channels < 1:
+            raise SeguqError(f"channels must be at least 1, but is {channels}")
+        require_choice("augmentation", augmentation, AUGMENTATIONS)
         self.root = Path(root)
         self.batch_size = batch_size
         self.size = _pair(size, "size")
@@ -122,12 +128,22 @@ class SegmentationData(LightningDataModule):
         """Check the files of a stage before its first step."""
         for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
             self.folder(self.splits[split])
-        model_normalization = getattr(self._module(), "normalization", None)
-        if self.own_normalization and model_normalization and tuple(model_normalization) != self.own_normalization:
-            raise SeguqError(
-                f"the data are normalized with {tuple(self.own_normalization)}, but the model with "
-                f"{tuple(model_normalization)}: give mean and std in one place"
-            )
+        told = getattr(self._module(), "normalization", None)
+        if self.own_normalization is not None and told is not None:
+            model_normalization = Normalization.checked(*told)
+            if model_normalization != self.own_normalization:
+                raise SeguqError(
+                    f"the data are normalized with {tuple(self.own_normalization)}, but the model with "
+                    f"{tuple(model_normalization)}: give mean and std in one place"
+                )
+        if stage == "fit" and self.augmentation == "d4":
+            fixed = self.crop or self.size
+            final = self._sizes[self.splits["train"], True] if fixed is None else {fixed}
+            if any(height != width for height, width in final):
+                raise SeguqError(
+                    "augmentation='d4' turns images by a quarter, so they must be square: "
+                    "pass a square crop= or size=, or augmentation='flip'"
+                )
         stackable = self.crop is not None or self.size is not None
         if stage == "fit" and not stackable and len(self._sizes[self.splits["train"], True]) > 1:
             raise SeguqError(
@@ -144,6 +160,11 @@ class SegmentationData(LightningDataModule):
             training: whether images are cropped and flipped.
         """
         normalization = self.normalization
+        if self.channels != len(normalization.mean):
+            raise SeguqError(
+                f"channels={self.channels}, but mean and std are for {len(normalization.mean)} channels: "
+                "give one number a channel"
+            )
         if training:
             transform = training_transform(
                 normalization, self.size, self.crop, self.augmentation, self.classes.ignore_index
@@ -167,14 +188,17 @@ class SegmentationData(LightningDataModule):
         if self.size is None and len(self._sizes[split, masks]) > 1 and batch_size > 1:
             say_once(f"images of split {split!r} differ in size: evaluated one at a time (size= would allow batches)")
             batch_size = 1
-        return DataLoader(data, batch_size, num_workers=self.num_workers, pin_memory=torch.cuda.is_available())
+        # by keyword: Lightning makes the loader anew (in predict, in several processes) and trips over a positional one
+        return DataLoader(
+            data, batch_size=batch_size, num_workers=self.num_workers, pin_memory=torch.cuda.is_available()
+        )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Shuffled, augmented batches of the training split."""
         data = self.folder(self.splits["train"], training=True)
         return DataLoader(
             data,
-            self.batch_size,
+            batch_size=self.batch_size,
             shuffle=True,
             num_workers=self.num_workers,
             worker_init_fn=_seed_worker,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,9 @@ class Normalization(NamedTuple):
         Raises:
             SeguqError: if the two differ in length or a deviation is not above 0.
         """
-        if len(mean) != len(std) or not mean or not all(value > 0 for value in std):
-            raise SeguqError(f"mean={mean} and std={std} must have one number a channel, std above 0")
+        finite = all(math.isfinite(value) for value in (*mean, *std))
+        if len(mean) != len(std) or not mean or not finite or not all(value > 0 for value in std):
+            raise SeguqError(f"mean={mean} and std={std} must have one number a channel, all finite and std above 0")
         return cls(tuple(float(m) for m in mean), tuple(float(s) for s in std))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,20 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 _TIFF = (".tif", ".tiff")
 _JPEG = (".jpg", ".jpeg")
 
+# a marker between the segments of a JPEG: not a stuffed 0, a restart marker or a fill byte
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
+
 Array = npt.NDArray[Any]
+
+
+def _jpeg_is_whole(content: bytes) -> bool:
+    """Whether a JPEG reaches its end marker; those of a thumbnail in it, or of what follows it, do not count."""
+    at = 2
+    while (marker := _JPEG_MARKER.search(content, at)) is not None:
+        if marker[1] == b"\xd9":
+            return True
+        at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return False
 
 
 def _bytes(path: Path) -> bytes:
@@ -26,25 +42,62 @@ def _bytes(path: Path) -> bytes:
         raise SeguqError(f"{path} cannot be read: {error.strerror}") from error
     if not content:
         raise SeguqError(f"{path} is an empty file")
-    if path.suffix.lower() in _JPEG and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+    if content.startswith(b"\xff\xd8\xff") and not _jpeg_is_whole(content):
         # decoders fill the rest of a JPEG that was cut off with gray, and say nothing
         raise SeguqError(f"{path} is cut off: the JPEG ends before its last scan does")
     return content
 
 
+class _Offsets(logging.Handler):
+    """Collects what tifffile logs, and does not raise, of offsets behind the end of a file that this thread reads."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.thread = threading.get_ident()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if record.thread == self.thread and "offset" in message:
+            self.messages.append(message)
+
+
+def _pixels(path: Path, series: Any) -> Array:
+    """The pixels; OpenCV decodes what tifffile alone cannot (LZW, JPEG), where it loses no channel."""
+    try:
+        array: Array = series.asarray()
+    except ValueError as error:
+        if "imagecodecs" not in str(error) or series.keyframe.photometric.name not in ("MINISBLACK", "RGB", "YCBCR"):
+            raise
+        array = _decode(path)
+        if (array.shape, array.dtype) != (series.shape, series.dtype) or array.shape[2:] not in ((), (3,)):
+            raise
+    return array
+
+
 def _read_tiff(path: Path) -> Array:
     import tifffile
 
+    offsets = _Offsets()
+    logging.getLogger("tifffile").addHandler(offsets)
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            array: Array = series.asarray()
+            alike = [other for other in file.series if (other.shape, other.dtype) == (series.shape, series.dtype)]
+            array = _pixels(path, series)
             axes = series.axes
+            if len(alike) > 1 and array.ndim == 2:  # bands written page by page
+                array, axes = np.stack([other.asarray() for other in alike]), "I" + axes
     except Exception as error:  # tifffile raises a wide range of errors on broken files
         raise SeguqError(f"{path} cannot be read as TIFF ({type(error).__name__}: {error})") from error
-    if array.ndim == 3 and axes[0] in "SCQI" and axes[-1] != "S" and array.shape[0] < min(array.shape[1:]):
-        array = np.moveaxis(array, 0, -1)  # bands stored one after the other
-    if array.ndim not in (2, 3):
+    finally:
+        logging.getLogger("tifffile").removeHandler(offsets)
+    if offsets.messages:
+        raise SeguqError(f"{path} is cut off or damaged: {offsets.messages[0]}")
+    # bands stored one after the other; tifffile calls axes Q that the file does not name
+    if axes in ("SYX", "CYX", "IYX") or (axes == "QYX" and array.shape[0] < min(array.shape[1:])):
+        array = np.moveaxis(array, 0, -1)
+    elif axes not in ("YX", "YXS", "YXC", "YXQ", "QYX"):
         raise SeguqError(f"{path} has axes {axes} of shape {array.shape}: an image is (height, width[, channels])")
     return array
 
@@ -91,7 +144,10 @@ def read_image(path: str | os.PathLike[str], channels: int | None = None) -> Arr
     elif array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise SeguqError(f"{path} holds NaN or infinite values: fill them before use")
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise SeguqError(f"{path} holds values beyond single precision: scale them before use")
     elif array.dtype != np.uint8:
         raise SeguqError(f"{path} has pixels of type {array.dtype}: 8 bit, 16 bit unsigned and float are understood")
     if channels is not None and array.shape[2] != channels:
@@ -145,6 +201,8 @@ def _palette_indices(path: Path, rgb: Array, classes: Classes) -> Array:
     values, inverse = np.unique(packed, return_inverse=True)
     index = {(r << 16) + (g << 8) + b: i for i, (r, g, b) in enumerate(classes.colors)}
     index |= {(r << 16) + (g << 8) + b: classes.ignore_index for r, g, b in classes.ignore_colors}
+    if len(index) < len(classes.colors) + len(classes.ignore_colors):
+        raise SeguqError(f"{path} is a mask of colors, but classes.json gives two classes the same color")
     unknown = [int(value) for value in values if int(value) not in index]
     if unknown:
         color = [unknown[0] >> 16, unknown[0] >> 8 & 255, unknown[0] & 255]

@@ -19,7 +19,9 @@ class Partition(Protocol):
     gives the region of each pixel: ``(H, W)`` int32 in ``0 .. R - 1``, or -1 for a pixel in no region.
     """
 
-    needs: tuple[str, ...]
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the maps that it reads."""
 
     def __call__(self, image: Any, maps: UncertaintyMaps | None = None) -> Tensor:
         """The region of each pixel."""

@@ -1,0 +1,356 @@
+"""The page that the demo writes: what the model sees, where it is wrong, how sure it is, and what to label next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from seguq.acquisition import Selection
+from seguq.cli.common import with_interval
+from seguq.core.files import write_bytes
+from seguq.data import nuclei_mini, read_image
+from seguq.export import Scale, ScaleFinder, colorize, outline, picture, tint, to_rgb
+from seguq.export.heatmap import COLORMAP
+from seguq.export.page import captioned, cards, image_tag, page, picture_row, plot_tag, table, text
+from seguq.export.scale import label_of
+from seguq.inference import UncertaintyMaps
+from seguq.metrics import CalibrationError
+
+Triple = tuple[float, float, float]
+_ERROR = (230, 60, 60)
+_CONTEXT = 48
+
+
+@dataclass
+class Example:
+    """One labeled image with its maps."""
+
+    maps: UncertaintyMaps
+    mask: Tensor
+    split: str
+
+
+@dataclass
+class Figures:
+    """Everything that was measured: value, and both ends of its interval."""
+
+    evaluations: dict[str, dict[str, Triple]]
+    diagrams: dict[str, dict[str, CalibrationError]]
+    own_temperature: dict[str, Triple]
+    auroc: dict[str, Triple]
+    found: dict[str, dict[str, Triple]]
+    temperatures: dict[str, float]
+    settings: dict[str, Any]
+    times: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        names = ("evaluations", "own_temperature", "auroc", "found", "temperatures", "settings", "times")
+        return {name: getattr(self, name) for name in names}
+
+    def headline(self) -> list[tuple[str, str]]:
+        """The figures that matter most, as people read them."""
+        one, mc, stained = (self.evaluations[n] for n in ("one pass, test", "MC dropout, test", "one pass, stained"))
+        rows = [
+            ("mean IoU, test", _cell(one["mean IoU"])),
+            ("ECE before, test (one pass)", _cell(one["ECE before"], 4)),
+            ("ECE after, test (one pass)", _cell(one["ECE after"], 4)),
+            ("ECE before, test (MC dropout)", _cell(mc["ECE before"], 4)),
+            ("ECE after, test (MC dropout)", _cell(mc["ECE after"], 4)),
+            ("ECE before, stained images", _cell(stained["ECE before"], 4)),
+            ("ECE after, stained, temperature of fluorescence", _cell(stained["ECE after"], 4)),
+            ("ECE after, stained, temperature of stained (2 folds)", _cell(self.own_temperature["ECE after"], 4)),
+        ]
+        rows += [(f"AUROC for wrong pixels: {m.replace('_', ' ')}", _cell(v)) for m, v in self.auroc.items()]
+        for measure, item in self.found.items():
+            name = measure.replace("_", " ")
+            top, count = int(item["top"][0]), item["stained among the top"]
+            rows.append((f"stained among the {top} most uncertain of the pool ({name})", _cell(count, 0)))
+            rows.append((f"AUROC stained above fluorescence ({name})", _cell(item["AUROC for stained"])))
+        return rows
+
+
+def _cell(figure: Triple, digits: int = 3) -> str:
+    value, low, high = figure
+    return with_interval(value, (low, high), digits)
+
+
+def write_report(
+    folder: Path,
+    figures: Figures,
+    examples: Sequence[Example],
+    colors: Sequence[tuple[int, int, int]],
+    names: Sequence[str],
+    selection: Selection,
+    rankings: Mapping[str, npt.NDArray[np.float64]],
+    ids: Sequence[str],
+    stained: set[str],
+    pool_maps: Mapping[str, UncertaintyMaps],
+    pool: Path,
+) -> None:
+    """Write ``report.html``."""
+    parts = [
+        _head(figures),
+        _gallery(examples, colors, names),
+        _labeling(selection, pool, pool_maps, names, stained),
+        _ranking(rankings, ids, stained, pool, figures),
+        _calibration(figures),
+        _errors(figures),
+        _making(figures),
+    ]
+    write_bytes(folder / "report.html", page("seguq demo", "".join(parts)).encode())
+
+
+def _head(figures: Figures) -> str:
+    test, stained = figures.evaluations["one pass, test"], figures.evaluations["one pass, stained"]
+    best, value = max(figures.auroc.items(), key=lambda item: item[1][0])
+    found = figures.found["predictive_entropy"]
+    top = int(found["top"][0])
+
+    def interval(figure: Triple, digits: int = 3) -> str:
+        return f"95 % interval {figure[1]:.{digits}f} to {figure[2]:.{digits}f}"
+
+    return (
+        "<h1>What this model does not know</h1>"
+        '<p class="soft">A small network was trained to find nuclei in fluorescence microscopy, and asked, pixel by '
+        "pixel, how sure it is. In the pool of unlabeled images some are of another kind, stained tissue, which it has "
+        "never seen. All figures are of images that the model was not trained on; intervals are bootstrapped over "
+        "images.</p>"
+        + cards(
+            [
+                (f"{test['mean IoU'][0]:.3f}", "mean IoU on test images", interval(test["mean IoU"])),
+                (f"{value[0]:.3f}", f"AUROC for wrong pixels ({best.replace('_', ' ')})", interval(value)),
+                (
+                    f"{found['stained among the top'][0]:.0f} of {top}",
+                    "most uncertain pool images are stained ones",
+                    f"{found['stained'][0]:.0f} of all in the pool; {interval(found['stained among the top'], 0)}",
+                ),
+                (
+                    f"{test['ECE before'][0]:.3f} / {stained['ECE before'][0]:.3f}",
+                    "calibration error, own kind / stained",
+                    "its confidence holds only on images like those it learned from",
+                ),
+            ]
+        )
+    )
+
+
+def _legend(scale: Scale, measure: str) -> str:
+    import matplotlib
+
+    stops = ", ".join(matplotlib.colors.to_hex(matplotlib.colormaps[COLORMAP](i / 8)) for i in range(9))
+    bar = f'<span class="bar" style="background: linear-gradient(to right, {stops})"></span>'
+    return f"<span>{text(label_of(measure))}: {scale.low:g}{bar}{scale.high:g}</span>"
+
+
+def _swatch(color: tuple[int, int, int], name: str) -> str:
+    return f'<span><i style="background: rgb{color}"></i>{text(name)}</span>'
+
+
+def _scale(maps: Sequence[UncertaintyMaps], measure: str) -> Scale:
+    finder = ScaleFinder()
+    for item in maps:
+        finder.add(item[measure])
+    return finder.scale()
+
+
+def _gallery(examples: Sequence[Example], colors: Sequence[tuple[int, int, int]], names: Sequence[str]) -> str:
+    measures = ("predictive_entropy", "mutual_information")
+    scales = {measure: _scale([example.maps for example in examples], measure) for measure in measures}
+    legend = "".join(_swatch(color, name) for color, name in zip(colors, names, strict=True))
+    legend += _swatch(_ERROR, "wrong pixels") + "".join(_legend(scales[measure], measure) for measure in measures)
+    out = [
+        "<h2>Where it is wrong, and whether it knows</h2>"
+        "<p>The predictive entropy is all of the uncertainty; the mutual information is the part that comes from the "
+        "model's own ignorance, and that labels can reduce. Shown are the most uncertain images of each kind. Good "
+        "uncertainty is bright where the errors are.</p>"
+        f'<div class="legend">{legend}</div>'
+    ]
+    kinds = {"test": "Fluorescence, as in training (test images)", "stained": "Stained tissue, never seen in training"}
+    for split, title in kinds.items():
+        out.append(f"<h3>{title}</h3>")
+        for example in examples:
+            if example.split == split:
+                out.append(_example_row(example, colors, scales))
+    return "".join(out)
+
+
+def _example_row(example: Example, colors: Sequence[tuple[int, int, int]], scales: Mapping[str, Scale]) -> str:
+    (image_id,) = example.maps.image_ids
+    folder = "ood" if example.split == "stained" else "test"
+    image = to_rgb(read_image(nuclei_mini() / "images" / folder / f"{image_id}.jpg"))
+    truth, prediction = example.mask.numpy(), example.maps.prediction[0].numpy()
+    labeled = truth != 255
+    wrong = (prediction != truth) & labeled
+    share = f"{100 * wrong.sum() / max(labeled.sum(), 1):.1f} % of pixels"
+    tiles = [
+        captioned(image_tag(image, "image"), f"<b>image</b> {text(image_id)}"),
+        captioned(image_tag(picture(truth, colors), "truth", ".png"), "<b>truth</b>"),
+        captioned(image_tag(picture(prediction, colors), "prediction", ".png"), "<b>prediction</b>"),
+        captioned(image_tag(tint(image, wrong, _ERROR, 0.85), "errors"), f"<b>errors</b> {share}"),
+    ]
+    for measure, scale in scales.items():
+        values = example.maps[measure][0].numpy()
+        name = measure.replace("_", " ")
+        tiles.append(captioned(image_tag(colorize(values, scale), name), f"<b>{name}</b> mean {values.mean():.3f}"))
+    return picture_row(tiles)
+
+
+def _crop(image: npt.NDArray[np.uint8], row: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+    """A region with what lies around it, outlined."""
+    y0, x0, y1, x1 = (int(row[name]) for name in ("y0", "x0", "y1", "x1"))
+    height, width = image.shape[:2]
+    top, left = max(0, y0 - _CONTEXT), max(0, x0 - _CONTEXT)
+    bottom, right = min(height, y1 + _CONTEXT), min(width, x1 + _CONTEXT)
+    part = image[top:bottom, left:right].repeat(2, axis=0).repeat(2, axis=1)
+    return outline(part, [[2 * (y0 - top), 2 * (x0 - left), 2 * (y1 - top), 2 * (x1 - left)]])
+
+
+def _labeling(
+    selection: Selection,
+    pool: Path,
+    maps: Mapping[str, UncertaintyMaps],
+    names: Sequence[str],
+    stained: set[str],
+) -> str:
+    crops = []
+    for row in selection.rows[:12]:
+        image = to_rgb(read_image(pool / f"{row['image_id']}.jpg"))
+        kind = ' <span class="chip">stained</span>' if row["image_id"] in stained else ""
+        caption = (
+            f"<b>{row['rank']}.</b> mutual information {row['score']:.3f} nats on average; mostly predicted "
+            f"{text(names[row['predicted_class']])}; image {text(row['image_id'])}, rows {row['y0']} to {row['y1']}, "
+            f"columns {row['x0']} to {row['x1']}{kind}"
+        )
+        crops.append(captioned(image_tag(_crop(image, row), f"region {row['rank']}"), caption))
+    scale = _scale(list(maps.values()), "mutual_information")
+    whole = []
+    for image_id in selection.image_ids[:4]:
+        mine = [row for row in selection.rows if row["image_id"] == image_id]
+        boxes = [[row[name] for name in ("y0", "x0", "y1", "x1")] for row in mine]
+        labels = [str(row["rank"]) for row in mine]
+        image = to_rgb(read_image(pool / f"{image_id}.jpg"))
+        heat = colorize(maps[image_id]["mutual_information"][0].numpy(), scale)
+        pair = np.hstack([outline(image, boxes, labels=labels), outline(heat, boxes)])
+        count = f"{len(mine)} region{'s' if len(mine) > 1 else ''}"
+        whole.append(captioned(image_tag(pair, f"image {image_id}"), f"image {text(image_id)}: {count} selected"))
+    inside = sum(row["image_id"] in stained for row in selection.rows)
+    return (
+        "<h2>What to label next, and why</h2>"
+        f"<p>The pool was cut into cells of 32 x 32 pixels. Each is scored by its mean mutual information: where the "
+        f"samples of the model disagree about the class, a label teaches it most. Within a budget of {len(selection)} "
+        f"regions, these come first; {inside} of the {len(selection)} lie in stained images.</p>"
+        + picture_row(crops)
+        + "<h3>The images they come from</h3>"
+        + f'<div class="legend">{_legend(scale, "mutual_information")}</div>'
+        + picture_row(whole, "wide")
+    )
+
+
+def _ranking(
+    rankings: Mapping[str, npt.NDArray[np.float64]],
+    ids: Sequence[str],
+    stained: set[str],
+    pool: Path,
+    figures: Figures,
+) -> str:
+    scores = rankings["predictive_entropy"]
+    thumbs = []
+    for rank, i in enumerate(np.argsort(-scores, kind="stable")[:10], 1):
+        chip = ' <span class="chip">stained</span>' if ids[i] in stained else ""
+        image = to_rgb(read_image(pool / f"{ids[i]}.jpg"))
+        thumbs.append(captioned(image_tag(image, f"image {ids[i]}"), f"<b>{rank}.</b> mean {scores[i]:.3f} nats{chip}"))
+    rows = [
+        [
+            measure.replace("_", " "),
+            f"{_cell(item['stained among the top'], 0)} of {item['top'][0]:.0f}",
+            _cell(item["AUROC for stained"]),
+        ]
+        for measure, item in figures.found.items()
+    ]
+    return (
+        "<h2>Images of another kind</h2>"
+        f"<p>{len(stained)} of the {len(ids)} pool images are of stained tissue; nobody told the model. Ranked by mean "
+        "predictive entropy, these are the ten that it is least sure of.</p>"
+        + picture_row(thumbs)
+        + table(["images ranked by", "stained among the most uncertain", "AUROC, stained above fluorescence"], rows)
+    )
+
+
+def _calibration(figures: Figures) -> str:
+    from matplotlib.figure import Figure
+
+    plots = []
+    for name, title in (("one pass, test", "Test images, as in training"), ("one pass, stained", "Stained tissue")):
+        figure = Figure(figsize=(4.3, 4.3), layout="constrained")
+        axes = figure.add_subplot()
+        for when, color in (("before", "#b5367a"), ("after", "#31688e")):
+            figures.diagrams[name][when].plot(axes, label=when, color=color)
+        axes.set_title(title, fontsize=11)
+        plots.append(captioned(plot_tag(figure, f"reliability diagram, {title}"), "bands: 95 % over images"))
+    test, stained = figures.evaluations["one pass, test"], figures.evaluations["one pass, stained"]
+    mc = figures.evaluations["MC dropout, test"]
+    own = figures.own_temperature["ECE after"]
+    change = test["ECE after"][0] - test["ECE before"][0]
+    overlapping = test["ECE after"][1] <= test["ECE before"][2] and test["ECE before"][1] <= test["ECE after"][2]
+    verdict = (
+        "on images like those it was trained on, the temperature makes no difference that these images could show"
+        if overlapping
+        else f"on images like those it was trained on, the temperature {'lowers' if change < 0 else 'raises'} the "
+        f"calibration error by {abs(change):.4f}"
+    )
+    rows = [
+        ["test, one pass", _cell(test["ECE before"], 4), _cell(test["ECE after"], 4)],
+        ["test, MC dropout", _cell(mc["ECE before"], 4), _cell(mc["ECE after"], 4)],
+        [
+            "stained, temperature fitted on fluorescence",
+            _cell(stained["ECE before"], 4),
+            _cell(stained["ECE after"], 4),
+        ],
+        ["stained, temperature fitted on other stained images", _cell(stained["ECE before"], 4), _cell(own, 4)],
+    ]
+    temperatures = " and ".join(f"{value:.2f} for {text(tag)}" for tag, value in figures.temperatures.items())
+    return (
+        "<h2>Does 90 % mean nine times in ten?</h2>"
+        f"<p>A temperature was fitted on the validation images ({temperatures}). To say it as it is: {verdict}. "
+        f"On stained tissue its confidence means much less: the calibration error is {stained['ECE before'][0]:.3f}. A "
+        f"temperature from the wrong kind of image leaves {stained['ECE after'][0]:.3f} of that; one that is fitted on "
+        f"other stained images leaves {own[0]:.3f}. Calibration holds for the kind of image that it was fitted on.</p>"
+        + picture_row(plots, "wide")
+        + table(["expected calibration error", "before", "after (out of sample)"], rows)
+    )
+
+
+def _errors(figures: Figures) -> str:
+    rows = [
+        [measure.replace("_", " "), _cell(value)]
+        for measure, value in sorted(figures.auroc.items(), key=lambda item: -item[1][0])
+    ]
+    return (
+        "<h2>Which measure finds the errors</h2>"
+        "<p>The chance that a wrong pixel is more uncertain than a right one: 1 is perfect, 0.5 is worth nothing. "
+        f"MC dropout of {figures.settings['samples']} samples, test images.</p>"
+        + table(["measure", "AUROC for wrong pixels [95 % interval]"], rows)
+    )
+
+
+def _making(figures: Figures) -> str:
+    settings = figures.settings
+    times = "; ".join(f"{name} {seconds:.0f} s" for name, seconds in figures.times.items())
+    return (
+        "<h2>How it was made</h2>"
+        f"<p>{settings['architecture']} with {text(settings['encoder'])} from random weights, {settings['steps']} "
+        f"steps, seed {settings['seed']}. Images: BBBC038 / 2018 Data Science Bowl, CC0. {times}. "
+        "The same on your own images:</p>"
+        "<pre><code>seguq fit --data.root DATA --model.classes 2 --out runs/mine\n"
+        "seguq calibrate --checkpoint runs/mine/best.ckpt --data DATA --estimator mc_dropout\n"
+        "seguq predict --checkpoint runs/mine/best.ckpt --images POOL --out runs/pool\n"
+        "seguq score --predictions runs/pool\n"
+        "seguq select --scores runs/pool/regions.parquet --regions 50</code></pre>"
+    )
