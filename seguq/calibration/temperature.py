@@ -131,11 +131,12 @@ class TemperatureScaling(Calibrator):
                     break
             best = self._refine(batches, low, high)
         if self.at_bound:
-            warnings.warn(
-                f"the best temperature lies at its bound, T = {1 / best.beta:.4g}: "
-                "the labels hold almost no errors to learn from, or the logits carry no information",
-                stacklevel=2,
+            reason = (
+                "the labels hold almost no errors to learn from"
+                if best.beta > 1
+                else "on these images the model is worse than no information at all"
             )
+            warnings.warn(f"the best temperature lies at its bound, T = {1 / best.beta:.4g}: {reason}", stacklevel=2)
         if not best.nll < start.nll:
             best = start
         self.nll_before, self.nll_after = start.nll, best.nll

@@ -24,7 +24,7 @@ from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict
 from seguq.core.errors import UsageError
 from seguq.core.files import write_json
-from seguq.core.lightning import RichProgressBar, Trainer, seed_everything
+from seguq.core.lightning import Callback, Trainer, quiet, seed_everything
 from seguq.core.log import logger
 from seguq.core.progress import ProgressLoader, progress
 from seguq.data import SegmentationData, nuclei_mini, read_image, unpack_batch
@@ -153,6 +153,21 @@ def _timed(times: dict[str, float], name: str) -> Iterator[None]:
     times[name] = time.perf_counter() - begin
 
 
+class _StepBar(Callback):
+    """A bar over the steps of a training whose epochs nobody counts."""
+
+    def __init__(self, steps: int) -> None:
+        self.bar = progress(range(steps), "train")
+
+    def on_train_start(self, *_: object) -> None:
+        """Show the bar."""
+        next(self.bar, None)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """One step further; after the last one the bar ends."""
+        next(self.bar, None)
+
+
 class _Data:
     """The splits of nuclei-mini, all of each or the first few."""
 
@@ -193,17 +208,18 @@ class _Data:
 def _train(
     out: Path, steps: int, seed: int, images: int | None, device: torch.device
 ) -> tuple[SegmentationTask, _Data]:
+    quiet()
     seed_everything(seed, workers=True, verbose=False)
     task = SegmentationTask("FPN", _ENCODER, classes=2, encoder_weights=None, dropout=0.2, lr=1e-3)
     task = task.to(memory_format=torch.channels_last)  # faster on the CPU; the results are the same
     data = _Data(task, images)
-    bar = RichProgressBar(leave=False)
     trainer = Trainer(
         max_steps=steps,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
-        callbacks=[bar],
+        callbacks=[_StepBar(steps)],
         logger=False,
+        enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from seguq.core.errors import UsageError
-from seguq.core.lightning import CSVLogger, LightningArgumentParser, LightningCLI, ModelCheckpoint, RichProgressBar
+from seguq.core.lightning import (
+    CSVLogger,
+    LightningArgumentParser,
+    LightningCLI,
+    ModelCheckpoint,
+    RichProgressBar,
+    quiet,
+)
 from seguq.data import SegmentationData
 from seguq.task import SegmentationTask
 
@@ -54,6 +61,7 @@ class FitCLI(LightningCLI):
 
 def run(words: Sequence[str]) -> None:
     """Train."""
+    quiet()
     cli = FitCLI(
         SegmentationTask,
         SegmentationData,

@@ -106,7 +106,6 @@ def _complain(message: str, status: int) -> int:
 
 def _plain_warnings() -> None:
     """Warnings as one sentence each; those that speak to developers of other libraries not at all."""
-    import logging
 
     def show(
         message: Warning | str,
@@ -122,5 +121,3 @@ def _plain_warnings() -> None:
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.simplefilter("ignore", category)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning|torch|torchmetrics|timm|huggingface_hub)\b")
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,11 +7,12 @@ passes both. Importing this module imports Lightning, so only modules that need 
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
 from pytorch_lightning import LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
@@ -27,8 +28,16 @@ else:
     # the docstring and the order of bases are those of pytorch_lightning, which seguq requires
     LightningDataModule = type("LightningDataModule", tuple(p.LightningDataModule for p in _packages), {})
 
+
+def quiet() -> None:
+    """Keep Lightning to warnings: what it says of devices and of itself is not what a command was asked."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 __all__ = [
     "CSVLogger",
+    "Callback",
     "LightningArgumentParser",
     "LightningCLI",
     "LightningDataModule",
@@ -36,5 +45,6 @@ __all__ = [
     "ModelCheckpoint",
     "RichProgressBar",
     "Trainer",
+    "quiet",
     "seed_everything",
 ]
