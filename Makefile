@@ -1,0 +1,35 @@
+# make demo: install where needed, and run the demo. make test: install where needed, and run the tests.
+.PHONY: help demo test lint format clean
+PYTHON ?=
+export PYTHON
+problem = $(shell sh scripts/install.sh check)
+require = $(if $(problem),$(error $(problem)))
+
+help:
+	@echo "make demo    train a small model, look at what it does not know, and at what to label next"
+	@echo "make test    run the tests"
+	@echo "make lint    check style and types"
+	@echo "make format  put the code into form"
+	@echo "make clean   remove the virtual environment and what the demo wrote"
+
+demo:
+	$(require)@sh scripts/install.sh demo
+	@.venv/bin/python -m seguq demo --out demo-out
+
+test:
+	$(require)@sh scripts/install.sh dev
+	@.venv/bin/python -m pytest
+
+lint:
+	$(require)@sh scripts/install.sh dev
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m mypy
+
+format:
+	$(require)@sh scripts/install.sh dev
+	@.venv/bin/python -m ruff check --fix .
+	@.venv/bin/python -m ruff format .
+
+clean:
+	@rm -rf .venv demo-out

@@ -1,0 +1,66 @@
+#!/bin/sh
+# Makes .venv where it is missing and installs seguq into it; does nothing where that was done before.
+#   sh scripts/install.sh check      prints one sentence if something is missing on this machine
+#   sh scripts/install.sh demo|dev   installs what the demo, or the tests and linters, need
+set -u
+cd "$(dirname "$0")/.." || exit 1
+venv=.venv
+
+good_python() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
+}
+
+find_python() {
+    for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
+        if good_python "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+usable_venv() {
+    [ -x "$venv/bin/python" ] && good_python "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+check() {
+    usable_venv && return
+    python=$(find_python)
+    if [ -z "$python" ]; then
+        echo "Python 3.10 or later is missing: install it, or name it as in: make demo PYTHON=/path/to/python3"
+    elif ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+        echo "the venv module of $python is missing: install it (on Debian and Ubuntu: apt install python3-venv)"
+    fi
+}
+
+install() {
+    if ! usable_venv; then
+        echo "making the virtual environment $venv"
+        "$(find_python)" -m venv --clear "$venv" || return 1
+    fi
+    case $1 in
+        dev) what='.[dev]' ;;
+        *) what='.' ;;
+    esac
+    # what is installed depends on pyproject.toml and on where the project lies
+    state=$({ cat pyproject.toml; pwd; } | cksum)
+    for stamp in "$venv/.seguq-dev" "$venv/.seguq-$1"; do
+        [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && return 0
+    done
+    echo "installing seguq and what it needs into $venv: some minutes and about 6 GB the first time"
+    if ! "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e "$what" >"$venv/install.log" 2>&1; then
+        tail -n 5 "$venv/install.log" >&2
+        echo "the installation failed (no network, or a full disk?); all that pip said is in $venv/install.log" >&2
+        return 1
+    fi
+    echo "$state" >"$venv/.seguq-$1"
+}
+
+case ${1:-} in
+    check) check ;;
+    demo | dev) install "$1" ;;
+    *)
+        echo "usage: sh scripts/install.sh check|demo|dev" >&2
+        exit 2
+        ;;
+esac
