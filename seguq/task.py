@@ -217,6 +217,13 @@ class SegmentationTask(LightningModule):
     def on_train_start(self) -> None:
         """Weights are about to change: calibrators that were fitted for them are dropped."""
         self.calibrators = {}
+        planned = getattr(self.lr_schedulers(), "total_steps", None)
+        steps = self.trainer.estimated_stepping_batches
+        if planned is not None and math.isfinite(steps) and planned != steps:
+            raise SeguqError(
+                f"the training that is resumed was planned for {planned} steps, over which its learning rate falls to "
+                f"0, but now for {int(steps)}: set max_epochs (or max_steps), batch_size and data as they were"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what prediction needs into the checkpoint, under the key ``seguq``."""

@@ -60,8 +60,8 @@ def fitting_pairs(batches: FittingBatches, task: Task, ignore_index: int) -> Ite
         try:
             # one logit a pixel can only be a sigmoid's
             one = task == "multiclass" and logits.ndim >= 2 and logits.shape[1] == 1
-            target = class_target(target, logits, task)
-            logits = class_logits(logits, "binary" if one else task)
+            given, logits = logits, class_logits(logits, "binary" if one else task)
+            target = class_target(target, given, task)
             require_target_shape(logits, target)
             require_target_range(target, logits.shape[1], ignore_index)
             if not bool(torch.isfinite(logits).all()):

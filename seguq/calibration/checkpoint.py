@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,14 +39,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line]
-        if not lines:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
             raise SeguqError(f"{path} cannot be read as a checkpoint: it is damaged or of another format") from error
+        name = found[1].strip("`'\"").removesuffix(".")
         raise SeguqError(
-            f"{path} holds a type that is not loaded from untrusted files: {lines[0]} "
-            "If you trust it, allow the type with torch.serialization.add_safe_globals"
+            f"{path} holds the type {name}, which is not loaded from files that may be anybody's: if you trust the "
+            f"file, call torch.serialization.add_safe_globals([{name}]) first"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a file that is no pickle can end in any error of the unpickler
         raise SeguqError(f"{path} cannot be read as a checkpoint: it is damaged or of another format") from error
     if not isinstance(content, dict):
         raise SeguqError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
@@ -183,7 +185,13 @@ def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
         SeguqError: if the weights do not fit the model, naming what is missing.
     """
     content = read_checkpoint(checkpoint)
-    load_weights(model, content, str(checkpoint))
+    section(content)
+    left_over = load_weights(model, content, str(checkpoint))
+    if left_over:
+        raise SeguqError(
+            f"{checkpoint} does not fit the model: it holds {len(left_over)} tensors that the model has no place for, "
+            f"such as {left_over[0]!r}"
+        )
     model.calibrators = calibrators_of(content, weights_sha256(content.get("state_dict", content)))  # type: ignore[assignment]
     return model
 
@@ -197,7 +205,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> 
         name: the checkpoint's name, for messages.
 
     Returns:
-        The names in the checkpoint that the model has no place for.
+        The names in the checkpoint, under the prefix that fits, that the model has no place for.
 
     Raises:
         SeguqError: if a tensor of the model is missing or of another shape, naming it.
@@ -229,4 +237,5 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> 
         )
     model.load_state_dict({own[p]: state.get(source, current[own[p]]) for p, source in names.items()})
     taken = set(names.values())
-    return [key for key in state if key not in taken]
+    prefix = names[first].removesuffix(first) if names[first].endswith(first) else ""
+    return [key for key in state if key.startswith(prefix) and key not in taken]

@@ -58,6 +58,8 @@ def cross_fit(
         SeguqError: if there are fewer images than folds.
     """
     require_reiterable(batches)
+    if folds < 2:
+        raise SeguqError(f"folds must be at least 2, but is {folds}")
     fitted = [make().fit(_Fold(batches, fold, folds)) for fold in range(folds)]
     seen = 0
     for logits, target in batches:

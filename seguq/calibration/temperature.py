@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from seguq.calibration.base import Calibrator, FittingBatches, fitting_pairs, require_reiterable
-from seguq.core.checks import require_dims
+from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.functional.calibration import temperature_nll
-from seguq.functional.logits import Task
+from seguq.functional.logits import TASKS, Task
 
 _BOUND = math.log(20.0)  # log T lies within -log 20 .. log 20: T from 0.05 to 20
 _GRID_POINTS = 9
@@ -65,9 +65,11 @@ class TemperatureScaling(Calibrator):
 
     def __init__(self, task: Task = "multiclass", ignore_index: int = 255) -> None:
         super().__init__()
+        require_choice("task", task, TASKS)
         self.task: Task = task
         self.ignore_index = ignore_index
-        self.register_buffer("log_temperature", torch.zeros(()))
+        with torch.inference_mode(False):  # made inside inference mode, it could never be filled outside
+            self.register_buffer("log_temperature", torch.zeros(()))
         self.nll_before: float | None = None
         self.nll_after: float | None = None
         self.pixels: int | None = None
@@ -151,14 +153,13 @@ class TemperatureScaling(Calibrator):
                 sums = temperature_nll(logits, target, math.exp(log_beta), self.ignore_index)
                 total[:] = [a + b for a, b in zip(total, sums, strict=True)] if total else list(sums)
         pixels = int(totals[0][0]) if totals[0] else 0
+        if len(log_betas) == 1 and pixels != self.pixels:
+            raise SeguqError(f"batches gave {self.pixels} labeled pixels when first read, and {pixels} when read again")
         if pixels == 0:
             raise SeguqError(
                 f"there is no labeled pixel to fit on (all targets are ignore_index={self.ignore_index}, or no batches)"
             )
-        if len(log_betas) > 1:
-            self.pixels = pixels
-        elif pixels != self.pixels:
-            raise SeguqError(f"batches gave {self.pixels} labeled pixels when first read, and {pixels} when read again")
+        self.pixels = pixels
         points = []
         for log_beta, total in zip(log_betas, totals, strict=True):
             _, nll, first, second = (float(value) / pixels for value in total)

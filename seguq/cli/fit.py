@@ -48,7 +48,7 @@ class FitCLI(LightningCLI):
         out = Path(self.config.out)
         self.config_init.trainer.default_root_dir = str(out)
         if self.config.trainer.logger is None:
-            self.config_init.trainer.logger = CSVLogger(str(out), name="", version="")
+            self.config_init.trainer.logger = CSVLogger(str(out), name="logs")
         checkpoint = ModelCheckpoint(
             dirpath=out, filename="best", monitor="val/miou", mode="max", save_last=True, enable_version_counter=False
         )

@@ -36,18 +36,24 @@ def require_target_shape(scores: Tensor, target: Tensor, *, scores_name: str = "
         )
 
 
-def require_target_range(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
+def flat_images(values: Tensor) -> Tensor:
+    """Values of each item side by side: ``(B, *spatial)`` to ``(B, n)``, also for B = 0 and without spatial size."""
+    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+
+
+def require_target_range(target: Tensor, num_classes: int, ignore_index: int | None, *, name: str = "target") -> None:
     """Raise where a target is neither a class index in ``0 .. num_classes - 1`` nor ``ignore_index``."""
     if target.is_floating_point() or target.is_complex():
-        raise SeguqError(f"target must hold class indices in an integer type, but has dtype {target.dtype}")
+        raise SeguqError(f"{name} must hold class indices in an integer type, but has dtype {target.dtype}")
+    target = target.long()  # compared as they are, 255 of 8 bits would be -1
     wrong = (target < 0) | (target >= num_classes)
     if ignore_index is not None:
         wrong &= target != ignore_index
     if bool(wrong.any()):
         value = int(target[wrong][0])
         raise SeguqError(
-            f"target holds the value {value}, which is no class index in 0..{num_classes - 1} "
-            f"and not ignore_index={ignore_index}: correct the masks, num_classes or ignore_index"
+            f"{name} holds the value {value}, which is no class index in 0..{num_classes - 1} "
+            f"and not ignore_index={ignore_index}: correct the {name}, num_classes or ignore_index"
         )
 
 

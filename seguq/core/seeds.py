@@ -22,8 +22,9 @@ def derive_seed(*parts: int | str) -> int:
         False
     """
     # the type and length of each part are hashed too: (1, "23") and (12, "3") must differ
-    text = "\x1f".join(f"{type(part).__name__}:{len(str(part))}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    named = [("str", str(part)) if isinstance(part, str) else ("int", str(int(part))) for part in parts]
+    text = "\x1f".join(f"{kind}:{len(value)}:{value}" for kind, value in named)
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
 @contextmanager
@@ -38,7 +39,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """
     devices = [device] if device.type == "cuda" else []
     with _GENERATOR_LOCK, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed the generators of every device, and only those named here are put back
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 

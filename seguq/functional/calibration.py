@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seguq.core.checks import flat_images, require_target_shape
+
 
 class TemperatureNLL(NamedTuple):
     """The negative log-likelihood at one inverse temperature, summed over labeled pixels (float64 scalars)."""
@@ -43,9 +45,11 @@ def temperature_nll(
         >>> [round(float(x), 4) for x in out]
         [1.0, 0.6931, -1.0, 1.0]
     """
+    require_target_shape(logits, target)
     labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
     # softmax is the same for z and z + c: with the largest logit at 0 the sums lose no digits to a common offset
-    logits = logits - logits.amax(1, keepdim=True)
+    # (nor do logits that rule a class out, such as the smallest float, overflow when they are squared)
+    logits = (logits - logits.amax(1, keepdim=True)).clamp_min(-1e6)
     index = target.where(labeled, torch.zeros_like(target)).unsqueeze(1)
     true_logit = logits.gather(1, index).squeeze(1)
     log_probs = torch.log_softmax(logits * inverse_temperature, dim=1)
@@ -81,14 +85,14 @@ def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignor
                  [0.0000, 0.7000],
                  [0.0000, 1.0000]]], dtype=torch.float64)
     """
+    require_target_shape(probs, target, scores_name="probs")
     confidence, prediction = probs.max(1)
-    edges = torch.linspace(0, 1, n_bins + 1, device=probs.device, dtype=torch.float64)[1:-1].to(confidence.dtype)
-    images = len(probs)
-    bins = torch.bucketize(confidence, edges).reshape(images, -1)
+    edges = (torch.arange(1, n_bins, dtype=torch.float64, device=probs.device) / n_bins).to(confidence.dtype)
+    bins = flat_images(torch.bucketize(confidence, edges))
     labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
     weights = torch.stack((labeled, confidence.double() * labeled, (prediction == target) & labeled)).double()
-    out = torch.zeros(3, images, n_bins, dtype=torch.float64, device=probs.device)
-    out.scatter_add_(2, bins.expand(3, *bins.shape), weights.reshape(3, images, -1))
+    out = torch.zeros(3, len(probs), n_bins, dtype=torch.float64, device=probs.device)
+    out.scatter_add_(2, bins.expand(3, *bins.shape), weights.reshape(3, *bins.shape))
     return out.transpose(0, 1)
 
 

@@ -71,7 +71,7 @@ def class_target(target: Tensor, logits: Tensor, task: Task = "multiclass") -> T
     # a mask that went through float arithmetic (a binary loss wants float) is fine as long as it holds whole numbers
     if target.is_floating_point():
         whole = target.round()
-        if not torch.equal(whole, target):
+        if not (torch.equal(whole, target) and bool(whole.isfinite().all())):
             raise SeguqError("target must hold class indices, but holds values that are no whole numbers")
         target = whole
     return target.long()

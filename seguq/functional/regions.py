@@ -15,6 +15,8 @@ AGGREGATES: tuple[str, ...] = ("mean", "sum", "max")
 
 
 def _inside(labels: Tensor, num_regions: int) -> Tensor:
+    if labels.numel() and int(labels.max()) >= num_regions:
+        raise SeguqError(f"labels hold region {int(labels.max())}, but there are {num_regions} regions (from 0)")
     # pixels of no region (-1) go to one bin more, which is cut off at the end
     return labels.flatten().long().where(labels.flatten() >= 0, num_regions)
 
@@ -104,6 +106,8 @@ def region_majority(classes: Tensor, labels: Tensor, num_regions: int, num_class
         >>> region_majority(torch.tensor([[1, 1, 0, 2]]), torch.tensor([[0, 0, 0, 1]]), 2, 3).tolist()
         [1, 2]
     """
+    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        raise SeguqError(f"classes must hold class indices in 0..{num_classes - 1}")
     index = _inside(labels, num_regions) * num_classes + classes.flatten().long()
     counts = torch.zeros((num_regions + 1) * num_classes, dtype=torch.int64, device=labels.device)
     counts.scatter_add_(0, index, torch.ones_like(index))

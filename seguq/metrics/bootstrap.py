@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from seguq.core.checks import require_target_range, require_target_shape
+from seguq.core.checks import flat_images, require_target_range, require_target_shape
 from seguq.core.errors import SeguqError
 from seguq.core.seeds import derive_seed
 
@@ -60,6 +60,8 @@ class BootstrapMetric(Metric):
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         replicates = torch.zeros(n_boot, boot_size or size, dtype=torch.float64)
         self.add_state("replicates", replicates, dist_reduce_fx="sum")
+        # a collection of torchmetrics takes metrics of equal states for one; a state of each class's own tells them apart
+        self.add_state(f"is_{type(self).__name__}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("ungrouped", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @abstractmethod
@@ -72,12 +74,14 @@ class BootstrapMetric(Metric):
 
     def _add(self, image_sums: Tensor, group: Sequence[str] | None) -> None:
         """Take in the sums of each image, ``(B, size)`` float64."""
+        if group is not None and (isinstance(group, str) or len(group) != len(image_sums)):
+            raise SeguqError(f"group must hold one image id for each of the {len(image_sums)} images")
         self.sums += image_sums.sum(0)
         if group is None:
             self.ungrouped += len(image_sums)
             return
-        if isinstance(group, str) or len(group) != len(image_sums):
-            raise SeguqError(f"group must hold one image id for each of the {len(image_sums)} images")
+        if not len(image_sums):
+            return
         weights = np.stack([poisson_weights(self.seed, str(image_id), self.n_boot) for image_id in group])
         boot_sums = self._boot_sums(image_sums)
         self.replicates += torch.from_numpy(weights).to(boot_sums.device).T @ boot_sums
@@ -103,8 +107,6 @@ class BootstrapMetric(Metric):
         """
         if not 0 < level < 1:
             raise SeguqError(f"level must be above 0 and below 1, but is {level}")
-        if int(self.ungrouped):
-            raise SeguqError("an interval needs the image ids: pass group=image_ids to each update")
 
         def interval(values: Tensor) -> Interval:
             values = values[~values.isnan()]
@@ -119,6 +121,8 @@ class BootstrapMetric(Metric):
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
+            if int(self.ungrouped):
+                raise SeguqError("an interval needs the image ids: pass group=image_ids to each update")
             out: Interval | dict[str, Interval] = _map(interval, self._replicate_values())
         return out
 
@@ -152,8 +156,9 @@ def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index:
             f"probs have {probs.shape[1]} classes in shape {tuple(probs.shape)}, but num_classes={num_classes}"
         )
     require_target_range(target, num_classes, ignore_index)
-    if bool(probs.isnan().any()):
-        raise SeguqError("probs hold NaN")
+    if not bool(((probs >= -1e-3) & (probs <= 1.001)).all()):
+        problem = "hold NaN" if bool(probs.isnan().any()) else "are not between 0 and 1: apply softmax to logits first"
+        raise SeguqError(f"probs {problem}")
     if probs.dtype in (torch.float16, torch.bfloat16):
         probs = probs.float()
     labeled = target != ignore_index
@@ -162,4 +167,4 @@ def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index:
 
 def image_sum(values: Tensor, labeled: Tensor) -> Tensor:
     """Sum a map over the labeled pixels of each image: ``(B, *spatial)`` to ``(B,)`` float64."""
-    return values.masked_fill(~labeled, 0).reshape(len(values), -1).sum(1, dtype=torch.float64)
+    return flat_images(values.masked_fill(~labeled, 0)).sum(1, dtype=torch.float64)

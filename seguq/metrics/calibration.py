@@ -68,9 +68,9 @@ class CalibrationError(BootstrapMetric):
         return self.sums.view(3, self.n_bins)
 
     def plot(self, ax: Any = None, label: str | None = None, color: str | None = None) -> tuple[Any, Any]:
-        """Draw the reliability diagram: accuracy against confidence, with the share of pixels in each bin below.
+        """Draw the reliability diagram: accuracy against confidence, with the interval of the accuracy in each bin.
 
-        Bins with fewer than one pixel in 10,000 are left out of the line.
+        Bins with fewer than one pixel in 10,000 are left out. Drawn is what this process has seen.
 
         Returns:
             The matplotlib figure and axes.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seguq.core.checks import flat_images
 from seguq.core.errors import SeguqError
 from seguq.functional.ranking import area_under_roc, average_precision, fpr_at_tpr, order_bins
 from seguq.metrics.bootstrap import BootstrapMetric, split_last
@@ -58,15 +59,13 @@ class ErrorDetection(BootstrapMetric):
             raise SeguqError(
                 f"uncertainty of shape {tuple(uncertainty.shape)} does not go with error of shape {tuple(error.shape)}"
             )
-        error = error.long()
         counted = error != self.ignore_index
         if bool(((error != 0) & (error != 1) & counted).any()):
             raise SeguqError(f"error must hold 0 (right), 1 (wrong) or ignore_index={self.ignore_index}")
-        images = len(error)
-        bins = order_bins(uncertainty, _BITS).reshape(images, -1)
-        index = bins + (error.reshape(images, -1).clamp(0, 1) << _BITS)
-        image_sums = torch.zeros(images, 2 << _BITS, dtype=torch.float64, device=bins.device)
-        image_sums.scatter_add_(1, index, counted.reshape(images, -1).double())
+        bins = flat_images(order_bins(uncertainty, _BITS))
+        index = bins + (flat_images((error == 1).long()) << _BITS)
+        image_sums = torch.zeros(len(error), 2 << _BITS, dtype=torch.float64, device=bins.device)
+        image_sums.scatter_add_(1, index, flat_images(counted).double())
         self._add(image_sums, group)
 
     def _boot_sums(self, image_sums: Tensor) -> Tensor:

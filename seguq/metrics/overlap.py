@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seguq.core.checks import require_target_range
+from seguq.core.checks import flat_images, require_target_range
 from seguq.core.errors import SeguqError
 from seguq.metrics.bootstrap import BootstrapMetric, split_last
 
@@ -46,12 +46,11 @@ class MeanIoU(BootstrapMetric):
                 f"prediction of shape {tuple(prediction.shape)} does not go with target of shape {tuple(target.shape)}"
             )
         require_target_range(target, self.num_classes, self.ignore_index)
-        require_target_range(prediction, self.num_classes, None)
-        images = len(target)
+        require_target_range(prediction, self.num_classes, None, name="prediction")
         labeled = target != self.ignore_index
         pair = target.long().where(labeled, 0) * self.num_classes + prediction.long()
-        confusion = torch.zeros(images, self.num_classes**2, dtype=torch.float64, device=target.device)
-        confusion.scatter_add_(1, pair.reshape(images, -1), labeled.reshape(images, -1).double())
+        confusion = torch.zeros(len(target), self.num_classes**2, dtype=torch.float64, device=target.device)
+        confusion.scatter_add_(1, flat_images(pair), flat_images(labeled).double())
         self._add(confusion, group)
 
     def _value(self, sums: Tensor) -> Tensor:
@@ -61,7 +60,10 @@ class MeanIoU(BootstrapMetric):
     def _iou(self, sums: Tensor) -> Tensor:
         confusion = split_last(sums, self.num_classes, self.num_classes)
         true = confusion.diagonal(dim1=-2, dim2=-1)
-        return true / (confusion.sum(-1) + confusion.sum(-2) - true)
+        iou = true / (confusion.sum(-1) + confusion.sum(-2) - true)
+        if 0 <= self.ignore_index < self.num_classes:
+            iou[..., self.ignore_index] = torch.nan
+        return iou
 
     def per_class(self) -> Tensor:
         """``(C,)`` intersection over union of each class; NaN for a class that neither occurs nor is predicted."""

@@ -1,0 +1,77 @@
+"""``seguq calibrate``: a temperature goes into the checkpoint, with its figures out of sample."""
+
+import shutil
+
+import pytest
+import torch
+
+from seguq.calibration import TemperatureScaling
+from seguq.cli import main
+from seguq.data import SegmentationData
+from seguq.inference import Deterministic
+from seguq.task import SegmentationTask
+
+
+@pytest.fixture
+def checkpoint(trained, tmp_path):
+    return shutil.copy(trained / "best.ckpt", tmp_path / "model.ckpt")
+
+
+def _words(checkpoint, discs, *more):
+    return ["calibrate", "--checkpoint", str(checkpoint), "--data", str(discs), "--num_workers", "0", *more]
+
+
+def test_the_temperature_is_the_one_of_a_plain_fit(checkpoint, discs):
+    assert main(_words(checkpoint, discs)) == 0
+    task = SegmentationTask.load(checkpoint)
+    data = SegmentationData(discs, mean=task.normalization.mean, std=task.normalization.std, num_workers=0)
+    with torch.no_grad():
+        pairs = [(task(batch["image"]), batch["mask"]) for batch in data.dataloader("val")]
+    expected = TemperatureScaling().fit(pairs).temperature
+    assert task.calibrators["deterministic"].temperature == pytest.approx(expected, rel=1e-4)
+
+
+def test_temperatures_of_two_estimators_stand_beside_each_other(checkpoint, discs):
+    assert main(_words(checkpoint, discs)) == 0
+    assert main(_words(checkpoint, discs, "--estimator", "mc_dropout", "--samples", "2")) == 0
+    assert set(SegmentationTask.load(checkpoint).calibrators) == {"deterministic", "mc_dropout(layers=dropout)"}
+
+
+def test_the_calibrated_estimator_uses_it(checkpoint, discs):
+    assert main(_words(checkpoint, discs)) == 0
+    task = SegmentationTask.load(checkpoint)
+    image = torch.randn(1, 3, 32, 32)
+    expected = task.calibrators["deterministic"](task(image)).softmax(1)
+    assert torch.allclose(Deterministic(task)(image).probs, expected, atol=1e-6)
+
+
+def test_another_file_can_be_written_and_the_checkpoint_stays(checkpoint, discs, tmp_path):
+    before = (tmp_path / "model.ckpt").read_bytes()
+    assert main(_words(checkpoint, discs, "--out", str(tmp_path / "other.ckpt"))) == 0
+    assert (tmp_path / "model.ckpt").read_bytes() == before
+    assert "deterministic" in SegmentationTask.load(tmp_path / "other.ckpt").calibrators
+
+
+def test_the_table_shows_before_and_after_with_intervals(checkpoint, discs, capsys):
+    assert main(_words(checkpoint, discs)) == 0
+    printed = capsys.readouterr().out
+    assert "after (out of sample)" in printed
+    assert printed.count("[") == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["--data", "missing"], 2, "missing is no folder"),
+        (["--checkpoint", "missing.ckpt"], 2, "missing.ckpt does not exist"),
+        (["--split", "tests"], 1, "tests is no folder"),
+        (["--estimator", "laplace"], 2, "laplace"),
+        (["--estimator", "deep_ensemble"], 2, "--members"),
+        (["--device", "quantum"], 2, "quantum"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, status, text, checkpoint, discs, capsys):
+    assert main(_words(checkpoint, discs, *words)) == status
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error

@@ -1,0 +1,123 @@
+"""``seguq fit`` through its real entry point."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from seguq.cli import main
+from tests.cli.conftest import fit_words
+
+
+def test_a_training_leaves_its_best_and_last_checkpoint_its_settings_and_its_figures(trained):
+    names = {path.relative_to(trained).as_posix() for path in trained.rglob("*")}
+    expected = {"best.ckpt", "last.ckpt", "logs/version_0/config.yaml", "logs/version_0/metrics.csv"}
+    assert expected <= names
+
+
+def test_the_checkpoint_holds_plain_values_only(trained):
+    content = torch.load(trained / "best.ckpt", weights_only=True)
+    assert content["seguq"]["class_names"] == ["ground", "disc"]
+
+
+def test_another_training_in_the_same_folder_is_refused(discs, trained, capsys):
+    before = (trained / "best.ckpt").read_bytes()
+    assert main(fit_words(discs, trained)) == 2
+    assert "holds a training already" in capsys.readouterr().err
+    assert (trained / "best.ckpt").read_bytes() == before
+
+
+def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(discs, tmp_path):
+    out = tmp_path / "run"
+    words = fit_words(discs, out, "--trainer.max_epochs", "4")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seguq", *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 200
+    while not (out / "last.ckpt").exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
+    assert main([*words, "--resume", str(out / "last.ckpt")]) == 0
+    assert reached < torch.load(out / "last.ckpt", weights_only=True)["global_step"] == 8
+    assert (out / "logs" / "version_0").is_dir()
+
+
+def test_a_training_of_another_length_cannot_go_on(discs, trained, tmp_path, capsys):
+    out = shutil.copytree(trained, tmp_path / "run")
+    words = fit_words(discs, out, "--resume", str(out / "last.ckpt"), "--trainer.max_epochs", "3")
+    assert main(words) == 1
+    assert "planned for 4 steps" in capsys.readouterr().err
+
+
+def test_options_may_be_written_with_hyphens(discs, tmp_path, capsys):
+    assert main(fit_words(discs, tmp_path / "run", "--data.batch-size", "0")) == 1
+    assert "batch_size must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["--data.root", "missing"], 1, "missing is no folder"),
+        (["--model.classes", "3"], 1, "the data have 2 classes (ground, disc), but the network has 3"),
+        (["--model.encoder", "resnet1"], 1, "did you mean"),
+        (["--model.architecture", "Unit"], 1, "did you mean"),
+        (["--model.loss", "nll"], 2, "nll"),
+        (["--resume", "missing.ckpt"], 2, "missing.ckpt does not exist"),
+        (["--data.augmentation", "spin"], 2, "spin"),
+        (["--trainer.max_epochs", "many"], 2, "many"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, status, text, discs, tmp_path, capsys):
+    assert main(fit_words(discs, tmp_path / "run", *words)) == status
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+
+
+def _break_size(root):
+    cv2.imwrite(str(root / "masks" / "train" / "train3.png"), np.zeros((8, 8), np.uint8))
+
+
+def _break_class(root):
+    cv2.imwrite(str(root / "masks" / "train" / "train3.png"), np.full((64, 64), 7, np.uint8))
+
+
+def _break_missing(root):
+    (root / "masks" / "train" / "train3.png").unlink()
+
+
+def _break_file(root):
+    (root / "images" / "train" / "train3.png").write_bytes(b"no image")
+
+
+def _break_twice(root):
+    shutil.copy(root / "images" / "train" / "train3.png", root / "images" / "train" / "train3.bmp")
+
+
+@pytest.mark.parametrize("damage", [_break_size, _break_class, _break_missing, _break_file, _break_twice])
+def test_damaged_data_are_named_before_the_first_step(damage, discs, tmp_path, capsys):
+    root = shutil.copytree(discs, tmp_path / "data")
+    damage(root)
+    assert main(fit_words(root, tmp_path / "run")) == 1
+    assert "train3" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "best.ckpt").exists()
+
+
+def test_an_empty_split_is_named(discs, tmp_path, capsys):
+    root = shutil.copytree(discs, tmp_path / "data")
+    shutil.rmtree(root / "images" / "val")
+    (root / "images" / "val").mkdir()
+    assert main(fit_words(root, tmp_path / "run")) == 1
+    assert "val holds no image" in capsys.readouterr().err

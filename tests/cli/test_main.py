@@ -1,0 +1,94 @@
+"""The command line as a whole: overview, wrong commands, exit status, and what an error looks like."""
+
+from importlib.metadata import entry_points
+
+import pytest
+
+from seguq.cli import main
+from seguq.core.errors import SeguqError
+from tests.cli.conftest import run_process
+
+COMMANDS = ("demo", "fit", "calibrate", "predict", "score", "select")
+
+
+def test_the_console_script_is_the_main_function():
+    (script,) = entry_points(group="console_scripts", name="seguq")
+    assert script.load() is main
+
+
+def test_the_overview_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert [command for command in COMMANDS if command not in printed] == []
+
+
+def test_no_command_is_wrong_use():
+    assert main([]) == 2
+
+
+def test_a_misspelled_command_gets_the_nearest_one(capsys):
+    assert main(["pridict"]) == 2
+    assert "did you mean 'predict'?" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "seguq 0.1.0\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_the_options(command, capsys):
+    assert main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"usage: seguq {command}" in printed
+    assert "--config" in printed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_option_is_wrong_use_in_one_sentence(command, capsys):
+    assert main([command, "--no_such_option", "1"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"seguq {command}: ")
+    assert "no_such_option" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_missing_options_are_wrong_use_in_one_sentence(command, capsys):
+    assert main([command]) == 2
+    error = capsys.readouterr().err
+    assert "required" in error
+    assert "Traceback" not in error
+
+
+def _raise(error):
+    def run(_):
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (SeguqError("the mask is wrong"), 1, "seguq score: the mask is wrong"),
+        (OSError(28, "No space left on device", "x.npz"), 1, "seguq score: No space left on device (x.npz)"),
+        (RuntimeError("boom"), 1, "seguq score: unexpected RuntimeError: boom (--debug shows where)"),
+        (KeyboardInterrupt(), 130, "seguq score: stopped"),
+    ],
+)
+def test_an_error_is_one_sentence_and_a_status(error, status, text, monkeypatch, capsys):
+    monkeypatch.setattr("seguq.cli.score.run", _raise(error))
+    assert main(["score"]) == status
+    assert capsys.readouterr().err.strip() == text
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr("seguq.cli.score.run", _raise(SeguqError("the mask is wrong")))
+    with pytest.raises(SeguqError):
+        main(["score", "--debug"])
+
+
+def test_the_process_exits_with_the_status():
+    done = run_process("select", "--scores", "missing.parquet", "--regions", "3")
+    assert (done.returncode, done.stderr.strip()) == (2, "seguq select: missing.parquet does not exist")

@@ -1,0 +1,195 @@
+"""``seguq predict``: maps and pictures, resumed after a kill, refused where settings differ."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from seguq.cli import main
+from seguq.core.files import TEMPORARY_PREFIX
+from seguq.data import read_image
+from seguq.inference import UncertaintyMaps
+from tests.cli.conftest import write_split
+
+
+@pytest.fixture
+def words(discs, trained, tmp_path):
+    def build(*more, out=tmp_path / "out", images=discs / "images" / "pool"):
+        given = ["predict", "--checkpoint", str(trained / "best.ckpt"), "--images", str(images), "--out", str(out)]
+        return [*given, "--samples", "3", *more]
+
+    return build
+
+
+def _maps(folder):
+    return {path.stem: UncertaintyMaps.load(path) for path in sorted((folder / "maps").glob("*.npz"))}
+
+
+def test_every_image_has_its_maps_its_prediction_and_its_pictures(predicted):
+    ids = [f"pool{i}" for i in range(5)]
+    assert sorted(_maps(predicted)) == ids
+    for kind in ("heatmaps", "overlays"):
+        for measure in ("predictive_entropy", "mutual_information"):
+            assert sorted(path.stem for path in (predicted / kind / measure).glob("*.png")) == ids
+
+
+def test_the_prediction_is_a_png_of_class_indices(predicted):
+    stored = cv2.imread(str(predicted / "predictions" / "pool0.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(stored, _maps(predicted)["pool0"].prediction[0].numpy())
+
+
+def test_the_maps_are_float32_and_within_their_bounds(predicted):
+    values = _maps(predicted)["pool0"]["mutual_information"].numpy()
+    assert values.dtype == np.float32
+    assert values.min() >= 0
+    assert values.max() <= np.log(2) + 1e-6
+
+
+def test_started_again_nothing_is_computed(predicted, discs, trained, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in predicted.rglob("*") if path.is_file()}
+    monkeypatch.setattr("seguq.cli.predict._predict", None)
+    words = ["predict", "--checkpoint", str(trained / "best.ckpt"), "--images", str(discs / "images" / "pool")]
+    assert main([*words, "--out", str(predicted), "--samples", "3"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in predicted.rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_maps(predicted, words, tmp_path):
+    out = tmp_path / "killed"
+    # slowed down at each file, so that the kill comes in the middle of a write
+    slow = (
+        "import sys, time, numpy as np; save = np.savez\n"
+        "def slow(file, **arrays):\n    save(file, **arrays); time.sleep(1.0)\n"
+        "np.savez = slow\n"
+        "from seguq.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *words("--batch_size", "1", out=out)], stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not (list(out.glob("maps/pool*.npz")) and list(out.glob(f"maps/{TEMPORARY_PREFIX}*"))):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(out.glob(f"maps/{TEMPORARY_PREFIX}*"))
+    done = {path.name for path in (out / "maps").glob("pool*.npz")}
+    assert 0 < len(done) < 5
+    assert main(words(out=out)) == 0
+    assert not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
+    expected = _maps(predicted)
+    for image_id, maps in _maps(out).items():
+        for name in maps.names:
+            assert np.allclose(maps[name], expected[image_id][name], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--samples", "4"], "samples was 3, now 4"),
+        (["--seed", "1"], "seed was 0, now 1"),
+        (["--estimator", "deterministic"], "estimator was 'mc_dropout(layers=dropout)', now 'deterministic'"),
+        (["--measures", "[variance]"], "measures was ['predictive_entropy', 'mutual_information'], now ['variance']"),
+    ],
+)
+def test_a_folder_made_with_other_settings_is_refused(more, text, predicted, words, capsys):
+    before = sorted(predicted.rglob("*"))
+    assert main(words(*more, out=predicted)) == 2
+    assert text in capsys.readouterr().err
+    assert sorted(predicted.rglob("*")) == before
+
+
+def test_a_folder_of_another_checkpoint_is_refused(predicted, discs, trained, tmp_path, capsys):
+    other = shutil.copy(trained / "last.ckpt", tmp_path / "other.ckpt")
+    with open(other, "ab") as file:
+        file.write(b"\0")
+    words = ["predict", "--checkpoint", str(other), "--images", str(discs / "images" / "pool"), "--out", str(predicted)]
+    assert main([*words, "--samples", "3"]) == 2
+    assert "checkpoint was" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_files_is_refused(words, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    assert main(words()) == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_images_of_any_size_depth_and_format_need_no_masks(words, tmp_path):
+    images = tmp_path / "images"
+    for name, size in (("a.jpg", (50, 70)), ("b/c.bmp", (64, 64)), ("b/d.webp", (33, 100))):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(images / name), np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8))
+    assert main(words(images=images)) == 0
+    sizes = {
+        name: UncertaintyMaps.load(tmp_path / "out/maps" / f"{name}.npz").prediction.shape[1:]
+        for name in ("a", "b/c", "b/d")
+    }
+    assert sizes == {"a": (50, 70), "b/c": (64, 64), "b/d": (33, 100)}
+
+
+def test_an_image_has_the_same_maps_whatever_is_beside_it(predicted, words, discs, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(discs / "images" / "pool" / "pool3.png", alone)
+    assert main(words(images=alone)) == 0
+    found, expected = _maps(tmp_path / "out")["pool3"], _maps(predicted)["pool3"]
+    assert np.allclose(found["mutual_information"], expected["mutual_information"], atol=1e-5)
+
+
+def test_one_color_scale_serves_all_images_of_a_run(predicted):
+    scale = json.loads((predicted / "scale.json").read_text())
+    highest = max(float(maps["mutual_information"].max()) for maps in _maps(predicted).values())
+    assert 0 < scale["mutual_information"]["high"] <= 1.1 * highest
+    bars = [read_image(path)[:, -70:] for path in sorted((predicted / "heatmaps/mutual_information").glob("*.png"))]
+    assert all(np.array_equal(bars[0], bar) for bar in bars)
+
+
+def test_an_image_that_was_added_is_predicted_and_the_others_are_kept(words, discs, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(discs / "images" / "pool", images)
+    assert main(words(images=images)) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/maps").glob("*.npz")}
+    write_split(tmp_path / "more", "new", 1, seed=9)
+    shutil.copy(tmp_path / "more/images/new/new0.png", images)
+    assert main(words(images=images)) == 0
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/maps").glob("*.npz")}
+    assert set(after) - set(before) == {"new0.npz"}
+    assert all(after[name] == before[name] for name in before)
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "text"),
+    [
+        (["--images", "missing"], 2, "missing is no folder"),
+        (["--checkpoint", "missing.ckpt"], 2, "missing.ckpt does not exist"),
+        (["--samples", "0"], 1, "samples must be a whole number of at least 1"),
+        (["--measures", "[surprise]"], 1, "'surprise' is no measure"),
+        (["--estimator", "deterministic", "--measures", "[variance]"], 1, "estimators with samples"),
+        (["--batch_size", "0"], 2, "--batch_size"),
+    ],
+)
+def test_a_mistake_is_one_sentence(more, status, text, words, tmp_path, capsys):
+    assert main(words(*more)) == status
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out" / "maps").exists()
+
+
+def test_a_damaged_image_is_named_before_work_starts(words, tmp_path, capsys):
+    images = tmp_path / "images"
+    write_split(tmp_path, "pool", 2)
+    images = tmp_path / "images" / "pool"
+    (images / "broken.png").write_bytes(b"no image")
+    assert main(words(images=images)) == 1
+    assert "broken.png" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,368 @@
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seguq.core.errors import SeguqError
+from seguq.metrics import BrierScore, CalibrationError, ErrorDetection, MeanIoU, NegativeLogLikelihood
+from seguq.metrics.bootstrap import poisson_weights
+from tests.metrics import two_processes
+from tests.metrics.builders import ids, probs_and_target, uncertainty_and_error
+from tests.metrics.test_error_detection import of_scikit_learn
+from tests.oracles import bootstrap as oracles
+
+IMAGES, N_BOOT = 8, 30
+
+
+def of_probs(**arguments):
+    return probs_and_target(images=IMAGES, **arguments)
+
+
+def of_classes(**arguments):
+    probs, target = of_probs(**arguments)
+    return probs.argmax(1), target
+
+
+def of_uncertainty(**arguments):
+    """Scores in eighths, so that no two of them share a bin even of the replicates."""
+    uncertainty, error = uncertainty_and_error(images=IMAGES, size=(4, 6), **arguments)
+    return (uncertainty * 8).floor() / 8, error
+
+
+CASES = {
+    "CalibrationError": (lambda **options: CalibrationError(3, **options), of_probs, oracles.calibration_error),
+    "NegativeLogLikelihood": (
+        lambda **options: NegativeLogLikelihood(3, **options),
+        of_probs,
+        oracles.negative_log_likelihood,
+    ),
+    "BrierScore": (lambda **options: BrierScore(3, **options), of_probs, oracles.brier_score),
+    "MeanIoU": (lambda **options: MeanIoU(3, **options), of_classes, oracles.mean_iou),
+}
+EVERY = {**CASES, "ErrorDetection": (ErrorDetection, of_uncertainty, None)}
+each_metric = pytest.mark.parametrize(("make", "data"), [case[:2] for case in EVERY.values()], ids=EVERY.keys())
+
+
+def filled(make, batch, group=None, batch_size=IMAGES, **options):
+    """A metric that has seen a batch in parts of ``batch_size``."""
+    metric = make(n_boot=N_BOOT, **options)
+    group = ids(len(batch[0])) if group is None else group
+    for start in range(0, len(batch[0]), batch_size):
+        part = slice(start, start + batch_size)
+        metric.update(*(tensor[part] for tensor in batch), group=group[part])
+    return metric
+
+
+def bounds(metric, level=0.95):
+    """The interval, or the intervals, as one tensor."""
+    interval = metric.compute_interval(level)
+    if isinstance(interval, dict):
+        return torch.stack([bound for name in sorted(interval) for bound in interval[name]])
+    return torch.stack(interval)
+
+
+def counts(seed=0, n_boot=N_BOOT, images=IMAGES):
+    return np.stack([poisson_weights(seed, image_id, n_boot) for image_id in ids(images)])
+
+
+def one_by_one(batch):
+    return list(zip(*(tensor.numpy() for tensor in batch), strict=True))
+
+
+# --- the interval is that of images drawn again
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("make", "data", "figure"), CASES.values(), ids=CASES.keys())
+def test_the_interval_is_that_of_drawing_images_again_and_computing_the_metric_anew(make, data, figure, seed, level):
+    expected = oracles.intervals(one_by_one(data()), counts(seed), figure, level)
+    actual = bounds(filled(make, data(), seed=seed), level)
+    assert actual.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def drawn_figures(batch, name):
+    """Figure of a list of (uncertainty, error) images, by scikit-learn on raw scores."""
+
+    def figure(drawn):
+        uncertainty, error = (
+            torch.from_numpy(np.concatenate([i.ravel() for i in part])) for part in zip(*drawn, strict=True)
+        )
+        return of_scikit_learn(uncertainty, error)[name]
+
+    return oracles.intervals(one_by_one(batch), counts(), figure)
+
+
+@pytest.mark.parametrize("name", ["auroc", "aupr", "fpr95"])
+def test_the_interval_of_error_detection_over_few_scores_is_that_of_drawing_images_again(name):
+    actual = filled(ErrorDetection, of_uncertainty()).compute_interval()[name]
+    assert [float(bound) for bound in actual] == pytest.approx(drawn_figures(of_uncertainty(), name), abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("auroc", 2e-3), ("aupr", 1e-2), ("fpr95", 5e-2)])
+def test_the_interval_of_error_detection_is_about_that_of_drawing_images_again(name, tolerance):
+    batch = uncertainty_and_error(images=IMAGES, size=(40, 40))
+    actual = filled(ErrorDetection, batch).compute_interval()[name]
+    assert [float(bound) for bound in actual] == pytest.approx(drawn_figures(batch, name), abs=tolerance)
+
+
+@pytest.mark.parametrize(("make", "data", "figure"), CASES.values(), ids=CASES.keys())
+def test_replicates_without_a_labeled_pixel_are_left_out(make, data, figure):
+    scores, target = data()
+    target[2:] = 255  # images 2 and on have no label: a replicate without 0 and 1 has no value
+    assert not counts()[:2].any(0).all()
+    expected = oracles.intervals(one_by_one((scores, target)), counts(), figure)
+    assert bounds(filled(make, (scores, target))).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@each_metric
+def test_the_interval_of_a_metric_that_has_seen_nothing_is_nan(make, data):
+    assert bounds(make()).isnan().all()
+
+
+@each_metric
+def test_a_wider_level_holds_a_narrower_one(make, data):
+    metric = filled(make, data())
+    wide, narrow = bounds(metric, 0.95).view(-1, 2), bounds(metric, 0.5).view(-1, 2)
+    assert (wide[:, 0] < narrow[:, 0]).all()
+    assert (narrow[:, 1] < wide[:, 1]).all()
+
+
+@each_metric
+def test_an_interval_is_not_the_same_under_another_seed(make, data):
+    assert not torch.equal(bounds(filled(make, data(), seed=1)), bounds(filled(make, data(), seed=2)))
+
+
+@each_metric
+def test_asking_for_an_interval_does_not_change_the_value(make, data):
+    metric, alone = filled(make, data()), filled(make, data())
+    metric.compute_interval()
+    metric.update(*data(seed=1), group=ids(IMAGES))
+    alone.update(*data(seed=1), group=ids(IMAGES))
+    assert metric.compute() == alone.compute()
+
+
+def test_about_95_percent_intervals_hold_the_truth_about_95_times_in_100():
+    random = np.random.default_rng(0)
+    held = 0
+    for experiment in range(200):
+        # the loss of an image varies about 1, and the losses of its pixels about that of the image
+        loss = random.gamma(4, 1 / 4, (40, 1)) * random.uniform(0.5, 1.5, (40, 16))
+        true = torch.from_numpy(np.exp(-loss))
+        metric = NegativeLogLikelihood(2)
+        group = [f"{experiment}-{n}" for n in range(40)]
+        metric.update(torch.stack((true, 1 - true), 1), torch.zeros(40, 16, dtype=torch.long), group=group)
+        low, high = metric.compute_interval()
+        held += bool(low <= 1 <= high)
+    assert 176 <= held <= 198
+
+
+# --- what the interval does not depend on
+
+
+def in_pieces(batch):
+    """Each image as two tiles, one after the other, and the ids that go with them."""
+    cut = batch[1].shape[-1] // 2
+    left, right = [tensor[..., :cut] for tensor in batch], [tensor[..., cut:] for tensor in batch]
+    return left, right
+
+
+@each_metric
+def test_an_image_in_pieces_gives_the_interval_of_the_whole_image(make, data):
+    metric = make(n_boot=N_BOOT)
+    for tiles in in_pieces(data()):
+        metric.update(*tiles, group=ids(IMAGES))
+    torch.testing.assert_close(bounds(metric), bounds(filled(make, data())))
+
+
+@each_metric
+def test_pieces_of_an_image_may_come_in_one_batch(make, data):
+    scores, target = data()
+    cut = target.shape[-1] // 2
+    pieces = (
+        torch.cat((scores[..., :cut], scores[..., cut : 2 * cut])),
+        torch.cat((target[..., :cut], target[..., cut : 2 * cut])),
+    )
+    whole = (scores[..., : 2 * cut], target[..., : 2 * cut])
+    metric = filled(make, pieces, group=ids(IMAGES) * 2, batch_size=2 * IMAGES)
+    torch.testing.assert_close(bounds(metric), bounds(filled(make, whole)))
+
+
+@each_metric
+@given(order=st.permutations(range(IMAGES)))
+@settings(max_examples=15, deadline=None)
+def test_the_order_of_the_images_does_not_matter(make, data, order):
+    shuffled = filled(make, [tensor[list(order)] for tensor in data()], group=[ids(IMAGES)[n] for n in order])
+    torch.testing.assert_close(bounds(shuffled), bounds(filled(make, data())))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+@each_metric
+def test_the_batch_size_does_not_matter(make, data, batch_size):
+    torch.testing.assert_close(bounds(filled(make, data(), batch_size=batch_size)), bounds(filled(make, data())))
+
+
+@each_metric
+def test_ids_may_be_numbers(make, data):
+    numbers = filled(make, data(), group=[*range(IMAGES)])
+    assert torch.equal(bounds(numbers), bounds(filled(make, data(), group=[str(n) for n in range(IMAGES)])))
+
+
+@each_metric
+def test_the_global_generators_are_left_alone(make, data):
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the global generator is what this is about
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    filled(make, data()).compute_interval()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+# --- the weights
+
+
+def test_weights_have_mean_and_variance_1():
+    weights = np.stack([poisson_weights(0, f"image-{n}", 200) for n in range(2000)])
+    assert weights.mean() == pytest.approx(1, abs=0.01)
+    assert weights.var() == pytest.approx(1, abs=0.01)
+
+
+def test_weights_are_how_often_a_poisson_variate_says():
+    weights = np.stack([poisson_weights(0, f"image-{n}", 200) for n in range(2000)])
+    shares = [(weights == k).mean() for k in range(5)]
+    assert shares == pytest.approx([math.exp(-1) / math.factorial(k) for k in range(5)], abs=0.005)
+
+
+def test_weights_of_different_images_are_unrelated():
+    correlation = np.corrcoef(np.stack([poisson_weights(0, f"image-{n}", 4000) for n in range(20)]))
+    assert np.abs(correlation - np.eye(20)).max() < 0.08
+
+
+def test_weights_of_different_seeds_are_unrelated():
+    correlation = np.corrcoef(np.stack([poisson_weights(seed, "image", 4000) for seed in range(20)]))
+    assert np.abs(correlation - np.eye(20)).max() < 0.08
+
+
+def test_weights_depend_on_seed_and_id_alone():
+    draw = getattr(poisson_weights, "__wrapped__", poisson_weights)  # not what a cache remembers
+    first = draw(3, "image", 50)
+    draw(4, "other", 50)
+    assert np.array_equal(draw(3, "image", 50), first)
+
+
+# --- wrong use
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.1, 95, math.nan])
+@each_metric
+def test_a_level_out_of_range_is_an_error(make, data, level):
+    with pytest.raises(SeguqError, match="level must be above 0 and below 1"):
+        filled(make, data()).compute_interval(level)
+
+
+@each_metric
+def test_an_interval_without_ids_is_an_error_that_says_how_to_pass_them(make, data):
+    metric = make(n_boot=N_BOOT)
+    metric.update(*data())
+    with pytest.raises(SeguqError, match="pass group=image_ids to each update"):
+        metric.compute_interval()
+
+
+@each_metric
+def test_one_batch_without_ids_is_enough_for_that_error(make, data):
+    metric = filled(make, data())
+    metric.update(*data(seed=1))
+    with pytest.raises(SeguqError, match="group=image_ids"):
+        metric.compute_interval()
+
+
+@each_metric
+def test_the_value_needs_no_ids(make, data):
+    metric = make(n_boot=N_BOOT)
+    metric.update(*data())
+    assert metric.compute() == filled(make, data()).compute()
+
+
+WRONG_GROUPS = {"too few": ids(IMAGES - 1), "too many": ids(IMAGES + 1), "one name": "x" * IMAGES, "none": []}
+
+
+@pytest.mark.parametrize("group", WRONG_GROUPS.values(), ids=WRONG_GROUPS.keys())
+@each_metric
+def test_ids_that_do_not_go_with_the_images_are_an_error(make, data, group):
+    with pytest.raises(SeguqError, match=f"one image id for each of the {IMAGES} images"):
+        make(n_boot=N_BOOT).update(*data(), group=group)
+
+
+@each_metric
+def test_an_update_that_fails_takes_nothing_in(make, data):
+    metric = filled(make, data())
+    before = metric.sums.clone()
+    with pytest.raises(SeguqError):
+        metric.update(*data(), group=["lonely"])
+    assert torch.equal(metric.sums, before)
+
+
+@each_metric
+def test_fewer_than_2_replicates_are_an_error(make, data):
+    with pytest.raises(SeguqError, match="n_boot must be at least 2, but is 1"):
+        make(n_boot=1)
+
+
+# --- a torchmetrics metric
+
+
+@each_metric
+def test_a_metric_that_is_reset_is_like_a_new_one(make, data):
+    metric = filled(make, data(seed=1))
+    metric.update(*data())  # without ids
+    metric.reset()
+    metric.update(*data(seed=2), group=ids(IMAGES))
+    assert torch.equal(bounds(metric), bounds(filled(make, data(seed=2))))
+    assert metric.compute() == filled(make, data(seed=2)).compute()
+
+
+@each_metric
+def test_a_metric_goes_on_after_pickling(make, data):
+    metric = pickle.loads(pickle.dumps(filled(make, data(seed=1))))
+    straight = filled(make, data(seed=1))
+    for each in (metric, straight):
+        each.update(*data(seed=2), group=ids(IMAGES))
+    assert torch.equal(bounds(metric), bounds(straight))
+    assert metric.compute() == straight.compute()
+
+
+@each_metric
+def test_sums_and_replicates_are_float64(make, data):
+    metric = filled(make, data())
+    assert {metric.sums.dtype, metric.replicates.dtype} == {torch.float64}
+
+
+# --- two processes
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What each of two processes found, and what one process finds with all the images."""
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+        pytest.skip("this torch has no gloo, with which two processes on a CPU talk")
+    folder = tmp_path_factory.mktemp("two-processes")
+    torch.multiprocessing.spawn(two_processes.run, args=(str(folder),), nprocs=2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)], two_processes.results()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("share", two_processes.SHARES)
+@pytest.mark.parametrize("name", EVERY)
+def test_value_and_interval_of_two_processes_are_those_of_one(both, name, share, rank):
+    processes, alone = both
+    torch.testing.assert_close(processes[rank][share][name], alone[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_images_without_ids_on_one_process_are_an_error_on_both(both, rank):
+    assert both[0][rank]["ungrouped"] == "SeguqError"
