@@ -49,10 +49,12 @@ class FitCLI(LightningCLI):
         self.config_init.trainer.default_root_dir = str(out)
         if self.config.trainer.logger is None:
             self.config_init.trainer.logger = CSVLogger(str(out), name="logs")
-        checkpoint = ModelCheckpoint(
-            dirpath=out, filename="best", monitor="val/miou", mode="max", save_last=True, enable_version_counter=False
+        best = ModelCheckpoint(
+            dirpath=out, filename="best", monitor="val/miou", mode="max", enable_version_counter=False
         )
-        callbacks = [*(self.config_init.trainer.callbacks or []), checkpoint]
+        # save_last=True would write the last checkpoint only when the best one changes
+        last = ModelCheckpoint(dirpath=out, filename="last", enable_version_counter=False)
+        callbacks = [*(self.config_init.trainer.callbacks or []), best, last]
         if self.config.trainer.enable_progress_bar is not False:
             callbacks.append(RichProgressBar())
         self.config_init.trainer.callbacks = callbacks
