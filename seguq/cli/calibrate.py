@@ -95,10 +95,13 @@ def calibrate(
     save_calibrator(checkpoint, calibrator, est.tag, out)
 
     cells = {key: with_interval(scalar(m.compute()), m.compute_interval(), 4) for key, m in metrics.items()}  # type: ignore[arg-type]
-    rows = [[name, cells[name, "before"], cells[name, "after"]] for name in ("ECE", "NLL (nats)")]
+    rows = []
+    for name in ("ECE", "NLL (nats)"):
+        change = with_interval(*metrics[name, "after"].compute_difference(metrics[name, "before"]), 4)
+        rows.append([name, cells[name, "before"], cells[name, "after"], change])
     print_table(
         f"{est.tag}: T = {calibrator.temperature:.3f}",
-        [f"{split}, {len(module.folder(split))} images", "before", "after (out of sample)"],
+        [f"{split}, {len(module.folder(split))} images", "before", "after (out of sample)", "change"],
         rows,
         "95 % intervals, bootstrapped over images",
     )

@@ -276,6 +276,8 @@ def _evaluate(
     for when in ("before", "after"):
         out.cells[f"ECE {when}"] = _figure(error[when])
         out.cells[f"NLL {when}"] = _figure(loss[when])
+    out.cells["ECE change"] = _triple(*error["after"].compute_difference(error["before"]))
+    out.cells["NLL change"] = _triple(*loss["after"].compute_difference(loss["before"]))
     out.diagrams = error
     for measure, metric in ranking.items():
         value, interval = metric.compute(), metric.compute_interval()
@@ -297,10 +299,12 @@ def _own_temperature(
     est: Estimator, loader: DataLoader[dict[str, object]], classes: int
 ) -> dict[str, tuple[float, float, float]]:
     """What a temperature is worth that is fitted on images of the same kind: out of sample, in two folds."""
-    error = CalibrationError(classes)
+    before, after = CalibrationError(classes), CalibrationError(classes)
     for batch in cross_fit(TemperatureScaling, est.pooled(ProgressLoader(loader, "a temperature for stained images"))):
-        error.update(batch.calibrated.softmax(1), batch.target, group=[str(number) for number in batch.numbers])
-    return {"ECE after": _figure(error)}
+        ids = [str(number) for number in batch.numbers]
+        before.update(batch.logits.softmax(1), batch.target, group=ids)
+        after.update(batch.calibrated.softmax(1), batch.target, group=ids)
+    return {"ECE after": _figure(after), "ECE change": _triple(*after.compute_difference(before))}
 
 
 def _search(

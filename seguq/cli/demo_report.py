@@ -76,6 +76,11 @@ class Figures:
         return rows
 
 
+def _plain(tag: str) -> str:
+    """An estimator's tag in words."""
+    return "one pass" if tag == "deterministic" else "MC dropout"
+
+
 def _cell(figure: Triple, digits: int = 3) -> str:
     value, low, high = figure
     return with_interval(value, (low, high), digits)
@@ -297,33 +302,35 @@ def _calibration(figures: Figures) -> str:
     test, stained = figures.evaluations["one pass, test"], figures.evaluations["one pass, stained"]
     mc = figures.evaluations["MC dropout, test"]
     own = figures.own_temperature["ECE after"]
-    change = test["ECE after"][0] - test["ECE before"][0]
-    overlapping = test["ECE after"][1] <= test["ECE before"][2] and test["ECE before"][1] <= test["ECE after"][2]
+    value, low, high = test["ECE change"]
+    word = "lowers" if high < 0 else "raises" if low > 0 else "does not show to change"
+    amount = f" by {abs(value):.4f} [{min(abs(low), abs(high)):.4f}, {max(abs(low), abs(high)):.4f}]"
     verdict = (
-        "on images like those it was trained on, the temperature makes no difference that these images could show"
-        if overlapping
-        else f"on images like those it was trained on, the temperature {'lowers' if change < 0 else 'raises'} the "
-        f"calibration error by {abs(change):.4f}"
+        "on images like those that the model was trained on, confidence is good to begin with (a calibration error of "
+        f"{test['ECE before'][0]:.3f}), and the temperature {word} the error{amount if low * high > 0 else ''}"
     )
     rows = [
-        ["test, one pass", _cell(test["ECE before"], 4), _cell(test["ECE after"], 4)],
-        ["test, MC dropout", _cell(mc["ECE before"], 4), _cell(mc["ECE after"], 4)],
+        ["test, one pass", *(_cell(test[f"ECE {when}"], 4) for when in ("before", "after", "change"))],
+        ["test, MC dropout", *(_cell(mc[f"ECE {when}"], 4) for when in ("before", "after", "change"))],
         [
             "stained, temperature fitted on fluorescence",
-            _cell(stained["ECE before"], 4),
-            _cell(stained["ECE after"], 4),
+            *(_cell(stained[f"ECE {when}"], 4) for when in ("before", "after", "change")),
         ],
-        ["stained, temperature fitted on other stained images", _cell(stained["ECE before"], 4), _cell(own, 4)],
+        [
+            "stained, temperature fitted on other stained images",
+            _cell(stained["ECE before"], 4),
+            *(_cell(figures.own_temperature[f"ECE {when}"], 4) for when in ("after", "change")),
+        ],
     ]
-    temperatures = " and ".join(f"{value:.2f} for {text(tag)}" for tag, value in figures.temperatures.items())
+    temperatures = " and ".join(f"{value:.2f} for {text(_plain(tag))}" for tag, value in figures.temperatures.items())
     return (
         "<h2>Does 90 % mean nine times in ten?</h2>"
         f"<p>A temperature was fitted on the validation images ({temperatures}). To say it as it is: {verdict}. "
         f"On stained tissue its confidence means much less: the calibration error is {stained['ECE before'][0]:.3f}. A "
-        f"temperature from the wrong kind of image leaves {stained['ECE after'][0]:.3f} of that; one that is fitted on "
+        f"temperature from the wrong kind of image leaves {stained['ECE after'][0]:.3f}; one that is fitted on "
         f"other stained images leaves {own[0]:.3f}. Calibration holds for the kind of image that it was fitted on.</p>"
         + picture_row(plots, "wide")
-        + table(["expected calibration error", "before", "after (out of sample)"], rows)
+        + table(["expected calibration error", "before", "after (out of sample)", "change"], rows)
     )
 
 

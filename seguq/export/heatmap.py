@@ -116,7 +116,7 @@ def overlay(image: RGB, colors: RGB, opacity: float = 0.55) -> RGB:
 def outline(
     image: RGB,
     boxes: Iterable[Sequence[int]],
-    color: tuple[int, int, int] = (255, 64, 64),
+    color: tuple[int, int, int] = (255, 221, 0),
     labels: Sequence[str] | None = None,
 ) -> RGB:
     """Boxes drawn on a copy of an image.

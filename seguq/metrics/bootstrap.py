@@ -60,7 +60,7 @@ class BootstrapMetric(Metric):
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         replicates = torch.zeros(n_boot, boot_size or size, dtype=torch.float64)
         self.add_state("replicates", replicates, dist_reduce_fx="sum")
-        # a collection of torchmetrics takes metrics of equal states for one; a state of each class's own tells them apart
+        # torchmetrics' collections take metrics of equal states for one; a state of each class's own tells them apart
         self.add_state(f"is_{type(self).__name__}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("ungrouped", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -91,6 +91,43 @@ class BootstrapMetric(Metric):
         value: Tensor | dict[str, Tensor] = _map(Tensor.float, self._value(self.sums))
         return value
 
+    def compute_difference(self, other: BootstrapMetric, level: float = 0.95) -> tuple[Tensor, Interval]:
+        """This metric minus another of the same images, with the interval of the difference.
+
+        Both draw the same images in each replicate, so the interval is that of the pair: far narrower than what the
+        two intervals by themselves suggest.
+
+        Args:
+            other: a metric of one value, of the same class, seed and number of replicates, over the same images.
+            level: share of the replicates inside.
+
+        Returns:
+            The difference, and (low, high).
+
+        Raises:
+            SeguqError: if the two do not go together, hold several values, or were updated without ``group=``.
+        """
+        if type(other) is not type(self) or (other.seed, other.n_boot) != (self.seed, self.n_boot):
+            raise SeguqError("a difference needs two metrics of one class, with the same seed and n_boot")
+        _require_level(level)
+        with (
+            self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=True),
+            other.sync_context(dist_sync_fn=other.dist_sync_fn, should_sync=other._to_sync, should_unsync=True),
+        ):
+            for metric in (self, other):
+                metric._require_groups()
+            mine, theirs = self._replicate_values(), other._replicate_values()
+            value, reference = self._value(self.sums), other._value(other.sums)
+            if any(isinstance(item, dict) for item in (mine, theirs, value, reference)):
+                raise SeguqError("a difference is taken of metrics of one value")
+            assert isinstance(mine, Tensor) and isinstance(theirs, Tensor)
+            assert isinstance(value, Tensor) and isinstance(reference, Tensor)
+            return (value - reference).float(), _percentiles(mine - theirs, level)
+
+    def _require_groups(self) -> None:
+        if int(self.ungrouped):
+            raise SeguqError("an interval needs the image ids: pass group=image_ids to each update")
+
     def compute_interval(self, level: float = 0.95) -> Interval | dict[str, Interval]:
         """The percentile interval of the bootstrap over images.
 
@@ -105,29 +142,33 @@ class BootstrapMetric(Metric):
         Raises:
             SeguqError: if images were passed without ``group=``, or ``level`` is out of range.
         """
-        if not 0 < level < 1:
-            raise SeguqError(f"level must be above 0 and below 1, but is {level}")
-
-        def interval(values: Tensor) -> Interval:
-            values = values[~values.isnan()]
-            if not len(values):
-                nan = torch.tensor(float("nan"))
-                return nan, nan
-            tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype, device=values.device)
-            low, high = torch.quantile(values, tails).float()
-            return low, high
-
+        _require_level(level)
         # as torchmetrics does around compute: over the images of all processes
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
-            if int(self.ungrouped):
-                raise SeguqError("an interval needs the image ids: pass group=image_ids to each update")
-            out: Interval | dict[str, Interval] = _map(interval, self._replicate_values())
+            self._require_groups()
+            values = self._replicate_values()
+            out: Interval | dict[str, Interval] = _map(lambda item: _percentiles(item, level), values)
         return out
 
     def _replicate_values(self) -> Tensor | dict[str, Tensor]:
         return self._value(self.replicates)
+
+
+def _require_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise SeguqError(f"level must be above 0 and below 1, but is {level}")
+
+
+def _percentiles(values: Tensor, level: float) -> Interval:
+    values = values[~values.isnan()]
+    if not len(values):
+        nan = torch.tensor(float("nan"))
+        return nan, nan
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype, device=values.device)
+    low, high = torch.quantile(values, tails).float()
+    return low, high
 
 
 def _map(function: Callable[[Tensor], Any], value: Tensor | dict[str, Tensor]) -> Any:

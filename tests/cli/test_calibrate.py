@@ -56,7 +56,7 @@ def test_the_table_shows_before_and_after_with_intervals(checkpoint, discs, caps
     assert main(_words(checkpoint, discs)) == 0
     printed = capsys.readouterr().out
     assert "after (out of sample)" in printed
-    assert printed.count("[") == 4
+    assert printed.count("[") == 6
 
 
 @pytest.mark.parametrize(

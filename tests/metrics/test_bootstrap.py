@@ -366,3 +366,65 @@ def test_value_and_interval_of_two_processes_are_those_of_one(both, name, share,
 @pytest.mark.parametrize("rank", [0, 1])
 def test_images_without_ids_on_one_process_are_an_error_on_both(both, rank):
     assert both[0][rank]["ungrouped"] == "SeguqError"
+
+
+# --- the interval of a difference is that of the pair
+
+
+def sharpened(batch):
+    probs, target = batch
+    return probs.square() / probs.square().sum(1, keepdim=True), target
+
+
+@pytest.mark.parametrize("name", ["CalibrationError", "NegativeLogLikelihood", "BrierScore"])
+def test_a_difference_is_bootstrapped_by_drawing_the_same_images_for_both(name):
+    make, data, figure = CASES[name]
+    first, second = filled(make, sharpened(data())), filled(make, data())
+    value, interval = first.compute_difference(second)
+    draws = [
+        oracles.replicates(one_by_one(sharpened(data())), counts(), figure),
+        oracles.replicates(one_by_one(data()), counts(), figure),
+    ]
+    expected = np.percentile(np.subtract(*draws), [2.5, 97.5])
+    assert float(value) == pytest.approx(float(first.compute() - second.compute()), abs=1e-6)
+    assert [float(bound) for bound in interval] == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)
+
+
+def test_the_difference_of_a_metric_with_itself_is_exactly_zero():
+    make, data, _ = CASES["BrierScore"]
+    value, (low, high) = filled(make, data()).compute_difference(filled(make, data()))
+    assert (float(value), float(low), float(high)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        (
+            lambda: filled(CASES["BrierScore"][0], of_probs()),
+            lambda: filled(CASES["MeanIoU"][0], of_classes()),
+            "one class",
+        ),
+        (
+            lambda: filled(CASES["BrierScore"][0], of_probs(), seed=1),
+            lambda: filled(CASES["BrierScore"][0], of_probs()),
+            "seed",
+        ),
+        (
+            lambda: filled(ErrorDetection, of_uncertainty()),
+            lambda: filled(ErrorDetection, of_uncertainty()),
+            "one value",
+        ),
+    ],
+    ids=["classes", "seeds", "several values"],
+)
+def test_metrics_that_do_not_go_together_have_no_difference(first, second, text):
+    with pytest.raises(SeguqError, match=text):
+        first().compute_difference(second())
+
+
+def test_a_difference_needs_the_image_ids():
+    probs, target = of_probs()
+    metric = BrierScore(3)
+    metric.update(probs, target)
+    with pytest.raises(SeguqError, match="group=image_ids"):
+        metric.compute_difference(metric.clone())

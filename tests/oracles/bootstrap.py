@@ -8,6 +8,15 @@ import numpy as np
 from tests.oracles import calibration
 
 
+def replicates(images, counts, figure):
+    """The figure of each replicate, the images drawn again one after the other."""
+    values = []
+    for replicate in counts.T:
+        drawn = [image for image, count in zip(images, replicate, strict=True) for _ in range(int(count))]
+        values.append(figure(drawn))
+    return values
+
+
 def intervals(images, counts, figure, level=0.95):
     """Percentile interval of a figure of a list of images.
 
@@ -17,10 +26,7 @@ def intervals(images, counts, figure, level=0.95):
         figure: from a list of images to a number; NaN where it is not defined.
         level: share of the replicates inside; those without a value are left out.
     """
-    values = []
-    for replicate in counts.T:
-        drawn = [image for image, count in zip(images, replicate, strict=True) for _ in range(int(count))]
-        values.append(figure(drawn))
+    values = replicates(images, counts, figure)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no replicate has a value
         return tuple(np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]))
