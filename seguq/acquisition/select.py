@@ -60,10 +60,12 @@ def select(
     rows = RegionTable(table.table.take(order), table.meta)
     ranked = strategy.rank(rows, np.random.default_rng(derive_seed("select", seed)))
     content = rows.rows()
-    candidates = (content[i] for i in ranked)
-    chosen = list(budget.spend(row for row in candidates if not done or region_key(row) not in done))
+    left = [content[i] for i in ranked if not done or region_key(content[i]) not in done]
+    chosen = list(budget.spend(left))
     ((limit, wanted),) = budget.as_dict().items()
     reached = {"regions": len(chosen), "images": len({row["image_id"] for row in chosen})}
+    if len(chosen) == len(left):  # a region that did not fit leaves pixels over, too, and is no reason to warn
+        reached["pixels"] = sum(row["area"] for row in chosen)
     if limit in reached and reached[limit] < wanted:
         warnings.warn(f"the budget allows {wanted} {limit}, but only {reached[limit]} are left to select", stacklevel=2)
     why = {"strategy": repr(strategy), "budget": budget.as_dict(), "seed": seed, **table.meta}

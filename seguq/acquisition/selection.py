@@ -69,11 +69,12 @@ class Selection:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             version = content["version"]
-            rows = [{name: row[name] for name in _ROW} for row in content["regions"]]
-            why = dict(content["why"])
+            current = version == _SCHEMA_VERSION
+            rows = [{name: row[name] for name in _ROW} for row in content["regions"]] if current else []
+            why = dict(content["why"]) if current else {}
         except (ValueError, KeyError, TypeError) as error:
             raise SeguqError(f"{path} cannot be read as a selection: it is damaged or another kind of file") from error
-        if version != _SCHEMA_VERSION:
+        if not current:
             raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
         return cls(rows, why)
 

@@ -58,9 +58,12 @@ def fitting_pairs(batches: FittingBatches, task: Task, ignore_index: int) -> Ite
         except (TypeError, ValueError, AttributeError) as error:
             raise SeguqError("batches must yield (logits, target) or (logits, image, target) tensors") from error
         try:
-            # one logit a pixel can only be a sigmoid's
-            one = task == "multiclass" and logits.ndim >= 2 and logits.shape[1] == 1
-            given, logits = logits, class_logits(logits, "binary" if one else task)
+            kind: Task = task
+            if task == "multiclass" and logits.ndim >= 2 and logits.shape[1] == 1:
+                kind = "binary"  # one logit a pixel can only be a sigmoid's
+            elif task == "multilabel" and logits.ndim == target.ndim + 1 and logits.shape[1] == 2:
+                kind = "multiclass"  # an estimator's pooled output: class logits (B, 2, L, *spatial) already
+            given, logits = logits, class_logits(logits, kind)
             target = class_target(target, given, task)
             require_target_shape(logits, target)
             require_target_range(target, logits.shape[1], ignore_index)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-_GENERATOR_LOCK = threading.RLock()
+GENERATOR_LOCK = threading.RLock()
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -38,7 +38,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         device: where the block draws; its generator is guarded beside the CPU's.
     """
     devices = [device] if device.type == "cuda" else []
-    with _GENERATOR_LOCK, torch.random.fork_rng(devices=devices):
+    with GENERATOR_LOCK, torch.random.fork_rng(devices=devices):
         # torch.manual_seed would seed the generators of every device, and only those named here are put back
         torch.default_generator.manual_seed(seed)
         if devices:

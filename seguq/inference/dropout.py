@@ -51,6 +51,12 @@ class InjectedDropout(nn.Dropout2d):
         return (changed, *rest)
 
 
+def _host(model: nn.Module) -> nn.Module:
+    """The module that the dropout is registered on: none that calls its children in turn."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return next((module for module in model.modules() if not isinstance(module, containers)), model)
+
+
 def inject_dropout(model: nn.Module, p: float = 0.2, where: str = "head") -> nn.Module:
     """Add dropout to a model that has none, before one of its modules.
 
@@ -83,10 +89,11 @@ def inject_dropout(model: nn.Module, p: float = 0.2, where: str = "head") -> nn.
     # a child without parameters adds no key; registered on the model, so that model.modules() finds it, and called by
     # a hook of the target. A bound method as the hook: deepcopy and pickle carry it along with the model.
     attribute = f"{_ATTRIBUTE}_{name.replace('.', '_')}"
-    if hasattr(model, attribute):
+    host = _host(model)
+    if hasattr(host, attribute):
         raise SeguqError(f"dropout was already injected before {name!r}: change its rate by model.{attribute}.p")
     dropout = InjectedDropout(p)
     dropout.training = model.training
-    model.add_module(attribute, dropout)
+    host.add_module(attribute, dropout)
     target.register_forward_pre_hook(dropout.before)
     return model

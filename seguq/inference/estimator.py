@@ -14,6 +14,7 @@ from seguq.calibration import Calibrator
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
+from seguq.core.seeds import GENERATOR_LOCK
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference.maps import UncertaintyMaps
@@ -31,14 +32,19 @@ def evaluation_mode(model: nn.Module, training: Callable[[str, nn.Module], bool]
     The flag of each module is set by itself: ``train()`` and ``eval()`` pass on to children, and some models
     override them.
     """
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        for name, module in model.named_modules():
-            module.training = training is not None and training(name, module)
-        yield
-    finally:
-        for module, flag in before:
-            module.training = flag
+    with GENERATOR_LOCK:
+        before = [(module, module.training) for module in model.modules()]
+        fast = torch.backends.mha.get_fastpath_enabled()
+        try:
+            for name, module in model.named_modules():
+                module.training = training is not None and training(name, module)
+            if training is not None:
+                torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for module, flag in before:
+                module.training = flag
 
 
 class Estimator(ABC):
@@ -122,11 +128,11 @@ class Estimator(ABC):
         """
         return PooledBatches(self._pooled_pair, batches, self.models[0])
 
-    def _pooled_pair(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _pooled_pair(self, batch: Any, number: int) -> tuple[Tensor, Tensor]:
         batch = unpack_batch(batch)
         if batch.mask is None:
             raise SeguqError("calibration needs labels, but a batch has images without masks")
-        images, ids = self._take_in(batch.image, batch.image_id)
+        images, ids = self._take_in(batch.image, batch.image_id or [str(number + i) for i in range(len(batch.image))])
         with torch.no_grad():
             logits, _ = self._pool(images, ids, ())
         reference = logits[:, 1] if self.task == "multilabel" else logits
@@ -156,15 +162,21 @@ class Estimator(ABC):
         """What the estimator does: its tag, layers switched on, measures, and passes through the network a batch.
 
         Args:
-            images: with a batch, also which modules were seen to draw random numbers, in one pass over it.
+            images: with a batch, also which modules were seen to draw random numbers in one pass over it, and how many
+                forwards through the network it costs.
         """
         out: dict[str, Any] = {"estimator": self.tag, "measures": self.measures, **self._details()}
         if images is not None:
-            out["random"] = self._seen_random(self._take_in(images, None)[0])
+            out["forwards"] = self._forwards(len(images))
+            out["random"] = self._seen_random(self._take_in(images, [""] * len(images))[0])
         return out
 
     def _details(self) -> dict[str, Any]:
         return {"layers": (), "passes": len(self.models)}
+
+    def _forwards(self, images: int) -> int:
+        """Calls of the network for a batch of so many images."""
+        return len(self.models)
 
     def _seen_random(self, images: Tensor) -> tuple[str, ...]:
         return ()
@@ -176,9 +188,9 @@ class Estimator(ABC):
             images = images.to(parameter.device, parameter.dtype)
         if image_ids is None:
             image_ids = [str(self._images_seen + i) for i in range(len(images))]
+            self._images_seen += len(images)
         if len(image_ids) != len(images):
             raise SeguqError(f"{len(image_ids)} image ids were passed for {len(images)} images")
-        self._images_seen += len(images)
         return images, tuple(str(image_id) for image_id in image_ids)
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -189,6 +201,11 @@ class Estimator(ABC):
         return probs[:, 1] if self.task == "multilabel" else probs
 
     def _calibrator_in_force(self) -> Calibrator | None:
+        if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, self.tag):
+            raise SeguqError(
+                f"the calibrator was fitted for {self.calibrator.tag}, not for {self.tag}: "
+                "fit another by est.calibrate(...)"
+            )
         if self.calibrator is None or isinstance(self.calibrator, Calibrator):
             return self.calibrator
         known: dict[str, Calibrator] = getattr(self.models[0], "calibrators", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,6 +61,8 @@ class UncertaintyMaps:
         if probs is None and (prediction is None or num_classes is None):
             raise SeguqError("maps without probs need prediction= and num_classes=")
         self.num_classes = int(probs.shape[1]) if probs is not None else int(num_classes or 0)
+        if probs is not None and len(probs) != len(self.image_ids):
+            raise SeguqError(f"probs hold {len(probs)} images, but there are {len(self.image_ids)} image ids")
         for name, values in self._maps.items():
             if len(values) != len(self.image_ids):
                 raise SeguqError(
@@ -181,7 +184,16 @@ class UncertaintyMaps:
             ids = [str(image_id) for image_id in content["image_ids"]]
             estimator = str(content["estimator"])
             prediction = torch.from_numpy(content["prediction"].astype(np.int64))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            TypeError,
+            RuntimeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise SeguqError(f"{path} cannot be read as saved maps: it is damaged or another kind of file") from error
         if version != _SCHEMA_VERSION:
             raise SeguqError(f"{path} was written by another version of seguq (schema {version})")

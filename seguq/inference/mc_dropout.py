@@ -78,13 +78,18 @@ class MCDropout(SamplingEstimator):
         return (self.model,)
 
     def _switched_on(self, name: str, module: nn.Module) -> bool:
+        if is_normalization(module):
+            return False
         if callable(self.layers):
             return bool(self.layers(name, module))
-        return is_dropout(module) if self.layers == "dropout" else not is_normalization(module)
+        return is_dropout(module) if self.layers == "dropout" else True
 
     def _details(self) -> dict[str, Any]:
         layers = tuple(name for name, module in self.model.named_modules() if self._switched_on(name, module))
         return {"layers": layers, "passes": self.number_of_samples}
+
+    def _forwards(self, images: int) -> int:
+        return self.number_of_samples * (1 if self.seed is None else images)
 
     def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         for sample in range(self.number_of_samples):
@@ -101,12 +106,12 @@ class MCDropout(SamplingEstimator):
 
     def _seeded_logits(self, images: Tensor, ids: tuple[str, ...], sample: int) -> tuple[Tensor, bool]:
         assert self.seed is not None
-        rows, drawn = [], True
+        rows, drawn = [], sample > 0
         for number, image_id in enumerate(ids):
             with seeded(derive_seed(self.seed, image_id, sample), images.device):
                 before = generator_state(images.device) if sample == 0 else None
                 rows.append(self._logits(self.model, images[number : number + 1]))
-                drawn = before is None or not same_state(before, generator_state(images.device))
+                drawn = drawn or (before is not None and not same_state(before, generator_state(images.device)))
         return torch.cat(rows), drawn
 
     def _nothing_random(self) -> str:
@@ -114,7 +119,8 @@ class MCDropout(SamplingEstimator):
         found = f"{len(layers)} such layers" if layers else "no such layer"
         return (
             f"MC dropout needs randomness, but the model drew no random number (layers={self.layers!r}: {found}). "
-            "Train it with dropout, or add some: seguq.inject_dropout(model, p=0.2)"
+            "Train it with dropout, or add some: seguq.inject_dropout(model, p=0.2); where its dropout is a function "
+            "inside a forward, pass layers='all'"
         )
 
     def _seen_random(self, images: Tensor) -> tuple[str, ...]:
@@ -143,4 +149,4 @@ class MCDropout(SamplingEstimator):
         finally:
             for handle in handles:
                 handle.remove()
-        return tuple(seen)
+        return tuple(dict.fromkeys(seen))

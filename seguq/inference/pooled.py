@@ -29,7 +29,7 @@ class PooledBatches:
 
     def __init__(
         self,
-        compute: Callable[[Any], tuple[Tensor, Tensor]],
+        compute: Callable[[Any, int], tuple[Tensor, Tensor]],
         batches: Iterable[Any],
         model: nn.Module,
         memory: int = _MEMORY,
@@ -46,15 +46,17 @@ class PooledBatches:
             yield from self._kept
             return
         room = self.memory - sum(_size(pair) for pair in self._kept)
-        number = -1
+        number, seen = -1, 0
         for number, batch in enumerate(self.batches):
             if number < len(self._kept):
+                seen += len(self._kept[number][1])
                 yield self._kept[number]
                 continue
             if number == len(self._seeds):
                 self._seeds.append(int(torch.randint(2**62, ()).item()))
             with seeded(self._seeds[number], self.device):
-                logits, target = self.compute(batch)
+                logits, target = self.compute(batch, seen)
+            seen += len(target)
             pair = (logits.cpu(), target.cpu())
             if number == len(self._kept) and _size(pair) <= room:
                 room -= _size(pair)

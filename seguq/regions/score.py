@@ -61,11 +61,10 @@ def score(
             raise SeguqError(f"regions are of 2-D images, but the maps have shape {tuple(values.shape)}")
         if images is not None and len(images) != len(part):
             raise SeguqError(f"{len(images)} images do not go with maps of {len(part)}")
-        for i, image_id in enumerate(part.image_ids):
+        for i, (image_id, one) in enumerate(zip(part.image_ids, part.split(), strict=True)):
             if bool(values[i].isnan().any()):
                 raise SeguqError(f"the map {by!r} of image {image_id!r} holds NaN")
-            one = part.split()[i] if partition.needs else None
-            labels = partition(values[i] if images is None else images[i], one).cpu()
+            labels = partition(None if images is None else images[i], one).cpu()
             if labels.shape != values[i].shape:
                 raise SeguqError(f"image {image_id!r}: regions {tuple(labels.shape)}, map {tuple(values[i].shape)}")
             # several independent labels have no one predicted class

@@ -77,7 +77,7 @@ class RegionTable:
         content = json.dumps({"version": _SCHEMA_VERSION, **self.meta}).encode()
         table = self.table.replace_schema_metadata({_META: content})
         with whole_file(path) as temporary:
-            pq.write_table(table, temporary)
+            pq.write_table(table, temporary, write_page_checksum=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RegionTable:
@@ -89,11 +89,17 @@ class RegionTable:
         if not Path(path).is_file():
             raise UsageError(f"{path} does not exist")
         try:
-            table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
+            table = pq.read_table(path, page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise SeguqError(f"{path} cannot be read as Parquet: it is damaged or another kind of file") from error
-        meta = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+        try:
+            meta = dict(json.loads((table.schema.metadata or {}).get(_META, b"{}")))
+        except (ValueError, TypeError) as error:
+            raise SeguqError(f"{path} is no table of regions: its meta data are damaged") from error
         version = meta.pop("version", None)
         if version != _SCHEMA_VERSION:
             raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
-        return cls(table, meta)
+        try:
+            return cls(table, meta)
+        except ValueError as error:
+            raise SeguqError(f"{path}: {error}") from error

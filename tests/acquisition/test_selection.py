@@ -1,0 +1,188 @@
+import json
+import random
+
+import pandas as pd
+import pytest
+
+from seguq.acquisition import Budget, Selection, TopK, select
+from seguq.core.errors import SeguqError
+from tests.acquisition.tables import META, table
+
+COLUMNS = ["rank", "image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class"]
+
+
+def selection(count=3):
+    regions = table(("b/1 ä", 0.3), ("a", 0.9), ("b/1 ä", 0.7), ("c", 1 / 3))
+    return select(regions, budget=Budget(regions=count), strategy=TopK(), seed=7)
+
+
+def test_the_length_is_the_number_of_regions():
+    assert len(selection(2)) == 2
+
+
+def test_images_are_in_the_order_of_their_best_region():
+    assert selection(4).image_ids == ["a", "b/1 ä", "c"]
+
+
+def test_keys_are_image_number_and_box():
+    assert selection(1).keys() == {("a", 0, 0, 0, 5, 10)}
+
+
+def test_repr_says_how_many_regions_in_how_many_images():
+    assert "Selection(4 regions in 3 images" in repr(selection(4))
+
+
+def test_to_pandas_gives_the_rows():
+    frame = selection().to_pandas()
+    assert list(frame.columns) == COLUMNS
+    pd.testing.assert_frame_equal(frame, pd.DataFrame(selection().rows))
+
+
+def test_an_empty_selection_to_pandas_has_the_columns():
+    frame = Selection([]).to_pandas()
+    assert (list(frame.columns), len(frame)) == (COLUMNS, 0)
+
+
+# on disk
+
+
+@pytest.fixture
+def content(tmp_path):
+    """What a saved selection holds for whoever reads it as JSON."""
+    selection().save(tmp_path / "selection.json")
+    return json.loads((tmp_path / "selection.json").read_text(encoding="utf-8"))
+
+
+def test_a_file_holds_version_reason_and_regions(content):
+    assert (list(content), content["version"]) == (["version", "why", "regions"], 1)
+
+
+def test_a_file_says_how_the_regions_were_chosen(content):
+    assert content["why"] == {"strategy": "TopK()", "budget": {"regions": 3}, "seed": 7, **META}
+
+
+def test_a_file_holds_each_region_with_its_rank_and_score(content):
+    kept = [{name: region[name] for name in COLUMNS} for region in content["regions"]]
+    assert kept == selection().rows
+
+
+def test_a_file_holds_each_region_as_a_polygon_of_its_box_in_x_and_y(content):
+    assert content["regions"][1]["polygon"] == [[10, 0], [20, 0], [20, 5], [10, 5]]
+
+
+def test_a_polygon_encloses_the_area_of_the_box(content):
+    for region in content["regions"]:
+        points = region["polygon"]
+        pairs = zip(points, points[1:] + points[:1], strict=True)
+        area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs) / 2
+        assert area == (region["y1"] - region["y0"]) * (region["x1"] - region["x0"])
+
+
+def test_a_file_can_be_read_by_a_person(tmp_path):
+    selection().save(tmp_path / "selection.json")
+    text = (tmp_path / "selection.json").read_text(encoding="utf-8")
+    assert "b/1 ä" in text
+    assert len(text.splitlines()) > 20
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_selection_that_was_saved_is_the_same_when_loaded(tmp_path, count):
+    selection(count).save(tmp_path / "selection.json")
+    loaded = Selection.load(tmp_path / "selection.json")
+    assert (loaded.rows, loaded.why) == (selection(count).rows, selection(count).why)
+
+
+def test_an_empty_selection_that_was_saved_is_the_same_when_loaded(tmp_path):
+    Selection([], {"seed": 3}).save(tmp_path / "selection.json")
+    loaded = Selection.load(tmp_path / "selection.json")
+    assert (loaded.rows, loaded.why) == ([], {"seed": 3})
+
+
+def test_a_selection_that_was_loaded_can_be_saved_again(tmp_path):
+    selection().save(tmp_path / "one.json")
+    Selection.load(tmp_path / "one.json").save(tmp_path / "two.json")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_the_same_selection_makes_the_same_file(tmp_path):
+    for name in ("one.json", "two.json"):
+        selection().save(tmp_path / name)
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_saving_leaves_nothing_else_in_the_folder(tmp_path):
+    selection().save(tmp_path / "selection.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["selection.json"]
+
+
+def test_a_file_that_is_missing_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(SeguqError, match=r"nowhere\.json does not exist"):
+        Selection.load(tmp_path / "nowhere.json")
+
+
+def test_another_schema_version_is_an_error_that_says_so(tmp_path, content):
+    (tmp_path / "later.json").write_text(json.dumps({**content, "version": 99}), encoding="utf-8")
+    with pytest.raises(SeguqError, match=r"later\.json.*another version.*schema 99"):
+        Selection.load(tmp_path / "later.json")
+
+
+def test_another_schema_version_with_other_content_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "later.json").write_text('{"version": 99, "shards": ["a.parquet"]}')
+    with pytest.raises(SeguqError, match=r"later\.json.*another version.*schema 99"):
+        Selection.load(tmp_path / "later.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "some text",
+        "[]",
+        "3",
+        "null",
+        "{}",
+        '{"version": 1}',
+        '{"version": 1, "why": {}}',
+        '{"version": 1, "why": {}, "regions": 3}',
+        '{"version": 1, "why": {}, "regions": [3]}',
+        '{"version": 1, "why": {}, "regions": [{"rank": 1}]}',
+        '{"version": 1, "why": 3, "regions": []}',
+    ],
+)
+def test_another_kind_of_file_is_an_error_that_names_it(tmp_path, text):
+    (tmp_path / "selection.json").write_text(text)
+    with pytest.raises(SeguqError, match=r"selection\.json cannot be read as a selection"):
+        Selection.load(tmp_path / "selection.json")
+
+
+def test_a_file_that_is_no_text_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "selection.json").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(SeguqError, match=r"selection\.json cannot be read as a selection"):
+        Selection.load(tmp_path / "selection.json")
+
+
+def test_a_file_that_was_cut_off_anywhere_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "selection.json"
+    selection().save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, 17):
+        path.write_bytes(whole[:length])
+        with pytest.raises(SeguqError, match=r"selection\.json"):
+            Selection.load(path)
+
+
+def test_a_file_with_damaged_bytes_is_never_another_error_than_one_that_names_it(tmp_path):
+    path = tmp_path / "selection.json"
+    selection().save(path)
+    whole, generator, errors = path.read_bytes(), random.Random(0), 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            Selection.load(path)
+        except SeguqError as error:
+            assert "selection.json" in str(error)
+            errors += 1
+    assert errors > 100

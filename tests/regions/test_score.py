@@ -1,0 +1,336 @@
+import gc
+import math
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seguq import regions
+from seguq.core.errors import SeguqError
+from seguq.inference import UncertaintyMaps
+from seguq.regions import Grid, WholeImage, score
+from tests.oracles import regions as oracles
+
+property_test = settings(deadline=None, max_examples=40)
+aggregates = pytest.mark.parametrize("aggregate", ["mean", "sum", "max"])
+
+
+def maps_of(values, classes=3, ids=None, **settings):
+    """Maps of values ``(B, H, W)`` with random probabilities that are always the same."""
+    values = torch.as_tensor(values)
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.softmax(torch.randn(len(values), classes, *values.shape[1:], generator=generator), 1)
+    ids = [f"image {i}" for i in range(len(values))] if ids is None else ids
+    return UncertaintyMaps(probs, {"variance": values}, ids, "mc_dropout(layers=all)", **settings)
+
+
+@st.composite
+def cases(draw):
+    """Maps, and the labels that a partition will give for each of their images; -1 and gaps are frequent."""
+    images, height, width = draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = torch.from_numpy(generator.normal(size=(images, height, width)))
+    labels = generator.integers(-1, draw(st.integers(0, 6)), (images, height, width), endpoint=True)
+    return maps_of(values), torch.from_numpy(labels.astype(np.int32))
+
+
+class Given:
+    """A partition that gives prepared labels, one image after the other."""
+
+    needs = ()
+
+    def __init__(self, labels):
+        self.labels = iter(labels)
+
+    def __call__(self, image, maps=None):
+        return next(self.labels)
+
+
+def by_loop(maps, labels, aggregate):
+    """The rows of a table, from the oracles of single figures."""
+    rows = []
+    for i, image_id in enumerate(maps.image_ids):
+        regions = int(labels[i].max()) + 1
+        arrays = maps["variance"][i].numpy(), labels[i].numpy()
+        scores, area = oracles.region_scores(*arrays, regions, aggregate)
+        boxes = oracles.region_boxes(arrays[1], regions)
+        majority = oracles.region_majority(maps.prediction[i].numpy(), arrays[1], regions, maps.num_classes)
+        rows += [
+            (image_id, r, *boxes[r].tolist(), int(area[r]), pytest.approx(scores[r], abs=1e-9), int(majority[r]))
+            for r in range(regions)
+            if area[r]
+        ]
+    return rows
+
+
+@aggregates
+@given(case=cases())
+@property_test
+def test_a_table_matches_the_loop(aggregate, case):
+    maps, labels = case
+    table = score(maps, Given(labels), by="variance", aggregate=aggregate)
+    assert [tuple(row.values()) for row in table.rows()] == by_loop(maps, labels, aggregate)
+
+
+@aggregates
+@given(height=st.integers(1, 7), width=st.integers(1, 7), cell=st.integers(1, 8))
+@property_test
+def test_a_table_of_a_grid_matches_the_loop(aggregate, height, width, cell):
+    maps = maps_of(np.random.default_rng(height * 8 + width).random((2, height, width)))
+    labels = Grid(cell)(None, maps).expand(2, -1, -1)
+    table = score(maps, Grid(cell), by="variance", aggregate=aggregate)
+    assert [tuple(row.values()) for row in table.rows()] == by_loop(maps, labels, aggregate)
+
+
+def table_of_a_quarter(aggregate, **changes):
+    values = torch.zeros(1, 4, 4)
+    values[0, :2, 2:] = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    return score(maps_of(values), Grid(2), by="variance", aggregate=aggregate, **changes)
+
+
+@pytest.mark.parametrize(("aggregate", "expected"), [("mean", 3.0), ("sum", 12.0), ("max", 6.0)])
+def test_a_score_is_the_aggregate_of_the_regions_pixels(aggregate, expected):
+    assert table_of_a_quarter(aggregate).column("score").tolist() == [0.0, expected, 0.0, 0.0]
+
+
+def test_the_mean_is_taken_by_default():
+    table = score(maps_of(torch.arange(4.0).view(1, 1, 4)), WholeImage(), by="variance")
+    assert table.column("score").tolist() == [1.5]
+
+
+def test_boxes_are_half_open():
+    row = table_of_a_quarter("mean").rows()[1]
+    assert (row["y0"], row["x0"], row["y1"], row["x1"]) == (0, 2, 2, 4)
+
+
+@given(height=st.integers(1, 9), width=st.integers(1, 9), cell=st.integers(1, 10))
+@property_test
+def test_boxes_of_a_grid_cover_the_image_once(height, width, cell):
+    covered = np.zeros((height, width), dtype=int)
+    for row in score(maps_of(torch.zeros(1, height, width)), Grid(cell), by="variance").rows():
+        covered[row["y0"] : row["y1"], row["x0"] : row["x1"]] += 1
+        assert row["area"] == (row["y1"] - row["y0"]) * (row["x1"] - row["x0"])
+    assert (covered == 1).all()
+
+
+def test_the_predicted_class_is_the_most_frequent_in_the_region():
+    prediction = torch.tensor([[[0, 2, 2, 1], [2, 2, 1, 1]]])
+    maps = UncertaintyMaps(None, {"variance": torch.zeros(1, 2, 4)}, ["a"], prediction=prediction, num_classes=3)
+    assert score(maps, Grid(2), by="variance").column("predicted_class").tolist() == [2, 1]
+
+
+def test_the_predicted_class_of_equally_frequent_ones_is_the_lower():
+    prediction = torch.tensor([[[2, 1, 1, 2]]])
+    maps = UncertaintyMaps(None, {"variance": torch.zeros(1, 1, 4)}, ["a"], prediction=prediction, num_classes=3)
+    assert score(maps, WholeImage(), by="variance").column("predicted_class").tolist() == [1]
+
+
+def test_multilabel_maps_are_scored_like_others():
+    values = torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    one, other = (score(maps_of(values, multilabel=m), Grid(2), by="variance") for m in (False, True))
+    assert one.column("score").tolist() == other.column("score").tolist()
+
+
+def test_every_image_has_regions_of_its_own():
+    table = score(maps_of(torch.zeros(2, 2, 4), ids=["b", "a"]), Grid(2), by="variance")
+    assert list(zip(table.column("image_id"), table.column("region_id").tolist(), strict=True)) == [
+        ("b", 0),
+        ("b", 1),
+        ("a", 0),
+        ("a", 1),
+    ]
+
+
+def test_a_table_says_how_it_was_scored():
+    assert table_of_a_quarter("max").meta == {
+        "by": "variance",
+        "aggregate": "max",
+        "partition": "Grid(2)",
+        "estimator": "mc_dropout(layers=all)",
+    }
+
+
+def test_scores_of_half_precision_maps_are_summed_in_float64():
+    maps = maps_of(torch.full((1, 64, 64), 0.1, dtype=torch.float16))
+    expected = 4096 * float(torch.tensor(0.1, dtype=torch.float16))
+    assert score(maps, WholeImage(), by="variance", aggregate="sum").column("score")[0] == pytest.approx(expected)
+
+
+# streams
+
+
+def parts():
+    generator = torch.Generator().manual_seed(0)
+    for start in (0, 2, 4):
+        yield maps_of(torch.rand(2, 4, 6, generator=generator), ids=[f"image {start}", f"image {start + 1}"])
+
+
+def test_a_stream_of_maps_is_scored_like_its_parts():
+    separate = [row for part in parts() for row in score(part, Grid(4), by="variance").rows()]
+    assert score(parts(), Grid(4), by="variance").rows() == separate
+
+
+def test_a_stream_may_hold_images_of_different_size():
+    maps = [maps_of(torch.zeros(1, 2, 2), ids=["a"]), maps_of(torch.zeros(1, 4, 2), ids=["b"])]
+    assert score(maps, Grid(2), by="variance").column("image_id").tolist() == ["a", "b", "b"]
+
+
+def test_a_stream_is_not_kept():
+    seen = []
+
+    def watched():
+        for part in parts():
+            gc.collect()
+            assert sum(reference() is not None for reference in seen) <= 1
+            seen.append(weakref.ref(part))
+            yield part
+
+    score(watched(), Grid(4), by="variance")
+    assert len(seen) == 3
+
+
+def test_a_stream_of_no_maps_gives_an_empty_table():
+    assert len(score([], Grid(4), by="variance")) == 0
+
+
+def test_images_with_a_stream_are_an_error():
+    with pytest.raises(SeguqError, match=r"images= goes with one UncertaintyMaps"):
+        score(parts(), Grid(4), images=torch.zeros(2, 3, 4, 6), by="variance")
+
+
+# partitions of one's own
+
+
+class Bright:
+    """One region where the image is bright, none elsewhere."""
+
+    needs = ()
+
+    def __repr__(self):
+        return "Bright()"
+
+    def __call__(self, image, maps=None):
+        return torch.where(image[0] > 0.5, 0, -1).int()
+
+
+def test_a_partition_gets_the_image_of_each_map():
+    images = torch.zeros(2, 3, 2, 2)
+    images[0, 0, 0, 0] = images[1, 0, 1] = 1
+    table = score(maps_of(torch.arange(8.0).view(2, 2, 2)), Bright(), images=images, by="variance")
+    assert [(row["image_id"], row["area"], row["score"]) for row in table.rows()] == [
+        ("image 0", 1, 0.0),
+        ("image 1", 2, 6.5),
+    ]
+
+
+def test_images_may_be_a_list_of_arrays_with_their_channels_last():
+    images = [np.zeros((2, 4, 3)), np.zeros((2, 4, 3))]
+    assert len(score(maps_of(torch.zeros(2, 2, 4)), Grid(2), images=images, by="variance")) == 4
+
+
+def test_pixels_of_no_region_count_neither_in_score_nor_in_area_nor_in_box():
+    labels = torch.tensor([[[-1, -1, -1], [-1, 0, 0]]], dtype=torch.int32)
+    row = score(maps_of([[[9.0, 9.0, 9.0], [9.0, 1.0, 3.0]]]), Given(labels), by="variance").rows()[0]
+    assert [row[name] for name in ("y0", "x0", "y1", "x1", "area", "score")] == [1, 1, 2, 3, 2, 2.0]
+
+
+def test_regions_without_a_pixel_are_left_out():
+    labels = torch.tensor([[[4, 4], [1, -1]]], dtype=torch.int32)
+    table = score(maps_of(torch.zeros(1, 2, 2)), Given(labels), by="variance")
+    assert table.column("region_id").tolist() == [1, 4]
+
+
+def test_an_image_without_a_region_gives_no_row():
+    labels = torch.full((1, 2, 2), -1, dtype=torch.int32)
+    assert len(score(maps_of(torch.zeros(1, 2, 2)), Given(labels), by="variance")) == 0
+
+
+class Needy:
+    """Keeps the maps that it is called with."""
+
+    needs = ("variance",)
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, image, maps=None):
+        self.seen.append(maps)
+        return (maps["variance"][0] > 0.5).int()
+
+
+def test_a_partition_that_needs_maps_gets_those_of_one_image_at_a_time():
+    values = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    maps, partition = maps_of(values), Needy()
+    score(maps, partition, by="variance")
+    assert [one.image_ids for one in partition.seen] == [("image 0",), ("image 1",)]
+    assert all(torch.equal(one["variance"][0], values[i]) for i, one in enumerate(partition.seen))
+    assert all(torch.equal(one.prediction[0], maps.prediction[i]) for i, one in enumerate(partition.seen))
+
+
+def test_the_maps_that_a_partition_needs_divide_the_image():
+    table = score(maps_of([[[0.25, 1.0, 0.75]]]), Needy(), by="variance", aggregate="max")
+    assert table.column("score").tolist() == [0.25, 1.0]
+
+
+def test_a_partition_that_needs_a_map_that_is_not_there_is_a_key_error_that_names_it():
+    maps = UncertaintyMaps(torch.full((1, 2, 3, 4), 0.5), {"energy": torch.zeros(1, 3, 4)}, ["a"])
+    with pytest.raises(KeyError, match="variance"):
+        score(maps, Needy(), by="energy")
+
+
+class Curious:
+    """A partition that looks at the image and keeps what it saw."""
+
+    needs = ()
+
+    def __call__(self, image, maps=None):
+        self.seen = image
+        return torch.zeros(2, 2, dtype=torch.int32)
+
+
+def test_a_map_is_never_handed_over_as_the_image():
+    maps, partition = maps_of(torch.full((1, 2, 2), 0.25)), Curious()
+    score(maps, partition, by="variance")
+    assert partition.seen is None
+
+
+# wrong use
+
+
+def test_a_map_that_holds_nan_is_an_error_that_names_measure_and_image():
+    values = torch.zeros(2, 2, 2)
+    values[1, 0, 1] = math.nan
+    with pytest.raises(SeguqError, match="'variance' of image 'b' holds NaN"):
+        score(maps_of(values, ids=["a", "b"]), Grid(2), by="variance")
+
+
+def test_maps_of_volumes_are_an_error_with_their_shape():
+    with pytest.raises(SeguqError, match=r"2-D images.*\(1, 2, 3, 4\)"):
+        score(maps_of(torch.zeros(1, 2, 3, 4)), Grid(2), by="variance")
+
+
+def test_a_measure_that_is_not_there_is_a_key_error_that_says_what_is():
+    with pytest.raises(KeyError, match=r"energy.*variance"):
+        score(maps_of(torch.zeros(1, 2, 2)), Grid(2), by="energy")
+
+
+def test_an_unknown_aggregate_is_an_error_that_lists_the_choice():
+    with pytest.raises(SeguqError, match=r"mean, sum, max.*'median'"):
+        table_of_a_quarter("median")
+
+
+def test_another_number_of_images_than_maps_is_an_error_with_both():
+    with pytest.raises(SeguqError, match="3 images do not go with maps of 2"):
+        score(maps_of(torch.zeros(2, 4, 4)), Grid(2), images=torch.zeros(3, 3, 4, 4), by="variance")
+
+
+def test_an_image_of_another_size_than_its_map_is_an_error_that_names_it():
+    with pytest.raises(SeguqError, match=r"'image 0'.*\(8, 8\).*\(4, 4\)"):
+        score(maps_of(torch.zeros(1, 4, 4)), Grid(2), images=torch.zeros(1, 3, 8, 8), by="variance")
+
+
+def test_the_package_hands_on_the_function():
+    assert regions.score is score

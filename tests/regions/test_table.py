@@ -1,0 +1,183 @@
+import random
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from seguq.core.errors import SeguqError
+from seguq.regions import RegionTable
+
+COLUMNS = ["image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class"]
+META = {"by": "variance", "aggregate": "mean", "partition": "Grid(2)", "estimator": "deterministic"}
+
+
+def table(image_id="a/b ä", count=3, meta=META):
+    rows = [
+        dict(zip(COLUMNS, (image_id, i, 0, 2 * i, 2, 2 * i + 2, 4, i / 3, i % 2), strict=True)) for i in range(count)
+    ]
+    return RegionTable(pa.Table.from_pylist(rows) if rows else no_rows(), meta)
+
+
+def no_rows():
+    kinds = {"image_id": pa.string(), "score": pa.float64()}
+    return pa.schema([(name, kinds.get(name, pa.int64())) for name in COLUMNS]).empty_table()
+
+
+def test_the_length_is_the_number_of_rows():
+    assert len(table(count=5)) == 5
+
+
+def test_rows_are_dicts_of_plain_values():
+    assert table().rows()[1] == {
+        "image_id": "a/b ä",
+        "region_id": 1,
+        "y0": 0,
+        "x0": 2,
+        "y1": 2,
+        "x1": 4,
+        "area": 4,
+        "score": 1 / 3,
+        "predicted_class": 1,
+    }
+
+
+def test_a_column_is_an_array():
+    assert table().column("x1").tolist() == [2, 4, 6]
+
+
+def test_repr_says_how_many_regions_and_how_they_were_scored():
+    assert repr(table()) == f"RegionTable(3 regions, {META})"
+
+
+def test_a_table_may_hold_further_columns():
+    wider = table().table.append_column("comment", pa.array(["x", "y", "z"]))
+    assert RegionTable(wider).rows()[2]["comment"] == "z"
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_table_without_a_column_is_an_error_that_names_it(name):
+    with pytest.raises(SeguqError, match=rf"missing: \['{name}'\]"):
+        RegionTable(table().table.drop_columns([name]))
+
+
+def test_to_pandas_gives_the_columns_and_rows():
+    frame = table().to_pandas()
+    assert list(frame.columns) == COLUMNS
+    pd.testing.assert_frame_equal(frame, pd.DataFrame(table().rows()), check_dtype=False)
+
+
+# under one another
+
+
+def test_tables_are_put_under_one_another():
+    both = RegionTable.concatenate([table("a"), table("b", count=2)])
+    assert both.rows() == table("a").rows() + table("b", count=2).rows()
+
+
+def test_the_first_tables_meta_data_are_kept():
+    assert RegionTable.concatenate([table("a"), table("b", meta={"by": "energy"})]).meta == META
+
+
+def test_no_table_to_concatenate_is_an_error():
+    with pytest.raises(SeguqError, match="no table to concatenate"):
+        RegionTable.concatenate([])
+
+
+# on disk
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_a_table_that_was_saved_is_the_same_when_loaded(tmp_path, count):
+    table(count=count).save(tmp_path / "regions.parquet")
+    loaded = RegionTable.load(tmp_path / "regions.parquet")
+    assert (loaded.rows(), loaded.meta) == (table(count=count).rows(), META)
+
+
+def test_a_table_that_was_loaded_can_be_saved_again(tmp_path):
+    table().save(tmp_path / "one.parquet")
+    RegionTable.load(tmp_path / "one.parquet").save(tmp_path / "two.parquet")
+    loaded = RegionTable.load(tmp_path / "two.parquet")
+    assert (loaded.rows(), loaded.meta) == (table().rows(), META)
+
+
+def test_a_folder_whose_name_reads_like_a_column_adds_none(tmp_path):
+    path = tmp_path / "image_id=zzz" / "round=3" / "regions.parquet"
+    table().save(path)
+    assert RegionTable.load(path).rows() == table().rows()
+
+
+def test_a_file_can_be_read_by_pyarrow_alone(tmp_path):
+    table().save(tmp_path / "regions.parquet")
+    assert pq.read_table(tmp_path / "regions.parquet").to_pylist() == table().rows()
+
+
+def test_saving_leaves_nothing_else_in_the_folder(tmp_path):
+    table().save(tmp_path / "regions.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["regions.parquet"]
+
+
+def test_a_file_that_is_missing_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(SeguqError, match=r"nowhere\.parquet does not exist"):
+        RegionTable.load(tmp_path / "nowhere.parquet")
+
+
+def test_another_schema_version_is_an_error_that_says_so(tmp_path):
+    content = table().table.replace_schema_metadata({"seguq": '{"version": 99}'})
+    pq.write_table(content, tmp_path / "regions.parquet")
+    with pytest.raises(SeguqError, match=r"regions\.parquet.*schema 99"):
+        RegionTable.load(tmp_path / "regions.parquet")
+
+
+def test_somebody_elses_parquet_is_an_error_that_names_it(tmp_path):
+    pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "other.parquet")
+    with pytest.raises(SeguqError, match=r"other\.parquet is no table of regions"):
+        RegionTable.load(tmp_path / "other.parquet")
+
+
+def test_a_file_without_a_column_is_an_error_that_names_file_and_column(tmp_path):
+    content = table().table.drop_columns(["score"]).replace_schema_metadata({"seguq": '{"version": 1}'})
+    pq.write_table(content, tmp_path / "regions.parquet")
+    with pytest.raises(SeguqError, match=r"regions\.parquet.*score"):
+        RegionTable.load(tmp_path / "regions.parquet")
+
+
+@pytest.mark.parametrize("meta", [b"", b"{", b"[1]", b"3", b"\xff\xfe"], ids=repr)
+def test_meta_data_that_cannot_be_read_are_an_error_that_names_the_file(tmp_path, meta):
+    pq.write_table(table().table.replace_schema_metadata({b"seguq": meta}), tmp_path / "regions.parquet")
+    with pytest.raises(SeguqError, match=r"regions\.parquet"):
+        RegionTable.load(tmp_path / "regions.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"image_id,score\na,1\n", b"PAR1 and no more"], ids=repr)
+def test_another_kind_of_file_is_an_error_that_names_it(tmp_path, content):
+    (tmp_path / "regions.parquet").write_bytes(content)
+    with pytest.raises(SeguqError, match=r"regions\.parquet cannot be read as Parquet"):
+        RegionTable.load(tmp_path / "regions.parquet")
+
+
+def test_a_file_that_was_cut_off_anywhere_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "regions.parquet"
+    table().save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 61):
+        path.write_bytes(whole[:length])
+        with pytest.raises(SeguqError, match=r"regions\.parquet"):
+            RegionTable.load(path)
+
+
+def test_a_file_with_damaged_bytes_is_never_another_error_than_one_that_names_it(tmp_path):
+    path = tmp_path / "regions.parquet"
+    table().save(path)
+    whole, generator, errors = path.read_bytes(), random.Random(0), 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(generator.choice([1, 3, 10])):
+            damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            RegionTable.load(path)
+        except SeguqError as error:
+            assert "regions.parquet" in str(error)
+            errors += 1
+    assert errors > 100
