@@ -52,7 +52,9 @@ class SegmentationLoss(nn.Module):
         # not persistent: weights of the loss are settings, and do not belong to the weights of the model
         self.register_buffer("weights", weights, persistent=False)
         self.dice: nn.Module | None = None
-        if "dice" in name:
+        # by the parts of the name: "dice" holds the letters "ce"
+        self.parts = tuple(name.split("+"))
+        if "dice" in self.parts:
             from segmentation_models_pytorch.losses import DiceLoss
 
             self.dice = DiceLoss(mode=task, ignore_index=ignore_index)
@@ -66,7 +68,7 @@ class SegmentationLoss(nn.Module):
         """
         index = class_target(target, logits, self.task)
         loss = logits.new_zeros((), dtype=torch.float32)
-        if "ce" in self.name:
+        if "ce" in self.parts:
             loss = loss + self._cross_entropy(class_logits(logits, self.task), index)
         if self.dice is not None:
             two = self.task == "binary" and logits.shape[1] == 2

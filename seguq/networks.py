@@ -129,9 +129,13 @@ def _load_encoder(network: nn.Module, file: str) -> None:
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
     if Path(file).suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        content = load_file(file)
+        try:
+            content = load_file(file)
+        except SafetensorError as error:
+            raise SeguqError(f"{file} cannot be read as safetensors: it is damaged or of another format") from error
     else:
         content = read_checkpoint(file)
     left_over = load_weights(encoder, content, file)

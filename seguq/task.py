@@ -41,7 +41,7 @@ class SegmentationTask(LightningModule):
         loss: ``ce``, ``dice`` or ``ce+dice``.
         class_weights: one weight a class for the cross-entropy.
         dropout: rate of the decoder's dropout, added before the head where it has none; None: as the architecture
-            has it. Without dropout there is no MC dropout.
+            has it. Without dropout there is no MC dropout. A ``model`` of your own is left as it is.
         lr: highest learning rate of the cycle.
         weight_decay: of AdamW.
         task: ``multiclass``, ``binary`` or ``multilabel``.
@@ -91,7 +91,11 @@ class SegmentationTask(LightningModule):
         self.num_classes = classes if task == "multiclass" else 2
         self.loss = SegmentationLoss(loss, task, ignore_index, class_weights)
         self.ignore_index = ignore_index
+        weights = None if class_weights is None else len(class_weights)
+        if weights is not None and weights != self.num_classes:
+            raise SeguqError(f"class_weights has {weights} weights, but there are {self.num_classes} classes")
         self.lr, self.weight_decay = lr, weight_decay
+        self._images_seen = 0
         self.class_names: tuple[str, ...] = ()
         self.calibrators: dict[str, Calibrator] = {}
         self.model = (
@@ -149,6 +153,8 @@ class SegmentationTask(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that the data have as many classes as the network."""
+        if stage == "predict":  # a folder of images to predict has no classes.json
+            return
         classes = getattr(getattr(self.trainer, "datamodule", None), "classes", None)
         if classes is None:
             return
@@ -200,10 +206,16 @@ class SegmentationTask(LightningModule):
         metric.update(class_logits(logits, self.task).argmax(1), class_target(mask, logits, self.task))
         self.log(f"{stage}/miou", metric, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(mask))
 
+    def on_predict_start(self) -> None:
+        """Images without ids are numbered from 0 in each run."""
+        self._images_seen = 0
+
     def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> UncertaintyMaps:
         """Probabilities and uncertainty of one deterministic pass."""
         batch = unpack_batch(batch)
-        return Deterministic(self, task=self.task)(batch.image, batch.image_id)
+        ids = batch.image_id or [str(self._images_seen + i) for i in range(len(batch.image))]
+        self._images_seen += len(batch.image)
+        return Deterministic(self, task=self.task)(batch.image, ids)
 
     def configure_optimizers(self) -> Any:
         """AdamW; a one-cycle learning rate where the length of the training is known."""
@@ -260,7 +272,9 @@ class SegmentationTask(LightningModule):
             )
         if settings["architecture"] is None and model is None:
             raise SeguqError(f"{path} was trained with a network of its own (model=): pass the same module as model=")
-        known = {name: value for name, value in settings.items() if name in _SETTINGS and value is not None}
+        known = {name: value for name, value in settings.items() if name in _SETTINGS}
+        if model is not None:
+            known = {name: value for name, value in known.items() if name not in ("architecture", "encoder")}
         task = cls(**known, encoder_weights=None, model=model)
         load_weights(task, checkpoint, str(path))
         task.on_load_checkpoint(checkpoint)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import remove_leftovers, write_json
+from seguq.core.files import TEMPORARY_PREFIX, remove_leftovers, write_json
 from seguq.data.reading import read_image
 from seguq.export.heatmap import colorize, heatmap, overlay, with_color_bar
 from seguq.export.images import to_rgb, write_index_png, write_png
@@ -54,11 +54,11 @@ class PredictionFolder:
                 raise UsageError(
                     f"{self.path} was made with other settings ({changes}): pass another --out, or remove it"
                 )
-            remove_leftovers(self.path)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and not all(item.name.startswith(TEMPORARY_PREFIX) for item in self.path.iterdir()):
             raise UsageError(f"{self.path} holds other files already: pass a new folder as --out")
         else:
             write_json(run, {"version": _SCHEMA_VERSION, "settings": self.settings})
+        remove_leftovers(self.path)
 
     def maps_file(self, image_id: str) -> Path:
         """Where the maps of an image are."""
@@ -86,7 +86,10 @@ class PredictionFolder:
         file = self.path / "scale.json"
         known = scales_from_dict(json.loads(file.read_text())) if file.is_file() else None
         if known is not None and not changed and set(measures) <= set(known):
-            return known
+            # a run that was killed before it came here left maps that the scale does not know
+            found_at = file.stat().st_mtime_ns
+            if all(maps.stat().st_mtime_ns <= found_at for maps in map(self.maps_file, image_ids)):
+                return known
         finders = {measure: ScaleFinder() for measure in measures}
         for maps in self.stream(image_ids):
             for measure, finder in finders.items():

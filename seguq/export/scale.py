@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +74,9 @@ class ScaleFinder:
         below = self._counts.cumsum()
         high = _upper_edge(int(np.searchsorted(below, 0.999 * total)))
         first = int(np.searchsorted(below, 0.001 * total, side="right"))
-        low = 0.0 if _upper_edge(first) >= 0 else -_round_up(-_upper_edge(first - 1))
-        high = _round_up(high) if high > 0 else -_round_up(-high) if high < 0 else 0.0
-        return Scale(low, high if high > low + 1e-12 else low + 1e-6)
+        low = 0.0 if _upper_edge(first) >= 0 else -_two_digits(-_upper_edge(first - 1), math.ceil)
+        high = _two_digits(high, math.ceil) if high > 0 else -_two_digits(-high, math.floor)
+        return Scale(low, high if high > low + 1e-12 else low + max(1e-6, 1e-6 * abs(low)))
 
 
 def _upper_edge(bin_number: int) -> float:
@@ -86,12 +87,13 @@ def _upper_edge(bin_number: int) -> float:
     return float(pattern.view(np.float32)[0])
 
 
-def _round_up(value: float) -> float:
-    """A positive value, up to the next with two digits (one part in 100 over a rounder one is let go)."""
+def _two_digits(value: float, rounded: Callable[[float], int]) -> float:
+    """A positive value to two digits, up or down (one part in 100 beyond a rounder one is let go)."""
     if value <= 0 or not math.isfinite(value):
         return value
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.ceil(value / step - 0.1) * step:.6g}")
+    slack = -0.1 if rounded is math.ceil else 0.1
+    return float(f"{rounded(value / step + slack) * step:.6g}")
 
 
 def scales_from_dict(content: Any) -> dict[str, Scale]:
