@@ -19,7 +19,7 @@ from seguq.acquisition import Budget, Selection, TopK, select
 from seguq.calibration import Calibrator, TemperatureScaling, cross_fit
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.cli.common import make_estimator, pick_device, print_table, scalar
-from seguq.cli.demo_report import Example, Figures, write_report
+from seguq.cli.demo_report import Example, Figures, write_overview, write_report
 from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict
 from seguq.core.errors import UsageError
@@ -48,8 +48,8 @@ def run(words: Sequence[str]) -> None:
 
 def demo(
     out: str = "demo-out",
-    steps: int = 200,
-    samples: int = 10,
+    steps: int = 160,
+    samples: int = 8,
     regions: int = 40,
     seed: int = 0,
     images: int | None = None,
@@ -142,6 +142,7 @@ def demo(
             pool_maps,
             pool,
         )
+        write_overview(folder / "overview.png", examples, data.class_colors)
     write_json(folder / _MARKER, {"finished": True, **figures.as_dict()})
     _print(folder, figures, times)
 
@@ -176,7 +177,10 @@ class _Data:
         self.images = images
         self.module = SegmentationData(
             self.root,
-            crop=128,
+            batch_size=4,
+            # crops of half the size would be quicker, but most of a small crop lies near its zero padding, and whole
+            # images then look unlike what batch normalization has seen: mean IoU .82 instead of .85
+            crop=192,
             augmentation="d4",
             num_workers=0,
             mean=task.normalization.mean,

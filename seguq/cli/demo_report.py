@@ -15,8 +15,8 @@ from seguq.acquisition import Selection
 from seguq.cli.common import with_interval
 from seguq.core.files import write_bytes
 from seguq.data import nuclei_mini, read_image
-from seguq.export import Scale, ScaleFinder, colorize, outline, picture, tint, to_rgb
-from seguq.export.heatmap import COLORMAP
+from seguq.export import Scale, ScaleFinder, colorize, outline, picture, tint, to_rgb, write_png
+from seguq.export.heatmap import COLORMAP, with_color_bar
 from seguq.export.page import captioned, cards, image_tag, page, picture_row, plot_tag, table, text
 from seguq.export.scale import label_of
 from seguq.inference import UncertaintyMaps
@@ -34,6 +34,11 @@ class Example:
     maps: UncertaintyMaps
     mask: Tensor
     split: str
+
+    def wrong(self) -> npt.NDArray[np.bool_]:
+        """Labeled pixels whose prediction is wrong, ``(H, W)``."""
+        wrong: npt.NDArray[np.bool_] = ((self.maps.prediction[0] != self.mask) & (self.mask != 255)).numpy()
+        return wrong
 
 
 @dataclass
@@ -186,25 +191,52 @@ def _gallery(examples: Sequence[Example], colors: Sequence[tuple[int, int, int]]
     return "".join(out)
 
 
-def _example_row(example: Example, colors: Sequence[tuple[int, int, int]], scales: Mapping[str, Scale]) -> str:
+def _tiles(
+    example: Example, colors: Sequence[tuple[int, int, int]], scales: Mapping[str, Scale]
+) -> dict[str, npt.NDArray[np.uint8]]:
+    """The pictures of one labeled image: itself, truth, prediction, errors, and each measure."""
     (image_id,) = example.maps.image_ids
     folder = "ood" if example.split == "stained" else "test"
     image = to_rgb(read_image(nuclei_mini() / "images" / folder / f"{image_id}.jpg"))
     truth, prediction = example.mask.numpy(), example.maps.prediction[0].numpy()
-    labeled = truth != 255
-    wrong = (prediction != truth) & labeled
-    share = f"{100 * wrong.sum() / max(labeled.sum(), 1):.1f} % of pixels"
-    tiles = [
-        captioned(image_tag(image, "image"), f"<b>image</b> {text(image_id)}"),
-        captioned(image_tag(picture(truth, colors), "truth", ".png"), "<b>truth</b>"),
-        captioned(image_tag(picture(prediction, colors), "prediction", ".png"), "<b>prediction</b>"),
-        captioned(image_tag(tint(image, wrong, _ERROR, 0.85), "errors"), f"<b>errors</b> {share}"),
-    ]
-    for measure, scale in scales.items():
-        values = example.maps[measure][0].numpy()
-        name = measure.replace("_", " ")
-        tiles.append(captioned(image_tag(colorize(values, scale), name), f"<b>{name}</b> mean {values.mean():.3f}"))
-    return picture_row(tiles)
+    heat = {measure: colorize(example.maps[measure][0].numpy(), scale) for measure, scale in scales.items()}
+    return {
+        "image": image,
+        "truth": picture(truth, colors),
+        "prediction": picture(prediction, colors),
+        "errors": tint(image, example.wrong(), _ERROR, 0.85),
+        **heat,
+    }
+
+
+def _example_row(example: Example, colors: Sequence[tuple[int, int, int]], scales: Mapping[str, Scale]) -> str:
+    notes = {
+        "image": example.maps.image_ids[0],
+        "errors": f"{100 * example.wrong().sum() / max((example.mask != 255).sum().item(), 1):.1f} % of pixels",
+        **{measure: f"mean {float(example.maps[measure].mean()):.3f}" for measure in scales},
+    }
+    flat = ("truth", "prediction")
+    return picture_row(
+        captioned(
+            image_tag(tile, name, ".png" if name in flat else ".jpg"),
+            f"<b>{name.replace('_', ' ')}</b> {text(notes.get(name, ''))}",
+        )
+        for name, tile in _tiles(example, colors, scales).items()
+    )
+
+
+def write_overview(path: Path, examples: Sequence[Example], colors: Sequence[tuple[int, int, int]]) -> None:
+    """One picture of it all: an image of each kind with truth, prediction, errors and uncertainty side by side."""
+    scales = {"predictive_entropy": _scale([example.maps for example in examples], "predictive_entropy")}
+    first = [next((e for e in examples if e.split == split), None) for split in ("test", "stained")]
+    rows = []
+    for example in filter(None, first):
+        tiles = [
+            np.pad(tile, ((4, 4), (4, 4), (0, 0)), constant_values=255)
+            for tile in _tiles(example, colors, scales).values()
+        ]
+        rows.append(np.hstack(tiles))
+    write_png(path, with_color_bar(np.vstack(rows), scales["predictive_entropy"], label_of("predictive_entropy")))
 
 
 def _crop(image: npt.NDArray[np.uint8], row: Mapping[str, Any]) -> npt.NDArray[np.uint8]:

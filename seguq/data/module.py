@@ -41,7 +41,8 @@ class SegmentationData(LightningDataModule):
         root: folder of the data set.
         batch_size: images a batch. Evaluation uses 1 where images differ in size and no ``size`` is given.
         size: pixels, or (height, width), that every image is resized to; None: as they are.
-        crop: pixels, or (height, width), of the random crops in training; None: whole images.
+        crop: pixels, or (height, width), of the random crops in training; None: whole images. Crops much smaller than
+            the images that are predicted cost accuracy: more of them lies near the network's zero padding.
         augmentation: ``flip``, ``d4`` (all symmetries of the square) or ``none``, in training.
         num_workers: processes that load data; None: one a core less one, 8 at the most.
         mean: mean of each channel, of pixels scaled to 0..1.
