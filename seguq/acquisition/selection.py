@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ class Selection:
         """The images that have to be opened, in order of their best region."""
         return list(dict.fromkeys(row["image_id"] for row in self.rows))
 
+    def in_image(self, image_id: str) -> list[dict[str, Any]]:
+        """The rows of one image, in order of rank."""
+        return [row for row in self.rows if row["image_id"] == image_id]
+
     def keys(self) -> set[tuple[Any, ...]]:
         """What identifies each region: image, number, and box."""
         return {region_key(row) for row in self.rows}
@@ -53,7 +58,7 @@ class Selection:
         """Write a JSON file, as a whole; each region also as a polygon of (x, y) corners."""
         regions = []
         for row in self.rows:
-            y0, x0, y1, x1 = (row[name] for name in ("y0", "x0", "y1", "x1"))
+            y0, x0, y1, x1 = box_of(row)
             regions.append({**row, "polygon": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]})
         write_json(path, {"version": _SCHEMA_VERSION, "why": self.why, "regions": regions})
 
@@ -77,6 +82,11 @@ class Selection:
         if not current:
             raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
         return cls(rows, why)
+
+
+def box_of(row: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """The box of a region: y0, x0, y1, x1, half-open."""
+    return int(row["y0"]), int(row["x0"]), int(row["y1"]), int(row["x1"])
 
 
 def region_key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -7,38 +7,35 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from seguq.acquisition import Budget, Selection, TopK, select
-from seguq.calibration import Calibrator, TemperatureScaling, cross_fit
+from seguq.calibration import TemperatureScaling
 from seguq.calibration.checkpoint import save_calibrator
-from seguq.cli.common import make_estimator, pick_device, print_table, scalar
-from seguq.cli.demo_report import Example, Figures, write_overview, write_report
+from seguq.cli.common import make_estimator, pick_device, print_table
+from seguq.cli.demo_gallery import write_overview
+from seguq.cli.demo_measure import evaluate, own_temperature, stained_found
+from seguq.cli.demo_report import Figures, write_report
 from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict
+from seguq.cli.select import draw_selection
 from seguq.core.errors import UsageError
 from seguq.core.files import write_json
 from seguq.core.lightning import Callback, Trainer, quiet, seed_everything
 from seguq.core.log import logger
 from seguq.core.progress import ProgressLoader, progress
-from seguq.data import SegmentationData, nuclei_mini, read_image, unpack_batch
-from seguq.export import outline, to_rgb, write_png
+from seguq.data import SegmentationData, list_images, nuclei_mini
 from seguq.export.folder import mean_score, predicted_ids
-from seguq.functional.ranking import area_under_roc
-from seguq.inference import Estimator, UncertaintyMaps
-from seguq.metrics import CalibrationError, ErrorDetection, MeanIoU, NegativeLogLikelihood
+from seguq.inference import UncertaintyMaps
 from seguq.regions import Grid, WholeImage, score
 from seguq.task import SegmentationTask
 
 _MARKER = "demo.json"
 _ENCODER = "tu-tf_efficientnet_lite0"
-_TOP = 10
 
 
 def run(words: Sequence[str]) -> None:
@@ -93,14 +90,14 @@ def demo(
             save_calibrator(folder / "model.ckpt", temperatures[est.tag], est.tag)
     with _timed(times, "evaluate"):
         evaluations = {
-            "one pass, test": _evaluate(deterministic, temperatures[deterministic.tag], data.loader("test"), "test"),
-            "MC dropout, test": _evaluate(dropout, temperatures[dropout.tag], data.loader("test"), "test", keep=3),
-            "one pass, stained": _evaluate(
+            "one pass, test": evaluate(deterministic, temperatures[deterministic.tag], data.loader("test"), "test"),
+            "MC dropout, test": evaluate(dropout, temperatures[dropout.tag], data.loader("test"), "test", keep=3),
+            "one pass, stained": evaluate(
                 deterministic, temperatures[deterministic.tag], data.loader("ood"), "stained"
             ),
         }
-        stained_sample = _evaluate(dropout, temperatures[dropout.tag], data.loader("ood", most=3), "stained", keep=3)
-        own = _own_temperature(deterministic, data.loader("ood"), data.classes_count)
+        stained_sample = evaluate(dropout, temperatures[dropout.tag], data.loader("ood", most=3), "stained", keep=3)
+        own = own_temperature(deterministic, data.loader("ood"), data.classes_count)
     with _timed(times, "search the pool"):
         pool = data.pool_folder(folder)
         predict(
@@ -114,8 +111,8 @@ def demo(
         ids = predicted_ids(folder / "pool")
         stained = set(json.loads((data.root / "pool_stained.json").read_text())) & set(ids)
         selection, rankings, pool_maps = _search(folder, ids, regions, seed)
-        found = {measure: _stained_found(values, ids, stained, seed) for measure, values in rankings.items()}
-        _draw_selection(folder, pool, selection)
+        found = {measure: stained_found(values, ids, stained, seed) for measure, values in rankings.items()}
+        draw_selection(selection, list_images(pool), folder / "selection")
 
     with _timed(times, "report"):
         figures = Figures(
@@ -237,80 +234,6 @@ def _train(
     return SegmentationTask.load(out / "model.ckpt").to(device, memory_format=torch.channels_last), data
 
 
-@dataclass
-class _Evaluation:
-    """What was measured on one split with one estimator."""
-
-    cells: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    auroc: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    diagrams: dict[str, CalibrationError] = field(default_factory=dict)
-    examples: list[Example] = field(default_factory=list)
-
-
-def _triple(value: Tensor, interval: tuple[Tensor, Tensor]) -> tuple[float, float, float]:
-    return float(value), float(interval[0]), float(interval[1])
-
-
-def _evaluate(
-    est: Estimator, calibrator: Calibrator, loader: DataLoader[dict[str, object]], split: str, keep: int = 0
-) -> _Evaluation:
-    """Measure an estimator on labeled images that neither the network nor the calibrator has seen."""
-    overlap = MeanIoU(2)
-    error = {"before": CalibrationError(2), "after": CalibrationError(2)}
-    loss = {"before": NegativeLogLikelihood(2), "after": NegativeLogLikelihood(2)}
-    ranking = {measure: ErrorDetection() for measure in est.measures}
-    out = _Evaluation()
-    for batch in map(unpack_batch, progress(loader, f"{est.tag} on {split}")):
-        assert batch.mask is not None
-        maps = est(batch.image, batch.image_id).cpu()
-        probs = {"before": maps.probs}
-        # for a softmax the logarithm of the probabilities is as good as the logits
-        logits = maps.probs.clamp_min(torch.finfo(maps.probs.dtype).tiny).log()
-        probs["after"] = calibrator.cpu()(logits).softmax(1)
-        overlap.update(maps.prediction, batch.mask, group=maps.image_ids)
-        for when in ("before", "after"):
-            error[when].update(probs[when], batch.mask, group=maps.image_ids)
-            loss[when].update(probs[when], batch.mask, group=maps.image_ids)
-        wrong = (maps.prediction != batch.mask).long().masked_fill(batch.mask == 255, 255)
-        for measure, metric in ranking.items():
-            metric.update(maps[measure], wrong, group=maps.image_ids)
-        if keep:
-            out.examples += [Example(one, mask, split) for one, mask in zip(maps.split(), batch.mask, strict=True)]
-    out.cells["mean IoU"] = _figure(overlap)
-    for when in ("before", "after"):
-        out.cells[f"ECE {when}"] = _figure(error[when])
-        out.cells[f"NLL {when}"] = _figure(loss[when])
-    out.cells["ECE change"] = _triple(*error["after"].compute_difference(error["before"]))
-    out.cells["NLL change"] = _triple(*loss["after"].compute_difference(loss["before"]))
-    out.diagrams = error
-    for measure, metric in ranking.items():
-        value, interval = metric.compute(), metric.compute_interval()
-        assert isinstance(value, dict) and isinstance(interval, dict)
-        out.auroc[measure] = _triple(value["auroc"], interval["auroc"])
-    # the most uncertain first: what a person should look at
-    out.examples.sort(key=lambda item: -float(mean_score(item.maps, "predictive_entropy")[0]))
-    out.examples = out.examples[:keep]
-    return out
-
-
-def _figure(metric: MeanIoU | CalibrationError | NegativeLogLikelihood) -> tuple[float, float, float]:
-    interval = metric.compute_interval()
-    assert isinstance(interval, tuple)
-    return _triple(scalar(metric.compute()), interval)
-
-
-def _own_temperature(
-    est: Estimator, loader: DataLoader[dict[str, object]], classes: int
-) -> dict[str, tuple[float, float, float]]:
-    """What a temperature is worth that is fitted on images of the same kind: out of sample, in two folds."""
-    before, after = CalibrationError(classes), CalibrationError(classes)
-    for batch in cross_fit(TemperatureScaling, est.pooled(ProgressLoader(loader, "a temperature for stained images"))):
-        ids = [str(number) for number in batch.numbers]
-        before.update(batch.logits.softmax(1), batch.target, group=ids)
-        after.update(batch.calibrated.softmax(1), batch.target, group=ids)
-    return {"ECE after": _figure(after), "ECE change": _triple(*after.compute_difference(before))}
-
-
 def _search(
     folder: Path, ids: list[str], regions: int, seed: int
 ) -> tuple[Selection, dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]], dict[str, UncertaintyMaps]]:
@@ -324,43 +247,6 @@ def _search(
     names = ("predictive_entropy", "mutual_information")
     rankings = {name: np.concatenate([mean_score(item, name) for item in maps.values()]) for name in names}
     return selection, rankings, maps
-
-
-def _stained_found(
-    scores: np.ndarray[tuple[int], np.dtype[np.float64]], ids: list[str], stained: set[str], seed: int
-) -> dict[str, tuple[float, float, float]]:
-    """How many of the most uncertain images are stained ones, and how well all are ranked; intervals over images."""
-    truth = np.array([image_id in stained for image_id in ids])
-    top = min(_TOP, len(ids))
-
-    def figures(rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[float, float]:
-        values, kind = scores[rows], truth[rows]
-        count = float(kind[np.argsort(-values, kind="stable")[:top]].sum())
-        order = np.unique(values, return_inverse=True)[1]
-        bins = order.max() + 1
-        negatives, positives = (np.bincount(order[kind == flag], minlength=bins) for flag in (False, True))
-        return count, float(area_under_roc(torch.tensor(negatives).double(), torch.tensor(positives).double()))
-
-    generator = np.random.default_rng(seed)
-    draws = np.array([figures(generator.integers(0, len(ids), len(ids))) for _ in range(1000)])
-    low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0) if len(stained) else (np.full(2, np.nan),) * 2
-    count, auroc = figures(np.arange(len(ids)))
-    return {
-        "stained among the top": (count, float(low[0]), float(high[0])),
-        "AUROC for stained": (auroc, float(low[1]), float(high[1])),
-        "top": (float(top), float(top), float(top)),
-        "stained": (float(len(stained)),) * 3,
-    }
-
-
-def _draw_selection(folder: Path, pool: Path, selection: Selection) -> None:
-    for image_id in selection.image_ids:
-        mine = [row for row in selection.rows if row["image_id"] == image_id]
-        boxes = [[row[name] for name in ("y0", "x0", "y1", "x1")] for row in mine]
-        shown = to_rgb(read_image(pool / f"{image_id}.jpg"))
-        write_png(
-            folder / "selection" / f"{image_id}.png", outline(shown, boxes, labels=[str(r["rank"]) for r in mine])
-        )
 
 
 def _print(folder: Path, figures: Figures, times: dict[str, float]) -> None:

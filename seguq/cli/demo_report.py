@@ -9,36 +9,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from seguq.acquisition import Selection
+from seguq.acquisition.selection import box_of
 from seguq.cli.common import with_interval
+from seguq.cli.demo_gallery import Example, common_scale, gallery, legend
 from seguq.core.files import write_bytes
-from seguq.data import nuclei_mini, read_image
-from seguq.export import Scale, ScaleFinder, colorize, outline, picture, tint, to_rgb, write_png
-from seguq.export.heatmap import COLORMAP, with_color_bar
+from seguq.data import read_image
+from seguq.export import colorize, outline, to_rgb
 from seguq.export.page import captioned, cards, image_tag, page, picture_row, plot_tag, table, text
-from seguq.export.scale import label_of
 from seguq.inference import UncertaintyMaps
 from seguq.metrics import CalibrationError
 
 Triple = tuple[float, float, float]
-_ERROR = (230, 60, 60)
 _CONTEXT = 48
-
-
-@dataclass
-class Example:
-    """One labeled image with its maps."""
-
-    maps: UncertaintyMaps
-    mask: Tensor
-    split: str
-
-    def wrong(self) -> npt.NDArray[np.bool_]:
-        """Labeled pixels whose prediction is wrong, ``(H, W)``."""
-        wrong: npt.NDArray[np.bool_] = ((self.maps.prediction[0] != self.mask) & (self.mask != 255)).numpy()
-        return wrong
 
 
 @dataclass
@@ -107,7 +91,7 @@ def write_report(
     """Write ``report.html``."""
     parts = [
         _head(figures),
-        _gallery(examples, colors, names),
+        gallery(examples, colors, names),
         _labeling(selection, pool, pool_maps, names, stained),
         _ranking(rankings, ids, stained, pool, figures),
         _calibration(figures),
@@ -151,97 +135,9 @@ def _head(figures: Figures) -> str:
     )
 
 
-def _legend(scale: Scale, measure: str) -> str:
-    import matplotlib
-
-    stops = ", ".join(matplotlib.colors.to_hex(matplotlib.colormaps[COLORMAP](i / 8)) for i in range(9))
-    bar = f'<span class="bar" style="background: linear-gradient(to right, {stops})"></span>'
-    return f"<span>{text(label_of(measure))}: {scale.low:g}{bar}{scale.high:g}</span>"
-
-
-def _swatch(color: tuple[int, int, int], name: str) -> str:
-    return f'<span><i style="background: rgb{color}"></i>{text(name)}</span>'
-
-
-def _scale(maps: Sequence[UncertaintyMaps], measure: str) -> Scale:
-    finder = ScaleFinder()
-    for item in maps:
-        finder.add(item[measure])
-    return finder.scale()
-
-
-def _gallery(examples: Sequence[Example], colors: Sequence[tuple[int, int, int]], names: Sequence[str]) -> str:
-    measures = ("predictive_entropy", "mutual_information")
-    scales = {measure: _scale([example.maps for example in examples], measure) for measure in measures}
-    legend = "".join(_swatch(color, name) for color, name in zip(colors, names, strict=True))
-    legend += _swatch(_ERROR, "wrong pixels") + "".join(_legend(scales[measure], measure) for measure in measures)
-    out = [
-        "<h2>Where it is wrong, and whether it knows</h2>"
-        "<p>The predictive entropy is all of the uncertainty; the mutual information is the part that comes from the "
-        "model's own ignorance, and that labels can reduce. Shown are the most uncertain images of each kind. Good "
-        "uncertainty is bright where the errors are.</p>"
-        f'<div class="legend">{legend}</div>'
-    ]
-    kinds = {"test": "Fluorescence, as in training (test images)", "stained": "Stained tissue, never seen in training"}
-    for split, title in kinds.items():
-        out.append(f"<h3>{title}</h3>")
-        for example in examples:
-            if example.split == split:
-                out.append(_example_row(example, colors, scales))
-    return "".join(out)
-
-
-def _tiles(
-    example: Example, colors: Sequence[tuple[int, int, int]], scales: Mapping[str, Scale]
-) -> dict[str, npt.NDArray[np.uint8]]:
-    """The pictures of one labeled image: itself, truth, prediction, errors, and each measure."""
-    (image_id,) = example.maps.image_ids
-    folder = "ood" if example.split == "stained" else "test"
-    image = to_rgb(read_image(nuclei_mini() / "images" / folder / f"{image_id}.jpg"))
-    truth, prediction = example.mask.numpy(), example.maps.prediction[0].numpy()
-    heat = {measure: colorize(example.maps[measure][0].numpy(), scale) for measure, scale in scales.items()}
-    return {
-        "image": image,
-        "truth": picture(truth, colors),
-        "prediction": picture(prediction, colors),
-        "errors": tint(image, example.wrong(), _ERROR, 0.85),
-        **heat,
-    }
-
-
-def _example_row(example: Example, colors: Sequence[tuple[int, int, int]], scales: Mapping[str, Scale]) -> str:
-    notes = {
-        "image": example.maps.image_ids[0],
-        "errors": f"{100 * example.wrong().sum() / max((example.mask != 255).sum().item(), 1):.1f} % of pixels",
-        **{measure: f"mean {float(example.maps[measure].mean()):.3f}" for measure in scales},
-    }
-    flat = ("truth", "prediction")
-    return picture_row(
-        captioned(
-            image_tag(tile, name, ".png" if name in flat else ".jpg"),
-            f"<b>{name.replace('_', ' ')}</b> {text(notes.get(name, ''))}",
-        )
-        for name, tile in _tiles(example, colors, scales).items()
-    )
-
-
-def write_overview(path: Path, examples: Sequence[Example], colors: Sequence[tuple[int, int, int]]) -> None:
-    """One picture of it all: an image of each kind with truth, prediction, errors and uncertainty side by side."""
-    scales = {"predictive_entropy": _scale([example.maps for example in examples], "predictive_entropy")}
-    first = [next((e for e in examples if e.split == split), None) for split in ("test", "stained")]
-    rows = []
-    for example in filter(None, first):
-        tiles = [
-            np.pad(tile, ((4, 4), (4, 4), (0, 0)), constant_values=255)
-            for tile in _tiles(example, colors, scales).values()
-        ]
-        rows.append(np.hstack(tiles))
-    write_png(path, with_color_bar(np.vstack(rows), scales["predictive_entropy"], label_of("predictive_entropy")))
-
-
 def _crop(image: npt.NDArray[np.uint8], row: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
     """A region with what lies around it, outlined."""
-    y0, x0, y1, x1 = (int(row[name]) for name in ("y0", "x0", "y1", "x1"))
+    y0, x0, y1, x1 = box_of(row)
     height, width = image.shape[:2]
     top, left = max(0, y0 - _CONTEXT), max(0, x0 - _CONTEXT)
     bottom, right = min(height, y1 + _CONTEXT), min(width, x1 + _CONTEXT)
@@ -266,11 +162,11 @@ def _labeling(
             f"columns {row['x0']} to {row['x1']}{kind}"
         )
         crops.append(captioned(image_tag(_crop(image, row), f"region {row['rank']}"), caption))
-    scale = _scale(list(maps.values()), "mutual_information")
+    scale = common_scale(list(maps.values()), "mutual_information")
     whole = []
     for image_id in selection.image_ids[:4]:
-        mine = [row for row in selection.rows if row["image_id"] == image_id]
-        boxes = [[row[name] for name in ("y0", "x0", "y1", "x1")] for row in mine]
+        mine = selection.in_image(image_id)
+        boxes = [box_of(row) for row in mine]
         labels = [str(row["rank"]) for row in mine]
         image = to_rgb(read_image(pool / f"{image_id}.jpg"))
         heat = colorize(maps[image_id]["mutual_information"][0].numpy(), scale)
@@ -285,7 +181,7 @@ def _labeling(
         f"regions, these come first; {inside} of the {len(selection)} lie in stained images.</p>"
         + picture_row(crops)
         + "<h3>The images they come from</h3>"
-        + f'<div class="legend">{_legend(scale, "mutual_information")}</div>'
+        + f'<div class="legend">{legend(scale, "mutual_information")}</div>'
         + picture_row(whole, "wide")
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from seguq.acquisition import Budget, Random, Selection, Strategy, TopK
 from seguq.acquisition import select as select_regions
+from seguq.acquisition.selection import box_of
 from seguq.cli.common import print_table, refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError
@@ -76,12 +77,16 @@ def select(
     print_table(title, ["rank", "image", "rows, columns", str(table.meta.get("by", "score"))], rows, caption)
     logger.info("selection: %s", target)
     if files is not None:
-        pictures = target.with_suffix("")
-        for image_id in progress(selection.image_ids, "drawing"):
-            if image_id not in files:
-                raise SeguqError(f"image {image_id!r} of the selection is not in {folder} any more")
-            mine = [row for row in selection.rows if row["image_id"] == image_id]
-            boxes = [[row[name] for name in ("y0", "x0", "y1", "x1")] for row in mine]
-            shown = outline(to_rgb(read_image(files[image_id])), boxes, labels=[str(row["rank"]) for row in mine])
-            write_png(pictures / f"{image_id}.png", shown)
-        logger.info("pictures: %s", pictures)
+        draw_selection(selection, files, target.with_suffix(""))
+
+
+def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -> None:
+    """Draw the selected regions, with their ranks, on their images: ``OUT/ID.png``."""
+    for image_id in progress(selection.image_ids, "drawing"):
+        if image_id not in files:
+            raise SeguqError(f"image {image_id!r} of the selection is not there any more")
+        rows = selection.in_image(image_id)
+        image = to_rgb(read_image(files[image_id]))
+        shown = outline(image, [box_of(row) for row in rows], labels=[str(row["rank"]) for row in rows])
+        write_png(out / f"{image_id}.png", shown)
+    logger.info("pictures: %s", out)
