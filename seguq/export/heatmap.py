@@ -130,7 +130,7 @@ def outline(
     import cv2
 
     out: RGB = np.array(image, np.uint8, order="C")
-    width = max(1, round(min(image.shape[:2]) / 160))
+    width = max(2, round(min(image.shape[:2]) / 160))
     for i, (y0, x0, y1, x1) in enumerate(boxes):
         corners = (int(x0), int(y0)), (int(x1) - 1, int(y1) - 1)
         cv2.rectangle(out, *corners, (0, 0, 0), width + 2)
