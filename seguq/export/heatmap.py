@@ -132,15 +132,25 @@ def outline(
     out: RGB = np.array(image, np.uint8, order="C")
     width = max(2, round(min(image.shape[:2]) / 160))
     for i, (y0, x0, y1, x1) in enumerate(boxes):
-        corners = (int(x0), int(y0)), (int(x1) - 1, int(y1) - 1)
-        cv2.rectangle(out, *corners, (0, 0, 0), width + 2)
-        cv2.rectangle(out, *corners, color, width)
+        _frame(out, max(0, y0 - 1), max(0, x0 - 1), y1 + 1, x1 + 1, 1, (0, 0, 0))
+        _frame(out, y0, x0, y1, x1, width, color)
         if labels is not None:
             size = max(0.35, min(image.shape[:2]) / 800)
             position = (int(x0) + 3, int(y0) + max(11, int(28 * size)))
             cv2.putText(out, labels[i], position, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
             cv2.putText(out, labels[i], position, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
     return out
+
+
+def _frame(out: RGB, y0: int, x0: int, y1: int, x1: int, width: int, color: tuple[int, int, int]) -> None:
+    """A frame inside a box; OpenCV's thick lines would lie half outside."""
+    for rows, columns in (
+        (slice(y0, y0 + width), slice(x0, x1)),
+        (slice(max(y0, y1 - width), y1), slice(x0, x1)),
+        (slice(y0, y1), slice(x0, x0 + width)),
+        (slice(y0, y1), slice(max(x0, x1 - width), x1)),
+    ):
+        out[rows, columns] = color
 
 
 def tint(image: RGB, mask: Array, color: tuple[int, int, int], opacity: float = 0.6) -> RGB:
