@@ -67,6 +67,13 @@ class SegmentationLoss(nn.Module):
             target: class indices ``(B, *spatial)``; for multilabel ``(B, L, *spatial)``.
         """
         index = class_target(target, logits, self.task)
+        expected = tuple(logits.shape) if self.task == "multilabel" else (logits.shape[0], *logits.shape[2:])
+        if tuple(index.shape) != expected:
+            labels = ", one channel of 0 and 1 a label," if self.task == "multilabel" else ""
+            raise SeguqError(
+                f"masks must have the shape {expected}{labels} to go with logits of shape {tuple(logits.shape)} and "
+                f"task={self.task!r}, but have shape {tuple(target.shape)}"
+            )
         loss = logits.new_zeros((), dtype=torch.float32)
         if "ce" in self.parts:
             loss = loss + self._cross_entropy(class_logits(logits, self.task), index)
@@ -81,13 +88,12 @@ class SegmentationLoss(nn.Module):
         classes = logits.shape[1]
         if self.weights is not None and len(self.weights) != classes:
             raise SeguqError(f"class_weights has {len(self.weights)} weights, but there are {classes} classes")
+        # Trainer(precision="bf16-true") casts the weights along with the module, and class logits are float32
+        weights = None if self.weights is None else self.weights.to(logits.dtype)
         total = nn.functional.cross_entropy(
-            logits, index, weight=self.weights, ignore_index=self.ignore_index, reduction="sum"
+            logits, index, weight=weights, ignore_index=self.ignore_index, reduction="sum"
         )
         labeled = index != self.ignore_index
-        if self.weights is None:
-            mass = labeled.sum()
-        else:
-            mass = self.weights[index.where(labeled, 0)].masked_fill(~labeled, 0).sum()
+        mass = labeled.sum() if weights is None else weights[index.where(labeled, 0)].masked_fill(~labeled, 0).sum()
         # torch's own mean is NaN where a crop holds no labeled pixel, and one such step ends the training
         return total / mass.clamp_min(torch.finfo(torch.float32).tiny)

@@ -84,7 +84,9 @@ class SegmentationTask(LightningModule):
         if mean is not None and std is not None:
             self.normalization = Normalization.checked(list(mean), list(std))
         else:
-            self.normalization = encoder_normalization("" if model is not None else encoder, in_channels)
+            self.normalization = encoder_normalization(
+                "" if model is not None else encoder, in_channels, encoder_weights
+            )
         if len(self.normalization.mean) != in_channels:
             raise SeguqError(f"mean has {len(self.normalization.mean)} channels, but in_channels={in_channels}")
         self.task: Task = task
@@ -239,6 +241,8 @@ class SegmentationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what prediction needs into the checkpoint, under the key ``seguq``."""
+        # the encoder's weights are in the checkpoint: Lightning's load_from_checkpoint need not download any
+        checkpoint.setdefault("hyper_parameters", {})["encoder_weights"] = None
         found = section(checkpoint)
         found["normalization"] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
         found["class_names"] = list(self.class_names)

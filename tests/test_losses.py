@@ -252,3 +252,20 @@ def test_weights_are_no_part_of_the_state_dict():
 
 def test_weights_move_with_the_module():
     assert SegmentationLoss("ce", class_weights=(1, 2)).to("meta").weights.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("task", TASKS)
+def test_weighted_losses_work_in_a_module_of_another_precision(task, kind):
+    logits, target = problem(task)
+    loss = SegmentationLoss("ce", task, class_weights=WEIGHTS[task])
+    expected = loss(logits.to(kind).float(), target)
+    assert_close(loss.to(kind)(logits.to(kind), target).float(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("task", "shape"), [("multilabel", (2, 6, 5)), ("multiclass", (2, 3, 5)), ("binary", (2, 6))])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_target_of_another_shape_is_an_error_with_both_shapes(name, task, shape):
+    logits, _ = problem(task)
+    with pytest.raises(SeguqError, match=rf"masks must have the shape .* but have shape \({shape[0]}, {shape[1]}"):
+        SegmentationLoss(name, task)(logits, torch.zeros(shape, dtype=torch.long))

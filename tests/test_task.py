@@ -15,7 +15,7 @@ import seguq
 from seguq.calibration import TemperatureScaling
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.core.errors import SeguqError, UsageError
-from seguq.data import SegmentationData
+from seguq.data import Normalization, SegmentationData
 from seguq.inference import Deterministic, UncertaintyMaps
 from seguq.task import SegmentationTask
 from tests.data.builders import write, write_classes
@@ -734,3 +734,31 @@ def test_a_training_that_is_resumed_for_another_length_is_an_error_with_both_len
     path, _, _ = interrupted(tmp_path)
     with pytest.raises(SeguqError, match=r"planned for 6 steps, .* but now for 15: set max_epochs"):
         trainer_of(max_epochs=5).fit(small_task(), loader(count=6), ckpt_path=path, weights_only=True)
+
+
+def test_lightnings_own_way_of_loading_needs_no_download(tmp_path):
+    trained = task_of()
+    trainer = trainer_of(max_steps=1)
+    trainer.strategy.connect(trained)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = SegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), loaded.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_a_weighted_task_trains_in_true_half_precision(root, precision):
+    data = SegmentationData(root, batch_size=2, num_workers=0)
+    task = SegmentationTask(model=Pixelwise(3), classes=3, class_weights=(1, 2, 3))
+    trainer = trainer_of(max_steps=1, precision=precision)
+    trainer.fit(task, data)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+
+
+def test_the_normalization_is_that_of_the_named_weights(monkeypatch):
+    asked = []
+    monkeypatch.setattr("seguq.task.build_network", lambda *_, **__: Pixelwise())
+    monkeypatch.setattr(
+        "seguq.task.encoder_normalization", lambda *given: asked.append(given) or Normalization(*IMAGENET)
+    )
+    task_of(encoder="timm-efficientnet-b0", encoder_weights="advprop")
+    assert asked == [("timm-efficientnet-b0", 3, "advprop")]

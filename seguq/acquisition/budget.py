@@ -57,7 +57,7 @@ class Budget:
                 return
             if self.pixels is not None and area + row["area"] > self.pixels:
                 continue
-            if self.images is not None and len(opened | {row["image_id"]}) > self.images:
+            if self.images is not None and len(opened) >= self.images and row["image_id"] not in opened:
                 continue
             taken += 1
             area += row["area"]

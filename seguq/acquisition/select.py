@@ -36,7 +36,7 @@ def select(
         The regions in order, with the reason. If fewer are left than the budget allows, all of them, with a warning.
 
     Raises:
-        SeguqError: if the table is empty or a score is not finite.
+        SeguqError: if the table is empty, a score is not finite, or a region is in it twice.
 
     Example:
         >>> import torch
@@ -60,7 +60,14 @@ def select(
     rows = RegionTable(table.table.take(order), table.meta)
     ranked = strategy.rank(rows, np.random.default_rng(derive_seed("select", seed)))
     content = rows.rows()
-    left = [content[i] for i in ranked if not done or region_key(content[i]) not in done]
+    keys = [region_key(row) for row in content]
+    if len(set(keys)) < len(keys):
+        twice = next(row for row, key, after in zip(content, keys, keys[1:], strict=False) if key == after)
+        raise SeguqError(
+            f"the table of regions holds region {twice['region_id']} of image {twice['image_id']!r} more than once: "
+            "score each image once, and pass image_ids to the estimator so that no two have the same id"
+        )
+    left = [content[i] for i in ranked if keys[i] not in done]
     chosen = list(budget.spend(left))
     ((limit, wanted),) = budget.as_dict().items()
     reached = {"regions": len(chosen), "images": len({row["image_id"] for row in chosen})}
@@ -68,5 +75,5 @@ def select(
         reached["pixels"] = sum(row["area"] for row in chosen)
     if limit in reached and reached[limit] < wanted:
         warnings.warn(f"the budget allows {wanted} {limit}, but only {reached[limit]} are left to select", stacklevel=2)
-    why = {"strategy": repr(strategy), "budget": budget.as_dict(), "seed": seed, **table.meta}
+    why = {"strategy": repr(strategy), "budget": budget.as_dict(), "seed": int(seed), **table.meta}
     return Selection([{"rank": rank, **row} for rank, row in enumerate(chosen, 1)], why)

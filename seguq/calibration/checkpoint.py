@@ -221,6 +221,12 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> 
     candidates = [{plain: prefix + plain for plain in own} for prefix in outer]
     candidates += [{plain: plain.removeprefix(prefix) for plain in own} for prefix in inner[1:]]
     names = min(candidates, key=lambda mapping: sum(source not in state for source in mapping.values()))
+    rivals = [mapping[first] for mapping in candidates[1:] if set(mapping.values()) <= set(state)]
+    if len(rivals) > 1 and first not in state:
+        raise SeguqError(
+            f"{name} holds the model's weights more than once, as {' and as '.join(map(repr, rivals))}: "
+            "load it into the module that holds them all, or keep one of them in the file"
+        )
     # a count of batches that some exporters leave out; nothing at prediction depends on it
     absent = [p for p, source in names.items() if source not in state and not p.endswith("num_batches_tracked")]
     if absent:

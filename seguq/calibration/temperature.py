@@ -142,7 +142,8 @@ class TemperatureScaling(Calibrator):
         if not best.nll < start.nll:
             best = start
         self.nll_before, self.nll_after = start.nll, best.nll
-        self.log_temperature.fill_(-best.log_beta)
+        with torch.inference_mode(False):  # a new one: the old may have been moved inside inference mode
+            self.log_temperature = torch.full_like(self.log_temperature, -best.log_beta)
         return self
 
     def _evaluate(self, batches: FittingBatches, log_betas: list[float]) -> list[_Point]:

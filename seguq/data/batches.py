@@ -16,7 +16,7 @@ _MASK_KEYS = ("mask", "masks", "labels", "label", "target", "targets", "y")
 _ID_KEYS = ("image_id", "image_ids", "id", "ids", "name", "filename")
 _LOGIT_KEYS = ("logits", "out")
 
-_FORWARD_HELP = "or pass forward=, a function of the model and the batch that returns logits (B, C, *spatial)"
+_FORWARD_HELP = "or pass forward=, a function of the model and the images that returns logits (B, C, *spatial)"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from seguq.core.progress import progress
 from seguq.data.classes import Classes
 from seguq.data.reading import read_image, read_mask
 
-_VERSION = 1
+_VERSION = 2
 _SHOW_PROGRESS_FROM = 200
 
 Record = dict[str, Any]
@@ -58,7 +58,9 @@ def _mask_record(path: Path, classes: Classes) -> Record:
     import numpy as np
 
     mask = read_mask(path, classes)
-    return {"size": list(mask.shape), "values": np.unique(mask).tolist()[:512]}
+    values = np.unique(mask)
+    wrong = values[((values < 0) | (values >= len(classes))) & (values != classes.ignore_index)]
+    return {"size": list(mask.shape), "wrong": wrong[:1].tolist()}
 
 
 def _records(jobs: Mapping[Path, Callable[[Path], Record]], folder: Path, context: str) -> dict[Path, Record]:
@@ -152,7 +154,7 @@ def _mask_problems(path: Path, record: Record, size: list[int], classes: Classes
     if record["size"] != size:
         (mh, mw), (h, w) = record["size"], size
         return [f"{path} is {mw} x {mh} pixels, but its image is {w} x {h}: the two must have the same size"]
-    wrong = [v for v in record["values"] if not 0 <= v < len(classes) and v != classes.ignore_index]
+    wrong = record["wrong"]
     if wrong:
         return [
             f"{path} holds the class index {wrong[0]}, but classes.json has the classes 0..{len(classes) - 1} "

@@ -70,6 +70,11 @@ class Classes:
             problem = f"{type(error).__name__}: {error}"
             raise SeguqError(f"{path} cannot be understood ({problem}): see seguq.data.Classes.read") from error
         kept = sorted((entry for entry in entries if entry[0] != ignore_index), key=lambda entry: entry[0])
+        if 0 <= ignore_index < len(kept):
+            raise SeguqError(
+                f"{path}: ignore_index={ignore_index} lies among the indices of its {len(kept)} classes and would be "
+                "left out of them: set an ignore_index that no class has, such as 65535"
+            )
         if not kept or [entry[0] for entry in kept] != list(range(len(kept))):
             raise SeguqError(
                 f"{path}: class indices must be 0, 1, 2, ... without a gap, but are {[e[0] for e in kept]}"

@@ -34,8 +34,8 @@ class SegmentationData(LightningDataModule):
     """Images and masks in folders, for a Trainer of ``pytorch_lightning`` or of ``lightning``.
 
     The layout: ``images/SPLIT/NAME.jpg``, ``masks/SPLIT/NAME.png`` and ``classes.json``. Every file is checked before
-    the first step. Images are normalized as the model says (its attribute ``normalization``), or as ``mean`` and
-    ``std`` say, or else with ImageNet's figures.
+    the first step. Images are normalized as the model says (its attribute ``normalization``, a pair), or as ``mean``
+    and ``std`` say, or else with ImageNet's figures.
 
     Args:
         root: folder of the data set.
@@ -110,15 +110,17 @@ class SegmentationData(LightningDataModule):
         trainer = getattr(self, "trainer", None)
         return None if trainer is None else trainer.lightning_module
 
+    def _model_normalization(self) -> Normalization | None:
+        told = getattr(self._module(), "normalization", None)
+        # a module of one's own may hold a layer of that name
+        return Normalization.checked(*told) if isinstance(told, (tuple, list)) and len(told) == 2 else None
+
     @property
     def normalization(self) -> Normalization:
         """Mean and deviation in force."""
         if self.own_normalization is not None:
             return self.own_normalization
-        told = getattr(self._module(), "normalization", None)
-        if told is not None:
-            return Normalization.checked(*told)
-        return imagenet_normalization(self.own_channels or 3)
+        return self._model_normalization() or imagenet_normalization(self.own_channels or 3)
 
     @property
     def channels(self) -> int:
@@ -127,16 +129,15 @@ class SegmentationData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Check the files of a stage before its first step."""
+        self._sizes.clear()  # the folders may have changed since the last run of this data module
         for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
             self.folder(self.splits[split])
-        told = getattr(self._module(), "normalization", None)
-        if self.own_normalization is not None and told is not None:
-            model_normalization = Normalization.checked(*told)
-            if model_normalization != self.own_normalization:
-                raise SeguqError(
-                    f"the data are normalized with {tuple(self.own_normalization)}, but the model with "
-                    f"{tuple(model_normalization)}: give mean and std in one place"
-                )
+        told = self._model_normalization()
+        if self.own_normalization is not None and told is not None and told != self.own_normalization:
+            raise SeguqError(
+                f"the data are normalized with {tuple(self.own_normalization)}, but the model with "
+                f"{tuple(told)}: give mean and std in one place"
+            )
         if stage == "fit" and self.augmentation == "d4":
             fixed = self.crop or self.size
             final = self._sizes[self.splits["train"], True] if fixed is None else {fixed}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
-from seguq.calibration import load
+from seguq.calibration import load, weights_sha256
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import evaluation_mode
 from seguq.inference.sampling import SamplingEstimator
@@ -58,8 +60,13 @@ class DeepEnsemble(SamplingEstimator):
 
     @property
     def tag(self) -> str:
-        """``deep_ensemble(members=...)``."""
-        return f"deep_ensemble(members={len(self.members)})"
+        """``deep_ensemble(members=..., weights=...)``: a calibrator is for these members, not for as many others."""
+        return f"deep_ensemble(members={len(self.members)}, weights={self._weights})"
+
+    @cached_property
+    def _weights(self) -> str:
+        hashes = sorted(weights_sha256(member) for member in self.members)
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()[:8]
 
     @property
     def models(self) -> Sequence[nn.Module]:

@@ -111,7 +111,9 @@ class Estimator(ABC):
             logits, maps = self._pool(images, ids, self.measures)
             calibrator = self._calibrator_in_force()
             if calibrator is not None:
-                logits = calibrator.to(logits.device)(logits, images)
+                with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
+                    calibrator.to(logits.device)
+                logits = calibrator(logits, images)
             probs = torch.softmax(logits, dim=1)
             maps = {**of_probs(probs, self.measures), **maps}
             if self.task == "multilabel":
@@ -126,7 +128,11 @@ class Estimator(ABC):
         Args:
             batches: a re-iterable of ``(image, mask)`` batches, as `seguq.data.unpack_batch` takes them.
         """
-        return PooledBatches(self._pooled_pair, batches, self.models[0])
+        return PooledBatches(self._pooled_pair, batches, self.models[0], self._pooling_seed())
+
+    def _pooling_seed(self) -> int:
+        """What the random numbers of `pooled` are keyed by, where the estimator has no seed of its own."""
+        return 0
 
     def _pooled_pair(self, batch: Any, number: int) -> tuple[Tensor, Tensor]:
         batch = unpack_batch(batch)
@@ -182,10 +188,17 @@ class Estimator(ABC):
         return ()
 
     def _take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
-        require_dims("images", images, "(B, channels, *spatial)", at_least=3)
+        # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
+        require_dims("images", images, "(B, channels, H, W) or (B, channels, D, H, W)", at_least=4)
         parameter = next(self.models[0].parameters(), None)
         if parameter is not None:
             images = images.to(parameter.device, parameter.dtype)
+        told = getattr(self.models[0], "task", None)
+        if isinstance(told, str) and told in TASKS and told != self.task:
+            raise SeguqError(
+                f"the model says that its task is {told!r}, but the estimator was made with task={self.task!r}: "
+                f"pass task={told!r}"
+            )
         if image_ids is None:
             image_ids = [str(self._images_seen + i) for i in range(len(images))]
             self._images_seen += len(images)

@@ -100,12 +100,17 @@ class MCDropout(SamplingEstimator):
                     drawn = before is None or not same_state(before, generator_state(images.device))
                 else:
                     logits, drawn = self._seeded_logits(images, ids, sample)
-            if sample == 0 and not drawn:
+            if sample == 0 and len(images) and not drawn:
                 raise SeguqError(self._nothing_random())
             yield logits
 
+    def _pooling_seed(self) -> int:
+        return int(torch.randint(2**62, ()).item()) if self.seed is None else 0
+
     def _seeded_logits(self, images: Tensor, ids: tuple[str, ...], sample: int) -> tuple[Tensor, bool]:
         assert self.seed is not None
+        if not len(images):
+            return self._logits(self.model, images), True
         rows, drawn = [], sample > 0
         for number, image_id in enumerate(ids):
             with seeded(derive_seed(self.seed, image_id, sample), images.device):

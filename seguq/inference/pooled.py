@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seguq.calibration.base import require_reiterable
-from seguq.core.seeds import seeded
+from seguq.core.seeds import derive_seed, seeded
 
 _MEMORY = 2**30
 
@@ -24,6 +24,7 @@ class PooledBatches:
         compute: from a batch to its pair.
         batches: a re-iterable of batches.
         model: the network, for where it draws random numbers.
+        seed: what these are keyed by, together with the batch's number.
         memory: bytes to keep.
     """
 
@@ -32,13 +33,13 @@ class PooledBatches:
         compute: Callable[[Any, int], tuple[Tensor, Tensor]],
         batches: Iterable[Any],
         model: nn.Module,
+        seed: int,
         memory: int = _MEMORY,
     ) -> None:
         require_reiterable(batches)
-        self.compute, self.batches, self.memory = compute, batches, memory
+        self.compute, self.batches, self.seed, self.memory = compute, batches, seed, memory
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._seeds: list[int] = []
         self._complete = False
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -52,9 +53,7 @@ class PooledBatches:
                 seen += len(self._kept[number][1])
                 yield self._kept[number]
                 continue
-            if number == len(self._seeds):
-                self._seeds.append(int(torch.randint(2**62, ()).item()))
-            with seeded(self._seeds[number], self.device):
+            with seeded(derive_seed("pooled", self.seed, number), self.device):
                 logits, target = self.compute(batch, seen)
             seen += len(target)
             pair = (logits.cpu(), target.cpu())

@@ -76,15 +76,28 @@ class BootstrapMetric(Metric):
         """Take in the sums of each image, ``(B, size)`` float64."""
         if group is not None and (isinstance(group, str) or len(group) != len(image_sums)):
             raise SeguqError(f"group must hold one image id for each of the {len(image_sums)} images")
-        self.sums += image_sums.sum(0)
+        # not in place: a state that Lightning reset under inference mode could not be changed outside of it
+        self.sums = self.sums + image_sums.sum(0)
         if group is None:
-            self.ungrouped += len(image_sums)
+            self.ungrouped = self.ungrouped + len(image_sums)
             return
         if not len(image_sums):
             return
         weights = np.stack([poisson_weights(self.seed, str(image_id), self.n_boot) for image_id in group])
         boot_sums = self._boot_sums(image_sums)
-        self.replicates += torch.from_numpy(weights).to(boot_sums.device).T @ boot_sums
+        self.replicates = self.replicates + torch.from_numpy(weights).to(boot_sums.device).T @ boot_sums
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Any:
+        """Move the sums as ``fn`` does, but keep their type.
+
+        ``Trainer(precision="bf16-true")`` casts a module and all in it, and sums of pixels do not survive that.
+        """
+
+        def moved(tensor: Tensor) -> Tensor:
+            out = fn(tensor)
+            return out if out.dtype == tensor.dtype else tensor.to(out.device)
+
+        return super()._apply(moved, *args)
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         """The value over everything seen; NaN where it is not defined."""

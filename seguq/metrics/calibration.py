@@ -80,7 +80,7 @@ class CalibrationError(BootstrapMetric):
         figure = Figure(figsize=(4, 4), layout="constrained") if ax is None else ax.figure
         ax = figure.add_subplot() if ax is None else ax
         count, confidence, correct = self.bins.cpu().numpy()
-        shown = count > max(1e-4 * count.sum(), 0)
+        shown = count > 1e-4 * count.sum()
         ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", zorder=1)
         low, high = self._accuracy_interval()
         x, y = confidence[shown] / count[shown], correct[shown] / count[shown]

@@ -329,3 +329,16 @@ def test_a_score_that_is_not_finite_is_an_error_with_row_and_score(strategy, sco
 
 def test_the_package_hands_on_the_function():
     assert acquisition.select is select
+
+
+def test_a_region_that_is_in_the_table_twice_is_an_error_that_names_it():
+    one = table(("a", 1), ("a", 2))
+    twice = type(one).concatenate([one, one])
+    with pytest.raises(SeguqError, match="region 0 of image 'a' more than once"):
+        select(twice, budget=Budget(regions=1), strategy=TopK())
+
+
+def test_a_seed_of_numpy_is_saved_as_a_number(tmp_path):
+    selection = select(table(("a", 1)), budget=Budget(regions=1), strategy=TopK(), seed=np.int64(3))
+    selection.save(tmp_path / "s.json")
+    assert Selection.load(tmp_path / "s.json").why["seed"] == 3

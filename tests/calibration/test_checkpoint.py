@@ -571,3 +571,10 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(bare, monkeypatc
 def test_a_save_leaves_nothing_beside_the_file(bare):
     save_calibrator(bare, temperature(), TAG)
     assert names(bare.parent) == ["bare.pt"]
+
+
+def test_weights_that_are_in_the_file_twice_are_an_error_that_names_both(tmp_path):
+    both = nn.ModuleDict({"ema": nn.Conv2d(3, 2, 1), "net": nn.Conv2d(3, 2, 1)})
+    torch.save(both.state_dict(), tmp_path / "both.pt")
+    with pytest.raises(SeguqError, match=r"more than once, as 'ema\.weight' and as 'net\.weight'"):
+        load(tmp_path / "both.pt", nn.Conv2d(3, 2, 1))

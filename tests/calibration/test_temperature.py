@@ -567,3 +567,11 @@ def test_a_copy_is_fitted_alone():
     before = cal.temperature
     copy.deepcopy(cal).fit([problem(seed=1, scale=9.0)])
     assert cal.temperature == before
+
+
+def test_a_calibrator_that_was_cast_under_inference_mode_can_be_fitted_outside_of_it():
+    calibrator = TemperatureScaling()
+    with torch.inference_mode():
+        calibrator.double()
+    calibrator.fit([(torch.tensor([[4.0, 0.0]]).repeat(4, 1), torch.tensor([0, 0, 0, 1]))])
+    assert calibrator.temperature != 1

@@ -368,3 +368,12 @@ def test_a_file_name_that_is_no_utf_8_is_no_error(dataset: Path) -> None:
         pytest.skip("this file system takes only UTF-8 names")
     mask(dataset).rename(mask(dataset, name))
     assert len(run(dataset)) == 4
+
+
+def test_a_class_index_out_of_range_is_found_among_any_number_of_right_ones(tmp_path: Path) -> None:
+    mask = np.arange(1600, dtype=np.uint16).reshape(40, 40) % 600
+    mask[0, 0] = 700
+    images = {"a": write(tmp_path / "images" / "a.png", random_pixels(40, 40, 3))}
+    masks = {"a": write(tmp_path / "masks" / "a.png", mask)}
+    with pytest.raises(SeguqError, match="holds the class index 700"):
+        check_files(images, masks, Classes.unnamed(600, ignore_index=65535), folder=tmp_path)

@@ -111,3 +111,10 @@ def test_a_class_given_twice_once_without_its_color_is_an_error_that_names_the_f
     path = write(tmp_path, BACKGROUND, {"index": 0, "name": "background"})
     with pytest.raises(SeguqError, match=r"classes\.json"):
         Classes.read(path)
+
+
+def test_more_classes_than_the_ignore_index_are_an_error_that_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path, *({"index": i, "name": str(i)} for i in range(300)))
+    with pytest.raises(SeguqError, match="ignore_index=255 lies among the indices") as caught:
+        Classes.read(path)
+    assert len(str(caught.value)) < 400

@@ -420,3 +420,22 @@ def test_two_workers_crop_and_flip_otherwise(tmp_path: Path) -> None:
         write(root / "masks" / "train" / f"{i}.png", random_mask(HEIGHT, WIDTH))
     ((of_one_worker, of_the_other),) = epochs(root, 3, workers=2, count=1)
     assert not torch.equal(of_one_worker["image"], of_the_other["image"])
+
+
+def test_a_layer_called_normalization_is_no_figures_of_the_model(package: Any, dataset: Path, tmp_path: Path) -> None:
+    module = make_module(package, normalization=nn.BatchNorm2d(3))
+    make_trainer(package, tmp_path).validate(module, datamodule=make_data(dataset), verbose=False)
+    assert_close(module.seen["val"][0]["image"][1], normalized(dataset / "images" / "val" / "1.png", IMAGENET))
+
+
+def test_files_that_came_after_the_first_run_are_checked_before_the_second(
+    package: Any, dataset: Path, tmp_path: Path
+) -> None:
+    data = make_data(dataset)
+    make_trainer(package, tmp_path).validate(make_module(package), datamodule=data, verbose=False)
+    write(dataset / "images" / "val" / "new.png", random_pixels(8, 8, 3))
+    write(dataset / "masks" / "val" / "new.png", np.full((8, 8), 7, np.uint8))
+    module = make_module(package)
+    with pytest.raises(SeguqError, match=r"new\.png holds the class index 7"):
+        make_trainer(package, tmp_path).validate(module, datamodule=data, verbose=False)
+    assert module.seen == {}

@@ -394,3 +394,38 @@ def test_pooled_output_is_the_class_logits_and_the_mask():
 def test_no_batches_at_all_is_an_error_that_says_so():
     with pytest.raises(SeguqError, match="no batches"):
         Deterministic(model()).calibrate(TemperatureScaling(), [])
+
+
+@estimators
+def test_calibrating_leaves_the_global_generator_as_it_was(make):
+    est = make()
+    before = torch.get_rng_state()
+    est.calibrate(TemperatureScaling(), batches())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_fits_without_a_seed_draw_other_random_numbers():
+    est = MCDropout(model(), samples=2)
+    (one, _), (other, _) = next(iter(est.pooled(batches()))), next(iter(est.pooled(batches())))
+    assert not torch.equal(one, other)
+
+
+def test_a_calibrator_of_an_ensemble_is_not_applied_to_other_members():
+    first, second, third = model(), model(), SmallNet()
+    calibrator = DeepEnsemble([first, second]).calibrate(TemperatureScaling(), batches())
+    assert DeepEnsemble([first, second])._calibrator_in_force() is calibrator
+    assert DeepEnsemble([first, third])._calibrator_in_force() is None
+
+
+def test_a_calibrator_that_moved_under_inference_mode_can_be_fitted_again_outside_of_it():
+    calibrator = ready(2.0)
+    with torch.inference_mode():
+        Deterministic(model().to("meta"), calibrator=calibrator)(images(2))
+    assert not calibrator.log_temperature.is_inference()
+
+
+def test_an_estimator_of_another_task_than_the_model_says_is_an_error_that_names_both():
+    network = model()
+    network.task = "multilabel"
+    with pytest.raises(SeguqError, match="its task is 'multilabel', but the estimator was made with task='multiclass'"):
+        Deterministic(network)(images(2))

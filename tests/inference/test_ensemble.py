@@ -73,8 +73,11 @@ def test_members_whose_logits_differ_in_size_agree_once_resized():
     assert tuple(ensemble([member(0), halved])(images()).probs.shape) == (2, 3, 16, 16)
 
 
-def test_the_tag_names_the_number_of_members():
-    assert ensemble(members(4)).tag == "deep_ensemble(members=4)"
+def test_the_tag_names_the_number_of_members_and_their_weights():
+    models = members(4)
+    tag = ensemble(models).tag
+    assert tag.startswith("deep_ensemble(members=4, weights=")
+    assert ensemble(models[::-1]).tag == tag != ensemble([*models[:3], member(9)]).tag
 
 
 def test_describe_has_one_pass_for_each_member():

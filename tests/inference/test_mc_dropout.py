@@ -958,3 +958,9 @@ def test_one_image_without_a_batch_dimension_is_an_error_with_its_shape():
 
 def test_the_package_hands_on_the_estimator():
     assert seguq.MCDropout is MCDropout
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_batch_without_images_has_maps_without_images(seed):
+    maps = MCDropout(fixed(SmallNet), samples=2, seed=seed, calibrator=None)(images(2)[:0])
+    assert len(maps) == 0 and tuple(maps.probs.shape) == (0, 3, 16, 16)

@@ -428,3 +428,28 @@ def test_a_difference_needs_the_image_ids():
     metric.update(probs, target)
     with pytest.raises(SeguqError, match="group=image_ids"):
         metric.compute_difference(metric.clone())
+
+
+# inside a user's own LightningModule
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sums_stay_exact_in_a_module_that_is_cast_to_half_precision(dtype):
+    metric, reference = NegativeLogLikelihood(2), NegativeLogLikelihood(2)
+    torch.nn.ModuleList([metric]).to(dtype)
+    probs, target = torch.full((1, 2, 64, 64), 0.5), torch.zeros(1, 64, 64, dtype=torch.long)
+    for number in range(20):
+        metric.update(probs, target, group=[str(number)])
+        reference.update(probs, target, group=[str(number)])
+    assert metric.sums.dtype == metric.replicates.dtype == torch.float64
+    assert torch.equal(metric.sums, reference.sums) and torch.equal(metric.replicates, reference.replicates)
+
+
+def test_a_metric_that_was_reset_under_inference_mode_goes_on_outside_of_it():
+    metric = NegativeLogLikelihood(2)
+    probs, target = torch.full((1, 2, 4, 4), 0.5), torch.zeros(1, 4, 4, dtype=torch.long)
+    with torch.inference_mode():
+        metric.update(probs, target, group=["a"])
+        metric.reset()
+    metric.update(probs, target, group=["b"])
+    assert float(metric.compute()) == pytest.approx(math.log(2))
