@@ -11,7 +11,11 @@ good_python() {
 }
 
 find_python() {
-    for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
+    if [ -n "${PYTHON:-}" ]; then
+        good_python "$PYTHON" && echo "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
         if good_python "$candidate"; then
             echo "$candidate"
             return
@@ -26,7 +30,9 @@ usable_venv() {
 check() {
     usable_venv && return
     python=$(find_python)
-    if [ -z "$python" ]; then
+    if [ -z "$python" ] && [ -n "${PYTHON:-}" ]; then
+        echo "PYTHON=$PYTHON is no Python 3.10 or later"
+    elif [ -z "$python" ]; then
         echo "Python 3.10 or later is missing: install it, or name it as in: make demo PYTHON=/path/to/python3"
     elif ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
         echo "the venv module of $python is missing: install it (on Debian and Ubuntu: apt install python3-venv)"
@@ -50,7 +56,7 @@ install() {
     echo "installing seguq and what it needs into $venv: some minutes and about 6 GB the first time"
     if ! "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e "$what" >"$venv/install.log" 2>&1; then
         tail -n 5 "$venv/install.log" >&2
-        echo "the installation failed (no network, or a full disk?); all that pip said is in $venv/install.log" >&2
+        echo "the installation failed; if it is not clear why, all that pip said is in $venv/install.log" >&2
         return 1
     fi
     echo "$state" >"$venv/.seguq-$1"

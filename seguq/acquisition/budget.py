@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from seguq.core.errors import SeguqError
+from seguq.core.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Budget:
         images: number of distinct images; regions of further images are passed over.
 
     Raises:
-        SeguqError: unless exactly one is given, a whole number of at least 1.
+        UsageError: unless exactly one is given, a whole number of at least 1.
 
     Example:
         >>> Budget(regions=50)
@@ -33,12 +33,12 @@ class Budget:
     def __post_init__(self) -> None:
         given = self.as_dict()
         if len(given) != 1:
-            raise SeguqError(
+            raise UsageError(
                 f"a budget is exactly one of regions=, pixels=, images=, but {list(given) or 'none'} given"
             )
         ((name, value),) = given.items()
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SeguqError(f"the budget {name}= must be a whole number of at least 1, but is {value!r}")
+            raise UsageError(f"the budget {name}= must be a whole number of at least 1, but is {value!r}")
 
     def __repr__(self) -> str:
         return f"Budget({', '.join(f'{name}={value}' for name, value in self.as_dict().items())})"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from seguq.acquisition.budget import Budget
-from seguq.acquisition.selection import Selection, region_key
+from seguq.acquisition.selection import Selection, box_of, region_key
 from seguq.acquisition.strategies import Strategy
 from seguq.core.errors import SeguqError
 from seguq.core.seeds import derive_seed
@@ -29,7 +30,7 @@ def select(
         table: scored regions; the order of its rows does not matter.
         budget: how much may be labeled.
         strategy: the order in which regions are taken.
-        labeled: earlier selections, whose regions are left out.
+        labeled: earlier selections, whose regions are left out, as is what lies within their cells or whole images.
         seed: for the strategy's random choices and for ties.
 
     Returns:
@@ -67,7 +68,8 @@ def select(
             f"the table of regions holds region {twice['region_id']} of image {twice['image_id']!r} more than once: "
             "score each image once, and pass image_ids to the estimator so that no two have the same id"
         )
-    left = [content[i] for i in ranked if keys[i] not in done]
+    boxes = _labeled_boxes(earlier)
+    left = [content[i] for i in ranked if keys[i] not in done and not _within(content[i], boxes)]
     chosen = list(budget.spend(left))
     ((limit, wanted),) = budget.as_dict().items()
     reached = {"regions": len(chosen), "images": len({row["image_id"] for row in chosen})}
@@ -77,3 +79,21 @@ def select(
         warnings.warn(f"the budget allows {wanted} {limit}, but only {reached[limit]} are left to select", stacklevel=2)
     why = {"strategy": repr(strategy), "budget": budget.as_dict(), "seed": int(seed), **table.meta}
     return Selection([{"rank": rank, **row} for rank, row in enumerate(chosen, 1)], why)
+
+
+def _labeled_boxes(earlier: Sequence[Selection]) -> dict[str, list[tuple[int, int, int, int]]]:
+    """By image, the boxes of earlier selections whose regions fill their boxes (cells of a grid, whole images)."""
+    boxes: dict[str, list[tuple[int, int, int, int]]] = {}
+    for selection in earlier:
+        if str(selection.why.get("partition", "")).startswith(("Grid", "WholeImage")):
+            for row in selection.rows:
+                boxes.setdefault(row["image_id"], []).append(box_of(row))
+    return boxes
+
+
+def _within(row: Mapping[str, Any], boxes: Mapping[str, Sequence[tuple[int, int, int, int]]]) -> bool:
+    y0, x0, y1, x1 = box_of(row)
+    return any(
+        top <= y0 and left <= x0 and y1 <= bottom and x1 <= right
+        for top, left, bottom, right in boxes.get(row["image_id"], ())
+    )

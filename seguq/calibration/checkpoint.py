@@ -166,8 +166,14 @@ def save_calibrator(
     found["calibrators"] = {**found.get("calibrators", {}), tag: packed}
     if "state_dict" not in checkpoint:
         checkpoint = {"state_dict": checkpoint}
-    with whole_file(path if out is None else out) as temporary:
-        torch.save({**checkpoint, KEY: found}, temporary)
+    target = path if out is None else out
+    with whole_file(target) as temporary:
+        try:
+            torch.save({**checkpoint, KEY: found}, temporary)
+        except RuntimeError as error:  # torch's own word for a failed write is a line of its source
+            if "enforce fail" not in str(error):
+                raise
+            raise SeguqError(f"{target} cannot be written: is the disk full?") from error
 
 
 def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:

@@ -34,7 +34,7 @@ def calibrate(
     checkpoint: str,
     data: str,
     split: str = "val",
-    estimator: EstimatorName = "deterministic",
+    estimator: EstimatorName = "mc_dropout",
     samples: int = 20,
     members: list[str] | None = None,
     seed: int = 0,
@@ -54,7 +54,7 @@ def calibrate(
         checkpoint: checkpoint of `seguq fit`; the temperature is written into it.
         data: folder of the data set (images/SPLIT, masks/SPLIT, classes.json).
         split: split to fit on; one that the model was not trained on.
-        estimator: deterministic (one pass), mc_dropout or deep_ensemble.
+        estimator: mc_dropout, deterministic (one pass) or deep_ensemble, as you will predict with.
         samples: passes of mc_dropout.
         members: further checkpoints of a deep_ensemble.
         seed: seed of mc_dropout.

@@ -72,10 +72,10 @@ def demo(
     folder = Path(out)
     if folder.exists() and not (folder / _MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{out} holds other files already: pass a new folder as --out")
+    place = pick_device(device)  # before anything is removed
     shutil.rmtree(folder, ignore_errors=True)
     write_json(folder / _MARKER, {"finished": False})
     times: dict[str, float] = {}
-    place = pick_device(device)
 
     with _timed(times, "train"):
         task, data = _train(folder, steps, seed, images, place)

@@ -56,7 +56,7 @@ def common_scale(maps: Sequence[UncertaintyMaps], measure: str) -> Scale:
 
 
 def gallery(examples: Sequence[Example], colors: Sequence[tuple[int, int, int]], names: Sequence[str]) -> str:
-    """The section of labeled images: the most uncertain ones of each kind."""
+    """The section of labeled images."""
     measures = ("predictive_entropy", "mutual_information")
     scales = {measure: common_scale([example.maps for example in examples], measure) for measure in measures}
     key = "".join(_swatch(color, name) for color, name in zip(colors, names, strict=True))
@@ -64,8 +64,8 @@ def gallery(examples: Sequence[Example], colors: Sequence[tuple[int, int, int]],
     out = [
         "<h2>Where it is wrong, and whether it knows</h2>"
         "<p>The predictive entropy is all of the uncertainty; the mutual information is the part that comes from the "
-        "model's own ignorance, and that labels can reduce. Shown are the most uncertain images of each kind. Good "
-        "uncertainty is bright where the errors are.</p>"
+        "model's own ignorance, and that labels can reduce. Shown are the most uncertain test images, and three "
+        "stained ones. Good uncertainty is bright where the errors are.</p>"
         f'<div class="legend">{key}</div>'
     ]
     kinds = {"test": "Fluorescence, as in training (test images)", "stained": "Stained tissue, never seen in training"}

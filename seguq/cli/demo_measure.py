@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,7 +90,12 @@ def own_temperature(
 ) -> dict[str, tuple[float, float, float]]:
     """What a temperature is worth that is fitted on images of the same kind: out of sample, in two folds."""
     before, after = CalibrationError(classes), CalibrationError(classes)
-    for batch in cross_fit(TemperatureScaling, est.pooled(ProgressLoader(loader, "a temperature for stained images"))):
+    with warnings.catch_warnings():
+        # that it lies at its bound is what the page explains
+        warnings.filterwarnings("ignore", message="the best temperature lies at its bound")
+        pooled = est.pooled(ProgressLoader(loader, "a temperature for stained images"))
+        batches = list(cross_fit(TemperatureScaling, pooled))
+    for batch in batches:
         ids = [str(number) for number in batch.numbers]
         before.update(batch.logits.softmax(1), batch.target, group=ids)
         after.update(batch.calibrated.softmax(1), batch.target, group=ids)

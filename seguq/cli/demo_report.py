@@ -103,7 +103,7 @@ def write_report(
 
 def _head(figures: Figures) -> str:
     test, stained = figures.evaluations["one pass, test"], figures.evaluations["one pass, stained"]
-    best, value = max(figures.auroc.items(), key=lambda item: item[1][0])
+    value = figures.auroc["predictive_entropy"]
     found = figures.found["predictive_entropy"]
     top = int(found["top"][0])
 
@@ -119,7 +119,7 @@ def _head(figures: Figures) -> str:
         + cards(
             [
                 (f"{test['mean IoU'][0]:.3f}", "mean IoU on test images", interval(test["mean IoU"])),
-                (f"{value[0]:.3f}", f"AUROC for wrong pixels ({best.replace('_', ' ')})", interval(value)),
+                (f"{value[0]:.3f}", "AUROC for wrong pixels (predictive entropy, MC dropout)", interval(value)),
                 (
                     f"{found['stained among the top'][0]:.0f} of {top}",
                     "most uncertain pool images are stained ones",
@@ -128,7 +128,8 @@ def _head(figures: Figures) -> str:
                 (
                     f"{test['ECE before'][0]:.3f} / {stained['ECE before'][0]:.3f}",
                     "calibration error, own kind / stained",
-                    "its confidence holds only on images like those it learned from",
+                    f"one pass, before calibration; {interval(test['ECE before'])} / {stained['ECE before'][1]:.3f} to "
+                    f"{stained['ECE before'][2]:.3f}",
                 ),
             ]
         )
@@ -161,15 +162,17 @@ def _labeling(
             f"{text(names[row['predicted_class']])}; image {text(row['image_id'])}, rows {row['y0']} to {row['y1']}, "
             f"columns {row['x0']} to {row['x1']}{kind}"
         )
-        crops.append(captioned(image_tag(_crop(image, row), f"region {row['rank']}"), caption))
+        crops.append(captioned(image_tag(_crop(image, row), f"region {row['rank']}", ".png"), caption))
     scale = common_scale(list(maps.values()), "mutual_information")
     whole = []
     for image_id in selection.image_ids[:4]:
         mine = selection.in_image(image_id)
-        boxes = [box_of(row) for row in mine]
         labels = [str(row["rank"]) for row in mine]
         image = to_rgb(read_image(pool / f"{image_id}.jpg"))
         heat = colorize(maps[image_id]["mutual_information"][0].numpy(), scale)
+        # enlarged, or the ranks could not be read
+        image, heat = (part.repeat(2, axis=0).repeat(2, axis=1) for part in (image, heat))
+        boxes = [[2 * side for side in box_of(row)] for row in mine]
         pair = np.hstack([outline(image, boxes, labels=labels), outline(heat, boxes)])
         count = f"{len(mine)} region{'s' if len(mine) > 1 else ''}"
         whole.append(captioned(image_tag(pair, f"image {image_id}"), f"image {text(image_id)}: {count} selected"))
@@ -177,8 +180,8 @@ def _labeling(
     return (
         "<h2>What to label next, and why</h2>"
         f"<p>The pool was cut into cells of 32 x 32 pixels. Each is scored by its mean mutual information: where the "
-        f"samples of the model disagree about the class, a label teaches it most. Within a budget of {len(selection)} "
-        f"regions, these come first; {inside} of the {len(selection)} lie in stained images.</p>"
+        f"samples of the model disagree about the class, a label may teach it most. Within a budget of "
+        f"{len(selection)} regions, these come first; {inside} of the {len(selection)} lie in stained images.</p>"
         + picture_row(crops)
         + "<h3>The images they come from</h3>"
         + f'<div class="legend">{legend(scale, "mutual_information")}</div>'
@@ -250,13 +253,21 @@ def _calibration(figures: Figures) -> str:
             *(_cell(figures.own_temperature[f"ECE {when}"], 4) for when in ("after", "change")),
         ],
     ]
+    count, _, correct = figures.diagrams["one pass, stained"]["before"].bins.sum(1).tolist()
+    right = correct / max(count, 1)
+    moral = (
+        f"No temperature can do better: the model is right in only {100 * right:.0f} % of these pixels, and a "
+        "temperature can take its confidence down to 50 %, but not change its mind. Such images have to be labeled."
+        if right < 0.5
+        else "Calibration holds for the kind of image that it was fitted on."
+    )
     temperatures = " and ".join(f"{value:.2f} for {text(_plain(tag))}" for tag, value in figures.temperatures.items())
     return (
         "<h2>Does 90 % mean nine times in ten?</h2>"
         f"<p>A temperature was fitted on the validation images ({temperatures}). To say it as it is: {verdict}. "
         f"On stained tissue its confidence means much less: the calibration error is {stained['ECE before'][0]:.3f}. A "
         f"temperature from the wrong kind of image leaves {stained['ECE after'][0]:.3f}; one that is fitted on "
-        f"other stained images leaves {own[0]:.3f}. Calibration holds for the kind of image that it was fitted on.</p>"
+        f"other stained images leaves {own[0]:.3f}. {moral}</p>"
         + picture_row(plots, "wide")
         + table(["expected calibration error", "before", "after (out of sample)", "change"], rows)
     )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from seguq.cli.common import require_folder
+from seguq.cli.parsing import config_first
 from seguq.core.errors import UsageError
 from seguq.core.lightning import (
     CSVLogger,
@@ -36,6 +38,7 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse to write over another training."""
         out, resume = Path(self.config.out), self.config.resume
+        require_folder(str(self.config.data.root), "--data.root")  # before weights are downloaded
         if resume is not None and not Path(resume).is_file():
             raise UsageError(f"--resume {resume} does not exist")
         if resume is None and (out / "last.ckpt").exists():
@@ -67,7 +70,7 @@ def run(words: Sequence[str]) -> None:
     cli = FitCLI(
         SegmentationTask,
         SegmentationData,
-        args=[_underscored(word) for word in words],
+        args=[_underscored(word) for word in config_first(words)],
         run=False,
         seed_everything_default=0,
         auto_configure_optimizers=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -49,7 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0: fine; 1: failed; 2: wrong use; 130: stopped by the user.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `seguq ... | head` has read enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it when it ends)
+        return 0
+    return status
+
+
+def _main(words: list[str]) -> int:
     debug = _DEBUG in words
     words = [word for word in words if word != _DEBUG]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -85,18 +95,39 @@ def _explain(command: str, error: Exception) -> int:
 
     name = f"seguq {command}"
     if isinstance(error, argparse.ArgumentError):
-        message = str(error).strip().removeprefix("error: ")
+        message = _one_sentence(str(error).strip().removeprefix("error: "))
         return _complain(f"{name}: {message} (see {name} --help)", 2)
     cause: BaseException | None = error
     while cause is not None:  # libraries wrap an error that comes up in a callback or a constructor
         if isinstance(cause, SeguqError):
             return _complain(f"{name}: {cause}", 2 if isinstance(cause, UsageError) else 1)
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, BrokenPipeError):
+        raise error
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
         return _complain(f"{name}: {error.strerror}{where}", 1)
     text = " ".join(str(error).split())
     return _complain(f"{name}: unexpected {type(error).__name__}: {text} ({_DEBUG} shows where)", 1)
+
+
+def _one_sentence(message: str) -> str:
+    """What jsonargparse says over many lines of a value of the wrong type."""
+    key = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
+    missing = re.match(r"the following arguments are required: (.*)", message)
+    if missing is not None:
+        return "the following arguments are required: " + ", ".join(
+            f"--{name.strip()}" for name in missing[1].split(",")
+        )
+    if key is None:
+        return " ".join(message.split())
+    name, rest = key.groups()
+    given = re.search(r"Given value: (.*)", rest)
+    wanted = [item for item in re.findall(r"Expected an? <class '(\w+)'>", rest) if item != "NoneType"]
+    if given is None or not wanted:
+        return f"--{name}: " + " ".join(rest.split()).replace("typing.", "")
+    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, as [a, b]"}
+    return f"--{name} must be {' or '.join(kinds.get(item, item) for item in wanted)}, but is {given[1]!r}"
 
 
 def _complain(message: str, status: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,15 +34,15 @@ def normalized(words: Sequence[str], function: Callable[..., Any]) -> list[str]:
         >>> normalized(["--out-dir", "a-b", "--overwrite"], command)
         ['--out_dir', 'a-b', '--overwrite', 'true']
     """
-    switches = {
-        f"--{name}"
-        for name, item in inspect.signature(function).parameters.items()
-        if item.annotation in (bool, "bool")
-    }
+    parameters = inspect.signature(function).parameters
+    switches = {f"--{name}" for name, item in parameters.items() if item.annotation in (bool, "bool")}
+    lists = {f"--{name}" for name, item in parameters.items() if "list[" in str(item.annotation)}
+    words = config_first(words)
     out: list[str] = []
     for i, word in enumerate(words):
         if not word.startswith("--"):
-            out.append(word)
+            one = bool(out) and out[-1] in lists and not word.startswith("[") and word != "null"
+            out.append(json.dumps([word]) if one else word)
             continue
         option, equals, value = word.partition("=")
         option = "--" + option[2:].replace("-", "_")
@@ -50,3 +51,20 @@ def normalized(words: Sequence[str], function: Callable[..., Any]) -> list[str]:
         if option in switches and not equals and following not in ("true", "false", "yes", "no"):
             out.append("true")
     return out
+
+
+def config_first(words: Sequence[str]) -> list[str]:
+    """``--config FILE`` before all other options, so that these count whatever the order they were typed in.
+
+    Example:
+        >>> config_first(["--samples", "3", "--config", "a.yaml"])
+        ['--config', 'a.yaml', '--samples', '3']
+    """
+    first: list[str] = []
+    others: list[str] = []
+    taken = 0
+    for word in words:
+        taken = 2 if word == "--config" else 1 if word.startswith("--config=") else taken
+        (first if taken else others).append(word)
+        taken = max(0, taken - 1)
+    return first + others

@@ -73,6 +73,11 @@ def predict(
         device: auto, cpu or cuda.
     """
     folder = require_folder(images, "--images")
+    target = Path(out).resolve()
+    if target == folder.resolve() or folder.resolve() in target.parents:
+        raise UsageError(
+            f"--out {out} lies within --images {images}: its pictures would be taken for images to predict"
+        )
     if batch_size < 1:
         raise UsageError(f"--batch_size must be at least 1, but is {batch_size}")
     task = SegmentationTask.load(checkpoint).to(pick_device(device))

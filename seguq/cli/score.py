@@ -11,6 +11,7 @@ from seguq.cli.parsing import run_function
 from seguq.core.errors import UsageError
 from seguq.core.log import logger
 from seguq.core.progress import progress
+from seguq.data import list_images
 from seguq.export.folder import predicted_ids, read_run
 from seguq.functional.regions import Aggregate
 from seguq.inference import UncertaintyMaps
@@ -56,6 +57,13 @@ def score(
     ids = predicted_ids(folder)
     if not ids:
         raise UsageError(f"{folder} holds no maps yet: seguq predict has not finished")
+    images = Path(read_run(folder)["settings"]["images"])
+    missing = sorted(set(list_images(images)) - set(ids)) if images.is_dir() else []
+    if missing:
+        raise UsageError(
+            f"{folder} holds no maps yet of {len(missing)} images of {images}, such as {missing[0]!r}: "
+            "start seguq predict again, it goes on where it stopped"
+        )
     parts: Grid | WholeImage = Grid(cell) if partition == "grid" else WholeImage()
     stream = (UncertaintyMaps.load(folder / "maps" / f"{image_id}.npz") for image_id in progress(ids, "scoring"))
     table = score_maps(stream, parts, by=by, aggregate=aggregate)

@@ -11,7 +11,7 @@ from seguq.acquisition import select as select_regions
 from seguq.acquisition.selection import box_of
 from seguq.cli.common import print_table, refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import list_images, read_image
@@ -20,6 +20,7 @@ from seguq.export.folder import read_run
 from seguq.regions import RegionTable
 
 _SHOWN = 10
+_READABLE = 768
 
 
 def run(words: Sequence[str]) -> None:
@@ -56,8 +57,11 @@ def select(
     budget = Budget(regions, pixels, images)
     target = Path(out)
     if target.suffix != ".json":
-        raise SeguqError(f"a selection is a .json file, but --out is {out}")
+        raise UsageError(f"a selection is a .json file, but --out is {out}")
     refuse_to_overwrite(target, overwrite)
+    drawings = target.with_suffix("")
+    if predictions is not None and not overwrite and drawings.is_dir() and any(drawings.iterdir()):
+        raise UsageError(f"pictures would go into {drawings}, which holds files: pass --overwrite, or another --out")
     table = RegionTable.load(scores)
     earlier = [Selection.load(path) for path in labeled or []]
     chosen: Strategy = TopK() if strategy == "topk" else Random()
@@ -66,7 +70,10 @@ def select(
         folder = Path(read_run(require_folder(predictions, "--predictions"))["settings"]["images"])
         files = list_images(folder)
     selection = select_regions(table, budget=budget, strategy=chosen, labeled=earlier, seed=seed)
+    outdated = Selection.load(target).image_ids if target.exists() else []
     selection.save(target)
+    for image_id in outdated:
+        (drawings / f"{image_id}.png").unlink(missing_ok=True)
 
     rows = [
         [str(row["rank"]), row["image_id"], f"{row['y0']}:{row['y1']}, {row['x0']}:{row['x1']}", f"{row['score']:.4f}"]
@@ -77,7 +84,7 @@ def select(
     print_table(title, ["rank", "image", "rows, columns", str(table.meta.get("by", "score"))], rows, caption)
     logger.info("selection: %s", target)
     if files is not None:
-        draw_selection(selection, files, target.with_suffix(""))
+        draw_selection(selection, files, drawings)
 
 
 def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -> None:
@@ -87,6 +94,10 @@ def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -
             raise SeguqError(f"image {image_id!r} of the selection is not there any more")
         rows = selection.in_image(image_id)
         image = to_rgb(read_image(files[image_id]))
-        shown = outline(image, [box_of(row) for row in rows], labels=[str(row["rank"]) for row in rows])
+        times = max(1, -(-_READABLE // min(image.shape[:2])))  # ranks cannot be read in the cells of a small image
+        image = image.repeat(times, axis=0).repeat(times, axis=1)
+        shown = outline(
+            image, [[times * v for v in box_of(row)] for row in rows], labels=[str(row["rank"]) for row in rows]
+        )
         write_png(out / f"{image_id}.png", shown)
     logger.info("pictures: %s", out)

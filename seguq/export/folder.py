@@ -50,7 +50,12 @@ class PredictionFolder:
             names = sorted({*known, *self.settings})
             differing = [name for name in names if known.get(name) != self.settings.get(name)]
             if differing:
-                changes = "; ".join(f"{n} was {known.get(n)!r}, now {self.settings.get(n)!r}" for n in differing)
+                changes = "; ".join(
+                    "another checkpoint, or one that was calibrated since"
+                    if name == "checkpoint"
+                    else f"{name} was {known.get(name)!r}, now {self.settings.get(name)!r}"
+                    for name in differing
+                )
                 raise UsageError(
                     f"{self.path} was made with other settings ({changes}): pass another --out, or remove it"
                 )
@@ -65,9 +70,16 @@ class PredictionFolder:
         return self.path / "maps" / f"{image_id}.npz"
 
     def is_done(self, image_id: str, image: Path) -> bool:
-        """Whether the maps of an image are there, and no older than it."""
+        """Whether the maps of an image are there, and no older than it.
+
+        What counts is when the file got its content here: the time that it carries may be older (a copy that keeps
+        times) or lie in the future.
+        """
         maps = self.maps_file(image_id)
-        return maps.is_file() and maps.stat().st_mtime_ns >= image.stat().st_mtime_ns
+        if not maps.is_file():
+            return False
+        stat = image.stat()
+        return maps.stat().st_mtime_ns >= (stat.st_ctime_ns if os.name == "posix" else stat.st_mtime_ns)
 
     def save(self, maps: UncertaintyMaps, *, probs: bool = False) -> None:
         """Write the maps and the prediction of each image of a batch; the maps last, which marks it as done."""

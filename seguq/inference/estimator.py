@@ -189,7 +189,7 @@ class Estimator(ABC):
 
     def _take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
         # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
-        require_dims("images", images, "(B, channels, H, W) or (B, channels, D, H, W)", at_least=4)
+        require_dims("images", images, "(B, channels, *spatial) of 2-D or 3-D images", at_least=4)
         parameter = next(self.models[0].parameters(), None)
         if parameter is not None:
             images = images.to(parameter.device, parameter.dtype)

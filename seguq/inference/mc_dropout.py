@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
 from seguq.inference.estimator import evaluation_mode
@@ -58,7 +58,7 @@ class MCDropout(SamplingEstimator):
     ) -> None:
         super().__init__(**settings)
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise SeguqError(f"samples must be a whole number of at least 1, but is {samples!r}")
+            raise UsageError(f"samples must be a whole number of at least 1, but is {samples!r}")
         if not callable(layers) and layers not in ("dropout", "all"):
             raise SeguqError(f"layers must be 'dropout', 'all' or a predicate (name, module), but is {layers!r}")
         self.model = model

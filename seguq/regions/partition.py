@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.inference import UncertaintyMaps
 
 
@@ -53,7 +53,7 @@ class Grid:
 
     def __init__(self, cell: int) -> None:
         if isinstance(cell, bool) or not isinstance(cell, int) or cell < 1:
-            raise SeguqError(f"the side of a grid cell must be a whole number of at least 1 pixel, but is {cell!r}")
+            raise UsageError(f"the side of a grid cell must be a whole number of at least 1 pixel, but is {cell!r}")
         self.cell = cell
 
     def __repr__(self) -> str:

@@ -1,3 +1,4 @@
+import contextlib
 import warnings
 from collections import Counter
 
@@ -342,3 +343,12 @@ def test_a_seed_of_numpy_is_saved_as_a_number(tmp_path):
     selection = select(table(("a", 1)), budget=Budget(regions=1), strategy=TopK(), seed=np.int64(3))
     selection.save(tmp_path / "s.json")
     assert Selection.load(tmp_path / "s.json").why["seed"] == 3
+
+
+@pytest.mark.parametrize(("partition", "left"), [("Grid(64)", 0), ("WholeImage()", 0), ("Superpixels(9)", 1)])
+def test_what_lies_within_a_labeled_cell_of_another_size_is_labeled(partition, left):
+    one = table(("a", 1))
+    row = {**one.rows()[0], "rank": 1, "region_id": 99, "y0": 0, "x0": 0, "y1": 1000, "x1": 1000}
+    earlier = Selection([row], {"partition": partition})
+    with pytest.warns(UserWarning, match="only") if not left else contextlib.nullcontext():
+        assert len(select(one, budget=Budget(regions=1), strategy=TopK(), labeled=earlier)) == left

@@ -18,7 +18,8 @@ def checkpoint(trained, tmp_path):
 
 
 def _words(checkpoint, discs, *more):
-    return ["calibrate", "--checkpoint", str(checkpoint), "--data", str(discs), "--num_workers", "0", *more]
+    base = ["calibrate", "--checkpoint", str(checkpoint), "--data", str(discs), "--num_workers", "0"]
+    return [*base, "--estimator", "deterministic", *more]
 
 
 def test_the_temperature_is_the_one_of_a_plain_fit(checkpoint, discs):

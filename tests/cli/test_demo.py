@@ -76,3 +76,10 @@ def test_a_senseless_number_is_wrong_use(words, tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "out"), *words]) == 2
     assert "must be at least" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_device_costs_no_earlier_demo(tmp_path):
+    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / "report.html").write_text("kept")
+    assert main(["demo", "--out", str(tmp_path), "--device", "abacus"]) == 2
+    assert (tmp_path / "report.html").read_text() == "kept"

@@ -69,7 +69,7 @@ def test_options_may_be_written_with_hyphens(discs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        (["--data.root", "missing"], 1, "missing is no folder"),
+        (["--data.root", "missing"], 2, "missing is no folder"),
         (["--model.classes", "3"], 1, "the data have 2 classes (ground, disc), but the network has 3"),
         (["--model.encoder", "resnet1"], 1, "did you mean"),
         (["--model.architecture", "Unit"], 1, "did you mean"),

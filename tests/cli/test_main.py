@@ -1,5 +1,7 @@
 """The command line as a whole: overview, wrong commands, exit status, and what an error looks like."""
 
+import subprocess
+import sys
 from importlib.metadata import entry_points
 
 import pytest
@@ -92,3 +94,36 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_the_process_exits_with_the_status():
     done = run_process("select", "--scores", "missing.parquet", "--regions", "3")
     assert (done.returncode, done.stderr.strip()) == (2, "seguq select: missing.parquet does not exist")
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    command = f"{sys.executable} -m seguq --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["select", "--scores", "x", "--regions", "five"], "--regions must be a whole number, but is 'five'"),
+        (["select", "--regions", "5"], "are required: --scores"),
+        (["fit"], "are required: --model.classes, --data.root"),
+        (["select", "--scores", "x", "--regions", "5", "--strategy", "best"], "--strategy: Expected a Literal"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_the_option_as_typed(words, text, capsys):
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert text in line
+
+
+def test_options_count_whether_they_stand_before_or_after_the_config(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("regions: 50\n")
+    words = ["--scores", "x", "--regions", "7", "--config", str(tmp_path / "c.yaml"), "--print_config"]
+    assert main(["select", *words]) == 0
+    assert "regions: 7" in capsys.readouterr().out
+
+
+def test_a_list_option_takes_one_word(capsys):
+    assert main(["select", "--scores", "x", "--labeled", "a b.json", "--print_config"]) == 0
+    assert "- a b.json" in capsys.readouterr().out

@@ -112,7 +112,7 @@ def test_a_folder_of_another_checkpoint_is_refused(predicted, discs, trained, tm
         file.write(b"\0")
     words = ["predict", "--checkpoint", str(other), "--images", str(discs / "images" / "pool"), "--out", str(predicted)]
     assert main([*words, "--samples", "3"]) == 2
-    assert "checkpoint was" in capsys.readouterr().err
+    assert "another checkpoint" in capsys.readouterr().err
 
 
 def test_a_folder_with_other_files_is_refused(words, tmp_path, capsys):
@@ -171,7 +171,7 @@ def test_an_image_that_was_added_is_predicted_and_the_others_are_kept(words, dis
     [
         (["--images", "missing"], 2, "missing is no folder"),
         (["--checkpoint", "missing.ckpt"], 2, "missing.ckpt does not exist"),
-        (["--samples", "0"], 1, "samples must be a whole number of at least 1"),
+        (["--samples", "0"], 2, "samples must be a whole number of at least 1"),
         (["--measures", "[surprise]"], 1, "'surprise' is no measure"),
         (["--estimator", "deterministic", "--measures", "[variance]"], 1, "estimators with samples"),
         (["--batch_size", "0"], 2, "--batch_size"),
@@ -193,3 +193,34 @@ def test_a_damaged_image_is_named_before_work_starts(words, tmp_path, capsys):
     assert main(words(images=images)) == 1
     assert "broken.png" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_results_within_the_folder_of_images_are_refused(words, tmp_path, capsys):
+    images = tmp_path / "images"
+    write_split(tmp_path, "images", 1)
+    assert main(words(images=images / "images", out=images / "images" / "out")) == 2
+    assert "lies within --images" in capsys.readouterr().err
+    assert not (images / "images" / "out").exists()
+
+
+def test_an_image_replaced_by_one_with_an_older_time_is_predicted_again(words, tmp_path, monkeypatch):
+    write_split(tmp_path, "a", 2)
+    assert main(words(images=tmp_path / "images" / "a")) == 0
+    file = tmp_path / "out" / "maps" / "a0.npz"
+    before = file.stat().st_mtime_ns
+    other = tmp_path / "other.png"
+    shutil.copy(tmp_path / "images" / "a" / "a1.png", other)
+    os.utime(other, (1, 1))
+    other.replace(tmp_path / "images" / "a" / "a0.png")
+    assert main(words(images=tmp_path / "images" / "a")) == 0
+    assert file.stat().st_mtime_ns > before
+
+
+def test_an_image_with_a_time_in_the_future_is_predicted_once(words, tmp_path):
+    write_split(tmp_path, "a", 1)
+    os.utime(tmp_path / "images" / "a" / "a0.png", (4e9, 4e9))
+    assert main(words(images=tmp_path / "images" / "a")) == 0
+    file = tmp_path / "out" / "maps" / "a0.npz"
+    before = file.stat().st_mtime_ns
+    assert main(words(images=tmp_path / "images" / "a")) == 0
+    assert file.stat().st_mtime_ns == before

@@ -48,7 +48,7 @@ def test_a_table_is_overwritten_when_asked(table, predicted, tmp_path):
     [
         (["--predictions", "missing"], 2, "missing is no folder"),
         (["--by", "variance"], 2, "has no maps of 'variance'"),
-        (["--cell", "0"], 1, "at least 1 pixel"),
+        (["--cell", "0"], 2, "at least 1 pixel"),
         (["--aggregate", "median"], 2, "median"),
     ],
 )
@@ -107,12 +107,12 @@ def test_the_selected_regions_are_drawn_on_their_images(table, predicted, tmp_pa
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        ([], 1, "exactly one of regions=, pixels=, images="),
-        (["--regions", "3", "--pixels", "5"], 1, "exactly one of regions=, pixels=, images="),
-        (["--regions", "0"], 1, "at least 1"),
+        ([], 2, "exactly one of regions=, pixels=, images="),
+        (["--regions", "3", "--pixels", "5"], 2, "exactly one of regions=, pixels=, images="),
+        (["--regions", "0"], 2, "at least 1"),
         (["--regions", "3", "--scores", "missing.parquet"], 2, "missing.parquet does not exist"),
         (["--regions", "3", "--labeled", "[missing.json]"], 2, "missing.json does not exist"),
-        (["--regions", "3", "--out", "selection.txt"], 1, ".json"),
+        (["--regions", "3", "--out", "selection.txt"], 2, ".json"),
         (["--regions", "3", "--strategy", "best"], 2, "best"),
     ],
 )
@@ -121,3 +121,18 @@ def test_a_mistake_in_select_is_one_sentence(words, status, text, table, tmp_pat
     error = capsys.readouterr().err
     assert text in error
     assert "Traceback" not in error
+
+
+def test_an_unfinished_prediction_is_not_scored(predicted, tmp_path, capsys):
+    part = tmp_path / "part"
+    shutil.copytree(predicted, part)
+    (part / "maps" / "pool0.npz").unlink()
+    assert main(["score", "--predictions", str(part), "--out", str(tmp_path / "t.parquet")]) == 2
+    assert "holds no maps yet of 1 images" in capsys.readouterr().err
+
+
+def test_pictures_of_an_earlier_selection_do_not_stay(table, predicted, tmp_path):
+    words = ["select", "--scores", str(table), "--predictions", str(predicted), "--out", str(tmp_path / "s.json")]
+    assert main([*words, "--images", "4"]) == 0
+    assert main([*words, "--images", "1", "--overwrite"]) == 0
+    assert len(list((tmp_path / "s").rglob("*.png"))) == 1

@@ -243,5 +243,5 @@ def test_the_package_hands_on_the_estimator():
 
 def test_one_image_without_a_batch_dimension_is_an_error_that_says_what_is_wanted():
     network = nn.Conv2d(3, 3, 1)  # takes it, and as many classes as channels would look like a batch
-    with pytest.raises(SeguqError, match=r"images must be \(B, channels, H, W\).*\(3, 16, 16\)"):
+    with pytest.raises(SeguqError, match=r"images must be \(B, channels, \*spatial\).*\(3, 16, 16\)"):
         Deterministic(network, calibrator=None)(torch.zeros(3, 16, 16))
