@@ -1,5 +1,6 @@
 """The command line as a whole: overview, wrong commands, exit status, and what an error looks like."""
 
+import shlex
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -97,7 +98,7 @@ def test_the_process_exits_with_the_status():
 
 
 def test_a_reader_that_has_read_enough_is_no_error():
-    command = f"{sys.executable} -m seguq --help | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{shlex.quote(sys.executable)} -m seguq --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
