@@ -13,7 +13,7 @@ from seguq.calibration.base import Calibrator, FittingBatches, fitting_pairs, re
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.functional.calibration import temperature_nll
-from seguq.functional.logits import TASKS, Task
+from seguq.functional.logits import TASKS, Task, full_precision
 
 _BOUND = math.log(20.0)  # log T lies within -log 20 .. log 20: T from 0.05 to 20
 _GRID_POINTS = 9
@@ -87,8 +87,7 @@ class TemperatureScaling(Calibrator):
     def forward(self, logits: Tensor, image: Tensor | None = None) -> Tensor:
         """Logits divided by T, ``(B, C, *spatial)``, at least float32; ``image`` is not looked at."""
         require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
+        logits = full_precision(logits)
         return logits * torch.exp(-self.log_temperature).to(logits)
 
     def temperature_map(self, logits: Tensor, image: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seguq.cli.common import require_folder
-from seguq.cli.parsing import config_first
+from seguq.cli.parsing import config_first, underscored
 from seguq.core.errors import UsageError
 from seguq.core.lightning import (
     CSVLogger,
@@ -70,7 +70,7 @@ def run(words: Sequence[str]) -> None:
     cli = FitCLI(
         SegmentationTask,
         SegmentationData,
-        args=[_underscored(word) for word in config_first(words)],
+        args=[underscored(word) for word in config_first(words)],
         run=False,
         seed_everything_default=0,
         auto_configure_optimizers=False,
@@ -86,11 +86,3 @@ def run(words: Sequence[str]) -> None:
     assert isinstance(best, ModelCheckpoint)
     if best.best_model_path and best.best_model_score is not None:
         print(f"best checkpoint: {best.best_model_path} (val/miou {float(best.best_model_score):.3f})")
-
-
-def _underscored(word: str) -> str:
-    """Options may be written with ``-`` or ``_``."""
-    if not word.startswith("--"):
-        return word
-    option, equals, value = word.partition("=")
-    return "--" + option[2:].replace("-", "_") + equals + value

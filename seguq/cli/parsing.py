@@ -44,13 +44,25 @@ def normalized(words: Sequence[str], function: Callable[..., Any]) -> list[str]:
             one = bool(out) and out[-1] in lists and not word.startswith("[") and word != "null"
             out.append(json.dumps([word]) if one else word)
             continue
-        option, equals, value = word.partition("=")
-        option = "--" + option[2:].replace("-", "_")
-        out.append(option + equals + value)
+        out.append(underscored(word))
+        option, equals, _ = out[-1].partition("=")
         following = words[i + 1].lower() if i + 1 < len(words) else ""
         if option in switches and not equals and following not in ("true", "false", "yes", "no"):
             out.append("true")
     return out
+
+
+def underscored(word: str) -> str:
+    """An option as the parser spells it: people write it with ``-`` or ``_``.
+
+    Example:
+        >>> underscored("--batch-size=a-b"), underscored("a-b")
+        ('--batch_size=a-b', 'a-b')
+    """
+    if not word.startswith("--"):
+        return word
+    option, equals, value = word.partition("=")
+    return "--" + option[2:].replace("-", "_") + equals + value
 
 
 def config_first(words: Sequence[str]) -> list[str]:

@@ -14,6 +14,11 @@ Task = Literal["multiclass", "binary", "multilabel"]
 TASKS: tuple[str, ...] = ("multiclass", "binary", "multilabel")
 
 
+def full_precision(tensor: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def class_logits(logits: Tensor, task: Task = "multiclass") -> Tensor:
     """Bring a model's logits into class logits, at least float32.
 
@@ -38,8 +43,7 @@ def class_logits(logits: Tensor, task: Task = "multiclass") -> Tensor:
     require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
     if not logits.is_floating_point():
         raise SeguqError(f"logits must be floating point, but have dtype {logits.dtype}")
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    logits = full_precision(logits)
     channels = logits.shape[1]
     if task == "multilabel":
         return torch.stack((torch.zeros_like(logits), logits), dim=1)

@@ -11,18 +11,15 @@ from torch import Tensor
 
 from seguq.core.checks import require_dims
 from seguq.core.errors import SeguqError
+from seguq.functional.logits import full_precision
 
 _PROBS = "(B, C, *spatial)"
 _SAMPLES = "(S, B, C, *spatial)"
 
 
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
 def _entropy(probs: Tensor) -> Tensor:
     # entr is -p log p with the limit 0 at p = 0; sums that come out a rounding error above 1 give it a tiny minus
-    entropy: Tensor = torch.special.entr(_full(probs)).sum(1)
+    entropy: Tensor = torch.special.entr(full_precision(probs)).sum(1)
     return entropy.clamp_min(0)
 
 
@@ -33,7 +30,7 @@ def _require_samples(sample_probs: Tensor) -> None:
 
 
 def _mean(sample_probs: Tensor) -> Tensor:
-    total = torch.zeros_like(_full(sample_probs[0]))
+    total = torch.zeros_like(full_precision(sample_probs[0]))
     for probs in sample_probs:
         total += probs
     return total / len(sample_probs)
@@ -166,7 +163,7 @@ def least_confidence(probs: Tensor) -> Tensor:
         tensor([0.2500])
     """
     require_dims("probs", probs, _PROBS, at_least=2)
-    return 1 - _full(probs.amax(1))
+    return 1 - full_precision(probs.amax(1))
 
 
 def smallest_margin(probs: Tensor) -> Tensor:
@@ -193,7 +190,7 @@ def smallest_margin(probs: Tensor) -> Tensor:
     require_dims("probs", probs, _PROBS, at_least=2)
     if probs.shape[1] < 2:
         raise SeguqError(f"probs needs at least 2 classes in dimension 1, but has shape {tuple(probs.shape)}")
-    first, second = _full(probs).topk(2, dim=1).values.unbind(1)
+    first, second = full_precision(probs).topk(2, dim=1).values.unbind(1)
     return 1 - (first - second)
 
 
@@ -219,7 +216,7 @@ def variance(sample_probs: Tensor) -> Tensor:
         tensor([0.5000])
     """
     _require_samples(sample_probs)
-    mean = _full(sample_probs[0]).clone()
+    mean = full_precision(sample_probs[0]).clone()
     squares = torch.zeros_like(mean[:, 0])
     for count, probs in enumerate(sample_probs[1:], start=2):
         delta = probs - mean
@@ -254,7 +251,7 @@ def variation_ratio(sample_probs: Tensor) -> Tensor:
     one = votes.new_ones(()).expand_as(votes[:, :1])
     for probs in sample_probs:
         votes.scatter_add_(1, probs.argmax(1, keepdim=True), one)
-    dtype = _full(sample_probs[:0]).dtype
+    dtype = full_precision(sample_probs[:0]).dtype
     return 1 - votes.amax(1).to(dtype) / len(sample_probs)
 
 
@@ -283,7 +280,7 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
     if not temperature > 0:
         raise SeguqError(f"temperature must be above 0, but is {temperature}")
-    return -temperature * torch.logsumexp(_full(logits) / temperature, dim=1)
+    return -temperature * torch.logsumexp(full_precision(logits) / temperature, dim=1)
 
 
 def max_logit(logits: Tensor) -> Tensor:
@@ -308,4 +305,4 @@ def max_logit(logits: Tensor) -> Tensor:
         tensor([-3.])
     """
     require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
-    return -_full(logits.amax(1))
+    return -full_precision(logits.amax(1))

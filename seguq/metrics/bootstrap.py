@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from seguq.core.checks import flat_images, require_target_range, require_target_shape
 from seguq.core.errors import SeguqError
 from seguq.core.seeds import derive_seed
+from seguq.functional.logits import full_precision
 
 Interval = tuple[Tensor, Tensor]
 
@@ -213,8 +214,7 @@ def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index:
     if not bool(((probs >= -1e-3) & (probs <= 1.001)).all()):
         problem = "hold NaN" if bool(probs.isnan().any()) else "are not between 0 and 1: apply softmax to logits first"
         raise SeguqError(f"probs {problem}")
-    if probs.dtype in (torch.float16, torch.bfloat16):
-        probs = probs.float()
+    probs = full_precision(probs)
     labeled = target != ignore_index
     return probs, target.long().where(labeled, 0), labeled
 
