@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from seguq.calibration import Calibrator, read_checkpoint, weights_sha256
-from seguq.calibration.checkpoint import KEY, SCHEMA_VERSION, calibrators_of, load_weights, pack, section
+from seguq.calibration.checkpoint import KEY, SCHEMA_VERSION, add_calibrators, calibrators_of, load_weights, section
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningModule
@@ -229,8 +229,7 @@ class SegmentationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Weights are about to change: calibrators that were fitted for them are dropped."""
-        self.calibrators = {}
+        """Check that a training that is resumed was planned as it is now."""
         planned = getattr(self.lr_schedulers(), "total_steps", None)
         steps = self.trainer.estimated_stepping_batches
         if planned is not None and math.isfinite(steps) and planned != steps:
@@ -246,10 +245,13 @@ class SegmentationTask(LightningModule):
         found = section(checkpoint)
         found["normalization"] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
         found["class_names"] = list(self.class_names)
-        if self.calibrators:
-            weights, step = weights_sha256(checkpoint["state_dict"]), int(checkpoint.get("global_step", 0))
-            found["calibrators"] = {tag: pack(item, weights, step) for tag, item in self.calibrators.items()}
         checkpoint[KEY] = {**found, "version": SCHEMA_VERSION}
+        if self.calibrators:  # training went on since some were fitted: these are of no use any more
+            weights = weights_sha256(checkpoint["state_dict"])
+            fitting = {tag: item for tag, item in self.calibrators.items() if item.weights_sha256 in (None, weights)}
+            for item in fitting.values():
+                item.weights_sha256 = weights
+            add_calibrators(checkpoint, fitting)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the calibrators that were fitted for the checkpoint's weights."""

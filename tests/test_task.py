@@ -589,13 +589,18 @@ def test_a_loaded_calibrator_is_applied_to_the_prediction(trained):
     assert not torch.equal(Deterministic(loaded)(images).probs, Deterministic(loaded, calibrator=None)(images).probs)
 
 
-def test_calibrators_are_dropped_when_training_goes_on():
-    task, trainer = small_task(), trainer_of(max_epochs=1)
+def test_calibrators_are_neither_applied_nor_saved_once_training_has_gone_on(tmp_path):
+    task, trainer, images = small_task(), trainer_of(max_epochs=1), torch.randn(1, 3, 16, 16)
     trainer.fit(task, loader())
     Deterministic(task).calibrate(TemperatureScaling(), loader())
-    fitted = dict(task.calibrators)
-    trainer_of(max_epochs=1).fit(task, loader())
-    assert fitted and task.calibrators == {}
+    assert not torch.equal(Deterministic(task)(images).probs, Deterministic(task, calibrator=None)(images).probs)
+    further = trainer_of(max_epochs=1)
+    further.fit(task, loader())
+    with pytest.warns(UserWarning, match="is not applied: it was fitted for other weights than the model has now"):
+        probs = Deterministic(task)(images).probs
+    assert torch.equal(probs, Deterministic(task, calibrator=None)(images).probs)
+    further.save_checkpoint(tmp_path / "a.ckpt")
+    assert SegmentationTask.load(tmp_path / "a.ckpt", Pixelwise()).calibrators == {}
 
 
 def test_calibrators_of_other_weights_are_left_out_with_a_warning(trained, tmp_path):
@@ -722,12 +727,15 @@ def test_a_resumed_training_ends_as_one_that_was_never_stopped(tmp_path):
     assert steps.rates == whole.rates[3:] and torch.equal(task.model.layer.weight, expected.model.layer.weight)
 
 
-def test_calibrators_of_the_checkpoint_are_dropped_when_training_is_resumed(tmp_path):
+def test_calibrators_of_the_checkpoint_are_not_saved_again_once_a_resumed_training_went_on(tmp_path):
     path, _, _ = interrupted(tmp_path)
     save_calibrator(path, TemperatureScaling(), "deterministic")
     task = small_task()
-    trainer_of(max_epochs=2).fit(task, loader(count=6), ckpt_path=path, weights_only=True)
-    assert set(SegmentationTask.load(path, Pixelwise()).calibrators) == {"deterministic"} and task.calibrators == {}
+    trainer = trainer_of(max_epochs=2)
+    trainer.fit(task, loader(count=6), ckpt_path=path, weights_only=True)
+    trainer.save_checkpoint(tmp_path / "further.ckpt")
+    assert set(SegmentationTask.load(path, Pixelwise()).calibrators) == {"deterministic"}
+    assert SegmentationTask.load(tmp_path / "further.ckpt", Pixelwise()).calibrators == {}
 
 
 def test_a_training_that_is_resumed_for_another_length_is_an_error_with_both_lengths(tmp_path):

@@ -24,6 +24,8 @@ class Calibrator(nn.Module, ABC):
     Attributes:
         order_preserving: whether the predicted class of a pixel can never change.
         tag: the estimator whose pooled output it was fitted on, or None.
+        weights_sha256: hash of the weights that it was fitted for (see `seguq.calibration.weights_sha256`), or None.
+        global_step: the training step of those weights, or None.
     """
 
     order_preserving: ClassVar[bool]
@@ -31,6 +33,8 @@ class Calibrator(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.tag: str | None = None
+        self.weights_sha256: str | None = None
+        self.global_step: int | None = None
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:

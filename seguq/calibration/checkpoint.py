@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from seguq.calibration.base import Calibrator
-from seguq.calibration.temperature import TemperatureScaling
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file
 
 SCHEMA_VERSION = 1
 KEY = "seguq"
-_CLASSES: dict[str, type[Calibrator]] = {"TemperatureScaling": TemperatureScaling}
+
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -101,6 +100,17 @@ def pack(calibrator: Calibrator, weights: str, global_step: int) -> dict[str, An
     }
 
 
+def _calibrator_class(name: str) -> type[Calibrator]:
+    """The class of a calibrator by its name: one of seguq's, or one that the running program has defined."""
+    found: dict[str, type[Calibrator]] = {}
+    waiting: list[type[Calibrator]] = [Calibrator]  # type: ignore[type-abstract]
+    while waiting:
+        for subclass in waiting.pop().__subclasses__():
+            found.setdefault(subclass.__name__, subclass)
+            waiting.append(subclass)
+    return found[name]
+
+
 def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
     """The calibrator that `pack` made plain.
 
@@ -108,11 +118,13 @@ def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
         SeguqError: if it is of an unknown class or damaged.
     """
     try:
-        calibrator = _CLASSES[packed["class"]](**packed["arguments"])
+        calibrator = _calibrator_class(packed["class"])(**packed["arguments"])
         calibrator.load_state_dict(packed["tensors"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise SeguqError(f"the calibrator {tag!r} in the checkpoint cannot be understood ({error})") from error
     calibrator.tag = tag
+    calibrator.weights_sha256 = packed.get("weights_sha256")
+    calibrator.global_step = packed.get("global_step")
     return calibrator
 
 
@@ -126,6 +138,22 @@ def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("version") != SCHEMA_VERSION:
         raise SeguqError(f"the checkpoint was written by another version of seguq (schema {found.get('version')})")
     return dict(found)
+
+
+def add_calibrators(checkpoint: dict[str, Any], calibrators: Mapping[str, Calibrator]) -> None:
+    """Put calibrators, by tag, into a checkpoint that is about to be written, beside those that it has.
+
+    Args:
+        checkpoint: it is changed in place.
+        calibrators: fitted ones, that know the weights that they were fitted for.
+    """
+    found = section(checkpoint)
+    packed = {
+        tag: pack(calibrator, calibrator.weights_sha256 or "", int(calibrator.global_step or 0))
+        for tag, calibrator in calibrators.items()
+    }
+    found["calibrators"] = {**found.get("calibrators", {}), **packed}
+    checkpoint[KEY] = found
 
 
 def calibrators_of(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Calibrator]:
@@ -198,7 +226,12 @@ def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
             f"{checkpoint} does not fit the model: it holds {len(left_over)} tensors that the model has no place for, "
             f"such as {left_over[0]!r}"
         )
-    model.calibrators = calibrators_of(content, weights_sha256(content.get("state_dict", content)))  # type: ignore[assignment]
+    calibrators = calibrators_of(content, weights_sha256(content.get("state_dict", content)))
+    if calibrators:
+        own = weights_sha256(model)  # the file may hold more than the model
+        for calibrator in calibrators.values():
+            calibrator.weights_sha256 = own
+    model.calibrators = calibrators  # type: ignore[assignment]
     return model
 
 

@@ -1,7 +1,8 @@
 """The one place that knows both names of Lightning: `pytorch_lightning`, and `lightning.pytorch` where installed.
 
 The two packages hold the same classes twice, and each Trainer accepts only its own. A class that inherits from both
-passes both. Importing this module imports Lightning, so only modules that need a Lightning class import it.
+passes both Trainers and both command lines; which package was imported first makes no difference. A LightningModule can
+have one base only. Importing this module imports Lightning, so only modules that need a Lightning class import it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
 from pytorch_lightning import LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
+from torch import nn
 
 _packages: list[Any] = [pytorch_lightning]
 with contextlib.suppress(ImportError):
@@ -23,10 +25,19 @@ with contextlib.suppress(ImportError):
     _packages.append(_lightning_pytorch)
 
 if TYPE_CHECKING:
-    from pytorch_lightning import LightningDataModule
+    from pytorch_lightning import Callback, LightningDataModule
 else:
-    # the docstring and the order of bases are those of pytorch_lightning, which seguq requires
+    # the order of bases is that of the packages: pytorch_lightning, which seguq requires, comes first
     LightningDataModule = type("LightningDataModule", tuple(p.LightningDataModule for p in _packages), {})
+    Callback = type("Callback", tuple(p.Callback for p in _packages), {})
+
+
+def has_own(module: Any, name: str) -> bool:
+    """Whether a LightningModule of either package defines a method itself, beyond what the base class has."""
+    found = getattr(type(module), name, None)
+    bases = [getattr(package.LightningModule, name, None) for package in _packages]
+    bases += [getattr(nn.Module, name, None)]
+    return name in vars(module) or not any(found is base for base in bases)
 
 
 def quiet() -> None:
@@ -45,6 +56,7 @@ __all__ = [
     "ModelCheckpoint",
     "RichProgressBar",
     "Trainer",
+    "has_own",
     "quiet",
     "seed_everything",
 ]

@@ -8,17 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from seguq.inference.estimator import Estimator, evaluation_mode
+from seguq.inference.estimator import OneModelEstimator, evaluation_mode
 from seguq.inference.measures import LOGIT_MEASURES, PROB_MEASURES, of_logits
 
 
-class Deterministic(Estimator):
+class Deterministic(OneModelEstimator):
     """One pass: the measures of the softmax map, and of the logits.
 
     It cannot tell noise in the data from ignorance of the model; estimators with samples can.
 
     Args:
-        model: any module whose output holds logits ``(B, C, *spatial)``.
+        model: any module whose output holds logits ``(B, C, *spatial)``; None: bound later, by a callback.
         **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
 
     Example:
@@ -29,28 +29,22 @@ class Deterministic(Estimator):
 
     available: ClassVar[tuple[str, ...]] = (*PROB_MEASURES, *LOGIT_MEASURES)
 
-    def __init__(self, model: nn.Module, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.model = model
+    def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
+        super().__init__(model, **settings)
 
     @property
     def tag(self) -> str:
         """``deterministic``."""
         return "deterministic"
 
-    @property
-    def models(self) -> Sequence[nn.Module]:
-        """The one model."""
-        return (self.model,)
-
     def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        with evaluation_mode(self.model):
-            logits = self._logits(self.model, images)
+        with evaluation_mode(self.network):
+            logits = self._logits(self.network, images)
         return logits, of_logits(logits, names)
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of the one pass, ``(B, C, *spatial)``."""
         images, _ = self._take_in(images, image_ids)
-        with torch.no_grad(), evaluation_mode(self.model):
-            probs = torch.softmax(self._logits(self.model, images), dim=1)
+        with torch.no_grad(), evaluation_mode(self.network):
+            probs = torch.softmax(self._logits(self.network, images), dim=1)
         yield self._sample_view(probs)

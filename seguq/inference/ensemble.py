@@ -68,6 +68,10 @@ class DeepEnsemble(SamplingEstimator):
         hashes = sorted(weights_sha256(member) for member in self.members)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()[:8]
 
+    def bind(self, model: nn.Module) -> DeepEnsemble:
+        """Itself: the members are its models."""
+        return self
+
     @property
     def models(self) -> Sequence[nn.Module]:
         """The members."""

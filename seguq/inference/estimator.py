@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from seguq.calibration import Calibrator
+from seguq.calibration import Calibrator, weights_sha256
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
@@ -20,6 +22,9 @@ from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.measures import checked_measures, of_probs
 from seguq.inference.pooled import PooledBatches
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """How to get logits out of a model and a batch of images, where calling the model is not enough."""
@@ -77,6 +82,7 @@ class Estimator(ABC):
         self.calibrator = calibrator
         self.forward = forward
         self._images_seen = 0
+        self._hashed: tuple[tuple[Any, ...], str] | None = None
 
     @property
     @abstractmethod
@@ -109,6 +115,11 @@ class Estimator(ABC):
         images, ids = self._take_in(images, image_ids)
         with torch.no_grad():
             logits, maps = self._pool(images, ids, self.measures)
+        return self._answer(logits, maps, images, ids)
+
+    def _answer(self, logits: Tensor, maps: dict[str, Tensor], images: Tensor, ids: tuple[str, ...]) -> UncertaintyMaps:
+        """From the pooled class logits, and the maps that no calibrator changes, to the answer."""
+        with torch.no_grad():
             calibrator = self._calibrator_in_force()
             if calibrator is not None:
                 with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
@@ -121,6 +132,21 @@ class Estimator(ABC):
                 maps = {name: values.sum(1) for name, values in maps.items()}
         ordered = {name: maps[name] for name in self.measures}
         return UncertaintyMaps(probs, ordered, ids, self.tag, multilabel=self.task == "multilabel")
+
+    def pooled_logits(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Tensor:
+        """The pooled output that a calibrator is fitted on, raw: class logits ``(B, C, *spatial)``.
+
+        Args:
+            images: ``(B, channels, *spatial)``.
+            image_ids: one id an image, as in a call.
+        """
+        images, ids = self._take_in(images, image_ids)
+        with torch.no_grad():
+            return self._pool(images, ids, ())[0]
+
+    @abstractmethod
+    def bind(self, model: nn.Module) -> Self:
+        """The same estimator of another model; an estimator that holds its models already gives itself."""
 
     def pooled(self, batches: Iterable[Any]) -> PooledBatches:
         """This estimator's pooled output over labeled batches: a re-iterable of ``(class logits, class indices)``.
@@ -158,9 +184,9 @@ class Estimator(ABC):
             The calibrator, fitted.
         """
         calibrator.fit(self.pooled(batches))
-        calibrator.tag = self.tag
-        self.calibrator = calibrator
         owner = self.models[0]
+        calibrator.tag, calibrator.weights_sha256 = self.tag, self._weights_hash()
+        self.calibrator = calibrator
         owner.calibrators = {**getattr(owner, "calibrators", {}), self.tag: calibrator}  # type: ignore[assignment]
         return calibrator
 
@@ -213,19 +239,90 @@ class Estimator(ABC):
     def _sample_view(self, probs: Tensor) -> Tensor:
         return probs[:, 1] if self.task == "multilabel" else probs
 
+    def _is_for_these_weights(self, calibrator: Calibrator) -> bool:
+        return calibrator.weights_sha256 is None or calibrator.weights_sha256 == self._weights_hash()
+
+    def _weights_hash(self) -> str:
+        """The hash of the first model's weights; computed anew only where a tensor was changed since the last time."""
+        model = self.models[0]
+        try:
+            tensors = (*model.parameters(), *model.buffers())
+            state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        except RuntimeError:  # tensors made under inference mode do not count their changes
+            return weights_sha256(model)
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = (state, weights_sha256(model))
+        return self._hashed[1]
+
     def _calibrator_in_force(self) -> Calibrator | None:
         if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, self.tag):
             raise SeguqError(
                 f"the calibrator was fitted for {self.calibrator.tag}, not for {self.tag}: "
                 "fit another by est.calibrate(...)"
             )
-        if self.calibrator is None or isinstance(self.calibrator, Calibrator):
+        if self.calibrator is None:
+            return None
+        if isinstance(self.calibrator, Calibrator):
+            if not self._is_for_these_weights(self.calibrator):
+                warnings.warn(
+                    f"the calibrator of {self.tag} was fitted for other weights than the model has now: "
+                    "fit it again by est.calibrate(...)",
+                    stacklevel=3,
+                )
             return self.calibrator
         known: dict[str, Calibrator] = getattr(self.models[0], "calibrators", {})
         found = known.get(self.tag)
+        if found is not None and not self._is_for_these_weights(found):
+            warnings.warn(
+                f"the calibrator {self.tag!r} is not applied: it was fitted for other weights than the model has now; "
+                "fit it again by est.calibrate(...)",
+                stacklevel=3,
+            )
+            return None
         if found is not None:
             say_once(f"{self.tag}: calibrated by {type(found).__name__} from the model's calibrators")
         else:
             others = f" (there are some for {', '.join(known)})" if known else ""
             say_once(f"{self.tag}: not calibrated{others}; est.calibrate(...) or `seguq calibrate` fits a calibrator")
         return found
+
+
+class OneModelEstimator(Estimator):
+    """An estimator that asks one model.
+
+    Args:
+        model: the model, or None for an estimator that a callback binds to the module in training.
+        **settings: as in `Estimator`.
+    """
+
+    def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.model = model
+
+    @property
+    def network(self) -> nn.Module:
+        """The one model.
+
+        Raises:
+            SeguqError: if there is none yet.
+        """
+        if self.model is None:
+            name = type(self).__name__
+            raise SeguqError(
+                f"{name} has no model: make it as {name}(model, ...), or hand it to a callback, which binds it to the "
+                "module in training"
+            )
+        return self.model
+
+    @property
+    def models(self) -> Sequence[nn.Module]:
+        """The one model."""
+        return (self.network,)
+
+    def bind(self, model: nn.Module) -> Self:
+        """The same estimator of another model; one that has a model already gives itself."""
+        if self.model is not None:
+            return self
+        bound = copy.copy(self)
+        bound.model = model
+        return bound

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
-from seguq.inference.estimator import evaluation_mode
+from seguq.inference.estimator import OneModelEstimator, evaluation_mode
 from seguq.inference.sampling import SamplingEstimator
 
 Layers = str | Callable[[str, nn.Module], bool]
 
 
-class MCDropout(SamplingEstimator):
+class MCDropout(OneModelEstimator, SamplingEstimator):
     """Samples of the model by dropout at prediction time.
 
     Without ``seed``, the samples are those of a plain loop over the model that draws from torch's global generator.
@@ -26,7 +26,7 @@ class MCDropout(SamplingEstimator):
     of a whole batch.
 
     Args:
-        model: any module whose output holds logits ``(B, C, *spatial)``.
+        model: any module whose output holds logits ``(B, C, *spatial)``; None: bound later, by a callback.
         samples: number of passes, S. From about 6 on they help, near 40 they saturate.
         seed: for masks that can be had again; None: from the global generator.
         layers: ``"dropout"``: torch's dropout modules of every kind, timm's DropPath and torchvision's
@@ -50,18 +50,17 @@ class MCDropout(SamplingEstimator):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | None = None,
         samples: int = 20,
         seed: int | None = None,
         layers: Layers = "dropout",
         **settings: Any,
     ) -> None:
-        super().__init__(**settings)
+        super().__init__(model, **settings)
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
             raise UsageError(f"samples must be a whole number of at least 1, but is {samples!r}")
         if not callable(layers) and layers not in ("dropout", "all"):
             raise SeguqError(f"layers must be 'dropout', 'all' or a predicate (name, module), but is {layers!r}")
-        self.model = model
         self.number_of_samples = samples
         self.seed = seed
         self.layers = layers
@@ -72,11 +71,6 @@ class MCDropout(SamplingEstimator):
         layers = self.layers if isinstance(self.layers, str) else getattr(self.layers, "__qualname__", "predicate")
         return f"mc_dropout(layers={layers})"
 
-    @property
-    def models(self) -> Sequence[nn.Module]:
-        """The one model."""
-        return (self.model,)
-
     def _switched_on(self, name: str, module: nn.Module) -> bool:
         if is_normalization(module):
             return False
@@ -85,7 +79,7 @@ class MCDropout(SamplingEstimator):
         return is_dropout(module) if self.layers == "dropout" else True
 
     def _details(self) -> dict[str, Any]:
-        layers = tuple(name for name, module in self.model.named_modules() if self._switched_on(name, module))
+        layers = tuple(name for name, module in self.network.named_modules() if self._switched_on(name, module))
         return {"layers": layers, "passes": self.number_of_samples}
 
     def _forwards(self, images: int) -> int:
@@ -93,10 +87,10 @@ class MCDropout(SamplingEstimator):
 
     def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         for sample in range(self.number_of_samples):
-            with evaluation_mode(self.model, self._switched_on):
+            with evaluation_mode(self.network, self._switched_on):
                 if self.seed is None:
                     before = generator_state(images.device) if sample == 0 else None
-                    logits = self._logits(self.model, images)
+                    logits = self._logits(self.network, images)
                     drawn = before is None or not same_state(before, generator_state(images.device))
                 else:
                     logits, drawn = self._seeded_logits(images, ids, sample)
@@ -110,12 +104,12 @@ class MCDropout(SamplingEstimator):
     def _seeded_logits(self, images: Tensor, ids: tuple[str, ...], sample: int) -> tuple[Tensor, bool]:
         assert self.seed is not None
         if not len(images):
-            return self._logits(self.model, images), True
+            return self._logits(self.network, images), True
         rows, drawn = [], sample > 0
         for number, image_id in enumerate(ids):
             with seeded(derive_seed(self.seed, image_id, sample), images.device):
                 before = generator_state(images.device) if sample == 0 else None
-                rows.append(self._logits(self.model, images[number : number + 1]))
+                rows.append(self._logits(self.network, images[number : number + 1]))
                 drawn = drawn or (before is not None and not same_state(before, generator_state(images.device)))
         return torch.cat(rows), drawn
 
@@ -146,11 +140,11 @@ class MCDropout(SamplingEstimator):
             return hook
 
         try:
-            for name, module in self.model.named_modules():
+            for name, module in self.network.named_modules():
                 handles.append(module.register_forward_pre_hook(enter, prepend=True))
                 handles.append(module.register_forward_hook(leave(name)))
-            with torch.no_grad(), evaluation_mode(self.model, self._switched_on), seeded(0, images.device):
-                self._logits(self.model, images)
+            with torch.no_grad(), evaluation_mode(self.network, self._switched_on), seeded(0, images.device):
+                self._logits(self.network, images)
         finally:
             for handle in handles:
                 handle.remove()

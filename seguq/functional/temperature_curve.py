@@ -1,0 +1,221 @@
+"""The negative log-likelihood and the calibration gaps along a whole grid of temperatures, in one reading of logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from seguq.core.checks import require_target_shape
+
+LOG_BETAS: tuple[float, ...] = tuple(math.log(2) / 2 * k for k in range(-9, 10))
+"""log of the inverse temperatures: 2^-4.5, 2^-4, ... 2^4.5, which spans T = 0.05 .. 20; the middle one is T = 1."""
+
+_POINTS = len(LOG_BETAS)
+_SLOPED = slice(0, _POINTS, 2)
+_BETAS = tuple(math.exp(log_beta) for log_beta in LOG_BETAS)
+# beyond T = 1/3 .. 3 the bins are counted at every second point only: nobody reads a calibration error there closely
+_BINNED = (0, 2, 4, *range(6, 13), 14, 16, 18)
+
+_CPU_PIXELS = 1 << 14  # pixels at once: all that is made of them stays in the cache
+_GPU_PIXELS = 1 << 21
+
+
+class TemperatureSums(NamedTuple):
+    """Sums over labeled pixels for each inverse temperature of `LOG_BETAS` (float64).
+
+    Attributes:
+        pixels: number of labeled pixels, a scalar.
+        nll: negative log-likelihood, ``(K,)`` in nats.
+        slope: its derivative along the inverse temperature at every second point, ``((K + 1) / 2,)``.
+        gaps: for each bin of the confidence, the sum of confidence minus rightness, ``(K, n_bins)``; zero at the
+            points beyond T = 1/3 .. 3 that are not binned (see `curve_calibration_error`).
+    """
+
+    pixels: Tensor
+    nll: Tensor
+    slope: Tensor
+    gaps: Tensor
+
+
+def temperature_curve(
+    logits: Tensor, target: Tensor, n_bins: int = 15, ignore_index: int | None = 255
+) -> TemperatureSums:
+    r"""What a temperature does to the likelihood and to the calibration, for all temperatures of a grid.
+
+    .. math::
+        L(\beta) = \log \sum_c e^{-\beta d_c} + \beta d_y, \quad d_c = \max_k z_k - z_c, \quad
+        L' = d_y - E_p[d], \quad \max_c p_c = 1 / \sum_c e^{-\beta d_c}
+
+    The grid is geometric with the ratio of the square root of 2, so two exponentials a logit are enough: the others
+    are squares of these (a relative error of 3e-5 at the far end of the grid in float32).
+
+    Args:
+        logits: ``(B, C, *spatial)``, float32 or float64, finite.
+        target: class indices ``(B, *spatial)``, int64.
+        n_bins: number of bins of the confidence, as in `top1_calibration_bins`.
+        ignore_index: the value of ``target`` that is left out.
+
+    Returns:
+        The sums, on the device of ``logits``.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, 2017, sections 2 and 4.2.
+
+    Example:
+        >>> sums = temperature_curve(torch.tensor([[2.0, 0.0]]), torch.tensor([1]), n_bins=2)
+        >>> [round(float(x), 4) for x in (sums.nll[9], sums.gaps[9, 1])]    # at T = 1
+        [2.1269, 0.8808]
+    """
+    require_target_shape(logits, target)
+    classes = logits.shape[1]
+    flat = logits.movedim(1, 0).reshape(classes, -1)
+    target = target.reshape(-1)
+    labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+    target = target.where(labeled, torch.zeros_like(target))
+    nll = torch.zeros(_POINTS, dtype=torch.float64, device=logits.device)
+    slope = torch.zeros_like(nll[_SLOPED])
+    gaps = nll.new_zeros(_POINTS, n_bins + 1)
+    betas = nll.new_tensor(_BETAS)
+    step = _CPU_PIXELS if logits.device.type == "cpu" else _GPU_PIXELS
+    for start in range(0, flat.shape[1], step):
+        part = slice(start, start + step)
+        y, counted = target[part], labeled[part].to(logits.dtype)
+        below_top, true_below, right = _distances(flat[:, part], y)
+        totals, products = _partition_sums(below_top)
+        shares = totals.reciprocal().mul_(counted)
+        # a class that is ruled out by the smallest float must not make the sum overflow
+        true_sum = (true_below.clamp_max(1e6).double() * counted).sum()
+        nll += torch.mv(totals.log_(), counted).double() + betas * true_sum
+        slope += true_sum - products.mul_(shares[_SLOPED]).sum(1).double()
+        shares = shares[_BINNED,]
+        # a pixel that is not counted has no share, and falls into a bin of its own, the first
+        bins = (shares * n_bins).ceil_().long()
+        part_gaps = shares.new_zeros(len(_BINNED), n_bins + 1)
+        part_gaps.scatter_add_(1, bins, shares.sub_(right.to(logits.dtype) * counted))
+        gaps[_BINNED,] += part_gaps.double()
+    return TemperatureSums(labeled.sum(dtype=torch.float64), nll, slope, gaps[:, 1:])
+
+
+def _partition_sums(below_top: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum_c e_c``, ``(K, P)``, and ``sum_c e_c d_c`` at every second point, of distances d ``(C, P)``."""
+    totals = below_top.new_empty(_POINTS, below_top.shape[1])
+    products = torch.empty_like(totals[_SLOPED])
+    for first in (0, 1):
+        powers = torch.exp(below_top * -_BETAS[first])
+        weighted = powers * below_top if first == 0 else None
+        for k in range(first, _POINTS, 2):
+            if k > first:  # the next inverse temperature of this chain is twice the last
+                if weighted is not None:
+                    weighted.mul_(powers)
+                powers.mul_(powers)
+            torch.sum(powers, 0, out=totals[k])
+            if weighted is not None:
+                torch.sum(weighted, 0, out=products[k // 2])
+    return totals, products
+
+
+def _distances(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How far each logit ``(C, P)`` lies below the largest, the same of the true class, and who is predicted rightly.
+
+    Of several largest logits the first is the prediction, as argmax has it. That kernel is slow on a CPU, so there it
+    is asked only where there are ties.
+    """
+    if z.device.type != "cpu":
+        top, prediction = z.max(0)
+        below = (top - z).contiguous()
+        return below, below.gather(0, y[None])[0], prediction == y
+    below = (z.amax(0) - z).contiguous()
+    true_below = below.gather(0, y[None])[0]
+    right = true_below == 0
+    if bool((below.sign().sum(0) < len(z) - 1).any()):
+        right &= z.argmax(0) == y
+    return below, true_below, right
+
+
+def curve_nll(sums: TemperatureSums, log_beta: float) -> float:
+    """Mean negative log-likelihood in nats at any inverse temperature within the grid.
+
+    Interpolated by the polynomial of degree 8 through the values of the six nearest grid points and the slopes of
+    three of them. For one pixel the error was below 1e-4 nats wherever its logits lay, and a mean over pixels is no
+    worse.
+
+    Args:
+        sums: of `temperature_curve`, added up over any number of batches.
+        log_beta: log of the inverse temperature, within `LOG_BETAS`.
+    """
+    nodes, table = _hermite(sums, log_beta)
+    return _horner(nodes, table, log_beta)[0]
+
+
+def curve_slope(sums: TemperatureSums, log_beta: float) -> float:
+    """Derivative of `curve_nll` along ``log_beta``."""
+    nodes, table = _hermite(sums, log_beta)
+    return _horner(nodes, table, log_beta)[1]
+
+
+def curve_calibration_error(sums: TemperatureSums, log_beta: float) -> float:
+    r"""Expected calibration error at any inverse temperature within the grid.
+
+    At a grid point (T = 1 is one) it is exact. Between them each bin's sum is interpolated by the cubic through the
+    four nearest grid points, whose weights add up to at most 1.25 in absolute value; so the error is at most 1.25
+    times the mean change of the confidence plus twice the share of pixels that change bins, both over the way to the
+    furthest of these four. In practice the changes are smooth and cancel: about 1e-4 was seen with 100,000 pixels,
+    up to 1e-2 (as much as the binning itself is worth there) with 3,000.
+
+    Args:
+        sums: of `temperature_curve`, added up over any number of batches.
+        log_beta: log of the inverse temperature, within `LOG_BETAS`.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3.
+    """
+    for k, node in enumerate(LOG_BETAS):
+        if abs(node - log_beta) < 1e-12:
+            return float(sums.gaps[k].abs().sum() / sums.pixels)
+    binned = [LOG_BETAS[k] for k in _BINNED]
+    first = _first_of(4, binned, log_beta)
+    nodes = binned[first : first + 4]
+    weights = [math.prod((log_beta - other) / (node - other) for other in nodes if other != node) for node in nodes]
+    gaps = torch.tensor(weights, dtype=torch.float64) @ sums.gaps.cpu()[_BINNED,][first : first + 4]
+    return float(gaps.abs().sum() / sums.pixels.cpu())
+
+
+def _first_of(count: int, nodes: Sequence[float], value: float) -> int:
+    """Number of the first of the nodes around a value, as many on its left as on its right where there are."""
+    left = max(k for k, node in enumerate(nodes) if k == 0 or node <= value)
+    return min(max(left + 1 - count // 2, 0), len(nodes) - count)
+
+
+def _hermite(sums: TemperatureSums, log_beta: float) -> tuple[list[float], list[float]]:
+    """Newton's form of the polynomial through values and slopes (along log beta) of the grid points around."""
+    first = _first_of(6, LOG_BETAS, log_beta)
+    pixels = float(sums.pixels)
+    nodes: list[float] = []
+    column: list[float] = []
+    slopes: list[float] = []  # of the node at the same place
+    for k in range(first, first + 6):
+        times = 2 if k % 2 == 0 else 1
+        nodes += [LOG_BETAS[k]] * times
+        column += [float(sums.nll[k]) / pixels] * times
+        slopes += [_BETAS[k] * float(sums.slope[k // 2]) / pixels if times == 2 else math.nan] * times
+    table = [column[0]]
+    for order in range(1, len(nodes)):
+        column = [
+            slopes[i] if nodes[i + order] == nodes[i] else (column[i + 1] - column[i]) / (nodes[i + order] - nodes[i])
+            for i in range(len(nodes) - order)
+        ]
+        table.append(column[0])
+    return nodes, table
+
+
+def _horner(nodes: list[float], table: list[float], x: float) -> tuple[float, float]:
+    """Value and derivative of a polynomial in Newton's form."""
+    value, derivative = table[-1], 0.0
+    for node, coefficient in zip(reversed(nodes[:-1]), reversed(table[:-1]), strict=True):
+        derivative = value + (x - node) * derivative
+        value = coefficient + (x - node) * value
+    return value, derivative
