@@ -71,7 +71,7 @@ def fitting_pairs(batches: FittingBatches, task: Task, ignore_index: int) -> Ite
             target = class_target(target, given, task)
             require_target_shape(logits, target)
             require_target_range(target, logits.shape[1], ignore_index)
-            if not bool(torch.isfinite(logits).all()):
+            if logits.numel() and not bool(torch.isfinite(torch.stack(logits.aminmax())).all()):
                 raise SeguqError("logits hold NaN or infinite values: the model has diverged or its input is damaged")
         except SeguqError as error:
             raise SeguqError(f"batch {number}: {error}") from error

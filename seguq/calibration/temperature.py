@@ -14,6 +14,7 @@ from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.functional.calibration import temperature_nll
 from seguq.functional.logits import TASKS, Task, full_precision
+from seguq.functional.temperature_curve import LOG_BETAS, TemperatureSums, curve_nll, curve_slope
 
 _BOUND = math.log(20.0)  # log T lies within -log 20 .. log 20: T from 0.05 to 20
 _GRID_POINTS = 9
@@ -132,17 +133,41 @@ class TemperatureScaling(Calibrator):
                     break
             best = self._refine(batches, low, high)
         if self.at_bound:
-            reason = (
-                "the labels hold almost no errors to learn from"
-                if best.beta > 1
-                else "on these images the model is worse than no information at all"
-            )
-            warnings.warn(f"the best temperature lies at its bound, T = {1 / best.beta:.4g}: {reason}", stacklevel=2)
+            warn_of_bound(best.log_beta)
         if not best.nll < start.nll:
             best = start
-        self.nll_before, self.nll_after = start.nll, best.nll
+        self._settle(best.log_beta, start.nll, best.nll)
+        return self
+
+    def _settle(self, log_beta: float, nll_before: float, nll_after: float) -> None:
+        self.nll_before, self.nll_after = nll_before, nll_after
         with torch.inference_mode(False):  # a new one: the old may have been moved inside inference mode
-            self.log_temperature = torch.full_like(self.log_temperature, -best.log_beta)
+            self.log_temperature = torch.full_like(self.log_temperature, -log_beta)
+
+    def fit_curve(self, sums: TemperatureSums) -> TemperatureScaling:
+        """Find T from the sums of `seguq.functional.temperature_curve`: in one reading, to 1e-3 of what `fit` finds.
+
+        Args:
+            sums: of all labeled pixels.
+
+        Returns:
+            Itself, fitted.
+
+        Raises:
+            SeguqError: if there is no labeled pixel.
+        """
+        if not float(sums.pixels):
+            raise SeguqError(f"there is no labeled pixel to fit on (all targets are ignore_index={self.ignore_index})")
+        self.pixels = int(sums.pixels)
+        before = curve_nll(sums, 0.0)
+        log_beta = best_log_beta(sums)
+        after = curve_nll(sums, log_beta)
+        self.at_bound = abs(log_beta) == _BOUND and after < before
+        if self.at_bound:
+            warn_of_bound(log_beta)
+        if not after < before:
+            log_beta, after = 0.0, before
+        self._settle(log_beta, before, after)
         return self
 
     def _evaluate(self, batches: FittingBatches, log_betas: list[float]) -> list[_Point]:
@@ -179,6 +204,31 @@ class TemperatureScaling(Calibrator):
         # the loss at the last root differs from the last point's by the square of a step below the tolerance
         point.log_beta = log_beta
         return point
+
+
+def best_log_beta(sums: TemperatureSums) -> float:
+    """log of the inverse temperature (within the bounds of T) with the least negative log-likelihood."""
+    if curve_slope(sums, -_BOUND) >= 0:
+        return -_BOUND
+    if curve_slope(sums, _BOUND) <= 0:
+        return _BOUND
+    nodes = [-_BOUND, *(node for node in LOG_BETAS if abs(node) < _BOUND), _BOUND]
+    high = next(node for node in nodes[1:] if curve_slope(sums, node) > 0 or node == _BOUND)
+    low = nodes[nodes.index(high) - 1]
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if curve_slope(sums, middle) < 0 else (low, middle)
+    return (low + high) / 2
+
+
+def warn_of_bound(log_beta: float) -> None:
+    """Say that the best temperature lies at its bound, and why."""
+    reason = (
+        "the labels hold almost no errors to learn from"
+        if log_beta > 0
+        else "on these images the model is worse than no information at all"
+    )
+    warnings.warn(f"the best temperature lies at its bound, T = {math.exp(-log_beta):.4g}: {reason}", stacklevel=3)
 
 
 def _root(low: _Point, high: _Point) -> float:

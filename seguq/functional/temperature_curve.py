@@ -17,8 +17,8 @@ LOG_BETAS: tuple[float, ...] = tuple(math.log(2) / 2 * k for k in range(-9, 10))
 _POINTS = len(LOG_BETAS)
 _SLOPED = slice(0, _POINTS, 2)
 _BETAS = tuple(math.exp(log_beta) for log_beta in LOG_BETAS)
-# beyond T = 1/3 .. 3 the bins are counted at every second point only: nobody reads a calibration error there closely
-_BINNED = (0, 2, 4, *range(6, 13), 14, 16, 18)
+# beyond T = 1/6 .. 6 the bins are counted at every second point only: nobody reads a calibration error there closely
+_BINNED = (0, 2, *range(4, 15), 16, 18)
 
 _CPU_PIXELS = 1 << 14  # pixels at once: all that is made of them stays in the cache
 _GPU_PIXELS = 1 << 21
@@ -32,7 +32,7 @@ class TemperatureSums(NamedTuple):
         nll: negative log-likelihood, ``(K,)`` in nats.
         slope: its derivative along the inverse temperature at every second point, ``((K + 1) / 2,)``.
         gaps: for each bin of the confidence, the sum of confidence minus rightness, ``(K, n_bins)``; zero at the
-            points beyond T = 1/3 .. 3 that are not binned (see `curve_calibration_error`).
+            points beyond T = 1/6 .. 6 that are not binned (see `curve_calibration_error`).
     """
 
     pixels: Tensor
@@ -173,15 +173,17 @@ def curve_calibration_error(sums: TemperatureSums, log_beta: float) -> float:
     References:
         Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3.
     """
-    for k, node in enumerate(LOG_BETAS):
-        if abs(node - log_beta) < 1e-12:
-            return float(sums.gaps[k].abs().sum() / sums.pixels)
+    return float(curve_gaps(sums, log_beta).abs().sum()) / float(sums.pixels)
+
+
+def curve_gaps(sums: TemperatureSums, log_beta: float) -> Tensor:
+    """Confidence minus rightness summed in each bin, ``(n_bins,)``, interpolated as in `curve_calibration_error`."""
     binned = [LOG_BETAS[k] for k in _BINNED]
     first = _first_of(4, binned, log_beta)
     nodes = binned[first : first + 4]
     weights = [math.prod((log_beta - other) / (node - other) for other in nodes if other != node) for node in nodes]
-    gaps = torch.tensor(weights, dtype=torch.float64) @ sums.gaps.cpu()[_BINNED,][first : first + 4]
-    return float(gaps.abs().sum() / sums.pixels.cpu())
+    gaps: Tensor = torch.tensor(weights, dtype=torch.float64) @ sums.gaps.cpu()[_BINNED,][first : first + 4]
+    return gaps
 
 
 def _first_of(count: int, nodes: Sequence[float], value: float) -> int:

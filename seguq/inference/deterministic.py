@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from seguq.data.batches import output_logits
+from seguq.functional.logits import class_logits
 from seguq.inference.estimator import OneModelEstimator, evaluation_mode
 from seguq.inference.measures import LOGIT_MEASURES, PROB_MEASURES, of_logits
 
@@ -41,6 +43,16 @@ class Deterministic(OneModelEstimator):
         with evaluation_mode(self.network):
             logits = self._logits(self.network, images)
         return logits, of_logits(logits, names)
+
+    def of_output(self, output: Any, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Class logits, and the measures of them, of a pass that has run already.
+
+        Args:
+            output: what the model returned.
+            images: what it was given, for the size.
+        """
+        logits = class_logits(output_logits(output, images.shape[2:]), self.task)
+        return logits, of_logits(logits, self.measures)
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of the one pass, ``(B, C, *spatial)``."""

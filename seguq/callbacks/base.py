@@ -1,0 +1,294 @@
+"""What every callback shares: when it looks, what it looks with, and how it leaves the module as it was found."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+from seguq.calibration import Calibrator, weights_sha256
+from seguq.calibration.checkpoint import section, unpack
+from seguq.callbacks.hooks import listen, stand_in
+from seguq.callbacks.passes import BatchForward, Passes, Step, estimator_from
+from seguq.core.checks import require_choice
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.lightning import Callback, has_own
+from seguq.core.log import say_once
+from seguq.functional.logits import TASKS, Task
+from seguq.inference import Estimator
+
+PREFIX = {"validate": "val", "test": "test", "predict": "predict"}
+
+
+class EstimatorCallback(Callback):
+    """A callback that looks at batches through an estimator.
+
+    Args:
+        estimator: an estimator, without a model (it is bound to the module in hand) or with one; its name
+            (``"deterministic"``, ``"mc_dropout"``); None: one deterministic pass, which costs nothing where the
+            module's own step calls its forward.
+        calibrator: ``"auto"``: the one that was fitted for this estimator and for exactly the weights in hand, by
+            `Calibrate` beside it or from the checkpoint; None: none; or a fitted calibrator.
+        forward: for batches and outputs that are not understood by themselves: a function of the module and the batch
+            as the loader gave it, that returns logits ``(B, C, *spatial)`` or ``(logits, mask)``.
+        task: ``"multiclass"``, ``"binary"`` or ``"multilabel"``; None: what the module says in its attribute ``task``,
+            otherwise multiclass, or binary where there is one logit a pixel.
+        every_n_epochs: look at every n-th validation epoch of a training, and at its last.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("validate", "test", "predict")
+
+    def __init__(
+        self,
+        estimator: Estimator | str | None = None,
+        calibrator: Calibrator | Literal["auto"] | None = "auto",
+        forward: BatchForward | None = None,
+        task: Task | None = None,
+        every_n_epochs: int = 1,
+    ) -> None:
+        super().__init__()
+        if task is not None:
+            require_choice("task", task, TASKS)
+        if not (calibrator is None or calibrator == "auto" or isinstance(calibrator, Calibrator)):
+            raise SeguqError(f"calibrator must be a calibrator, 'auto' or None, but is {calibrator!r}")
+        require_count("every_n_epochs", every_n_epochs)
+        self.estimator = estimator
+        self._checked = estimator_from(estimator)
+        self.calibrator = calibrator
+        self.forward = forward
+        self.task = task
+        self.every_n_epochs = every_n_epochs
+        self._passes: Passes | None = None
+        self._undo: list[Any] = []
+        self._verified: set[str] = set()  # tags whose calibrators the checkpoint that was loaded says are for it
+        self._applied: Calibrator | None = None
+        self._looked_up = False
+
+    # ---- what a subclass does ----
+
+    @abstractmethod
+    def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
+        """A run begins: say which measures are wanted, check what can be checked."""
+
+    @abstractmethod
+    def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
+        """One batch."""
+
+    def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
+        """Whether a batch is to be looked at."""
+        return True
+
+    def _closed(self, trainer: Any, module: Any, stage: str) -> None:
+        """The run has ended without an error."""
+
+    def _abandoned(self) -> None:
+        """The run has ended with an error, or everything is over: let go of what is held."""
+
+    # ---- calibrators ----
+
+    def _calibrator_for(self, trainer: Any, module: Any) -> Calibrator | None:
+        """The calibrator to apply in this run; asked when the first batch has run, with the weights in place."""
+        if self._looked_up:
+            return self._applied
+        self._looked_up, self._applied = True, None
+        assert self._passes is not None
+        chosen = self.calibrator
+        if chosen == "auto" and self._passes.estimator.calibrator != "auto":
+            chosen = self._passes.estimator.calibrator  # the estimator was given one of its own, or None
+        if not isinstance(chosen, str):
+            self._applied = chosen
+        elif trainer.state.fn != "fit":
+            self._applied = self._matching(module, self._passes.tag)
+        # in the validations of a training none can be there yet: it is fitted on this very run
+        return self._applied
+
+    def _matching(self, module: Any, tag: str) -> Calibrator | None:
+        known: dict[str, Calibrator] = getattr(module, "calibrators", None) or {}
+        found = known.get(tag)
+        if found is None:
+            others = f" (there are some for {', '.join(known)})" if known else ""
+            say_once(f"{tag}: not calibrated{others}; the callback seguq.callbacks.Calibrate fits a calibrator")
+            return None
+        if tag in self._verified:  # by the file itself; its weights may be held in another precision now
+            found.weights_sha256 = weights_sha256(module)
+        if found.weights_sha256 not in (None, weights_sha256(module)):
+            warnings.warn(
+                f"the calibrator {tag!r} is not applied: it was fitted for other weights (those of step "
+                f"{found.global_step}) than the module has now; validate with seguq.callbacks.Calibrate to fit another",
+                stacklevel=2,
+            )
+            return None
+        say_once(f"{tag}: calibrated by {type(found).__name__}, fitted for these weights")
+        applied = copy.copy(found)
+        applied.weights_sha256 = None  # checked already, for the module as a whole
+        return applied
+
+    def _loaded(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        packed = section(checkpoint).get("calibrators", {})
+        if not packed:
+            return
+        weights = weights_sha256(checkpoint["state_dict"])
+        found = {tag: unpack(tag, item) for tag, item in packed.items()}
+        module.calibrators = {**(getattr(module, "calibrators", None) or {}), **found}
+        if trainer.state.fn != "fit":
+            self._verified = {tag for tag, item in found.items() if item.weights_sha256 == weights}
+
+    # ---- Lightning's hooks ----
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Listen to what is loaded; stand in for a missing ``predict_step``."""
+        self._end()
+        self._verified = set()
+
+        def loaded(checkpoint: dict[str, Any]) -> None:
+            self._loaded(trainer, pl_module, checkpoint)
+
+        self._undo.append(listen(pl_module, "on_load_checkpoint", loaded))
+        if stage == "predict" and "predict" in self.stages and not has_own(pl_module, "predict_step"):
+
+            def ids(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+                """The ids of the images; what is known of them the callbacks write down."""
+                passes = self._passes
+                return [] if passes is None else list(passes.begin(batch, batch_idx, dataloader_idx))
+
+            self._undo.append(stand_in(pl_module, "predict_step", ids))
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave the module as it was found."""
+        self._end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the module as it was found."""
+        self._end()
+
+    def _end(self) -> None:
+        self._drop_passes()
+        self._abandoned()
+        for undo in self._undo:
+            undo()
+        self._undo = []
+
+    def _drop_passes(self) -> None:
+        if self._passes is not None:
+            self._passes.forget()
+        self._passes = None
+        self._looked_up, self._applied = False, None
+
+    def _due(self, trainer: Any, stage: str) -> bool:
+        if stage not in self.stages or trainer.sanity_checking:
+            return False
+        if trainer.state.fn != "fit":
+            return True
+        epoch = trainer.current_epoch + 1
+        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs or bool(trainer.fast_dev_run)
+
+    def _open(self, trainer: Any, module: Any, stage: str) -> None:
+        self._drop_passes()
+        if not self._due(trainer, stage):
+            return
+        self._passes = self._shared(trainer, stage) or Passes(
+            trainer, module, stage, self._checked, self.forward, self.task
+        )
+        self._opened(trainer, module, stage, self._passes)
+
+    def _shared(self, trainer: Any, stage: str) -> Passes | None:
+        """The passes of a callback before this one that asks the same of the module."""
+        for other in trainer.callbacks:
+            if other is self:
+                return None
+            if isinstance(other, EstimatorCallback) and other._passes is not None and other._passes.stage == stage:
+                same = other.estimator is self.estimator or (
+                    isinstance(self.estimator, str) and other.estimator == self.estimator
+                )
+                if same and other.forward is self.forward and other.task == self.task:
+                    return other._passes
+        return None
+
+    def _before(self, batch: Any, batch_idx: int, dataloader: int) -> None:
+        if self._passes is not None:
+            self._passes.begin(batch, batch_idx, dataloader)
+
+    def _after(self, trainer: Any, module: Any, batch: Any, batch_idx: int, dataloader: int) -> None:
+        passes = self._passes
+        if passes is not None and self._wants(batch, batch_idx, dataloader):
+            self._batch(trainer, module, passes.stage, passes.end(batch, batch_idx, dataloader), dataloader)
+
+    def _finish(self, trainer: Any, module: Any) -> None:
+        if self._passes is not None:
+            stage = self._passes.stage
+            self._passes.forget()
+            self._closed(trainer, module, stage)
+        self._drop_passes()
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin."""
+        self._open(trainer, pl_module, "validate")
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Watch the module's own step."""
+        self._before(batch, batch_idx, dataloader_idx)
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Look at the batch."""
+        self._after(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """End."""
+        self._finish(trainer, pl_module)
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin."""
+        self._open(trainer, pl_module, "test")
+
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Watch the module's own step."""
+        self._before(batch, batch_idx, dataloader_idx)
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Look at the batch."""
+        self._after(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """End."""
+        self._finish(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin."""
+        self._open(trainer, pl_module, "predict")
+
+    def on_predict_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Watch the module's own step."""
+        self._before(batch, batch_idx, dataloader_idx)
+
+    def on_predict_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Look at the batch."""
+        self._after(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_predict_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """End."""
+        self._finish(trainer, pl_module)
+
+
+def log_values(trainer: Any, module: Any, values: dict[str, float]) -> None:
+    """Hand figures that are the same on all processes to the loggers."""
+    # a mean over processes changes nothing, and spares the advice that one should be taken
+    module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1)
+
+
+def require_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise for what is no whole number of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, but is {value!r}")

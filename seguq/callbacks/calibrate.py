@@ -1,0 +1,183 @@
+"""Calibration as part of validation."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, ClassVar
+
+from seguq.calibration import Calibrator, TemperatureScaling, weights_sha256
+from seguq.calibration.checkpoint import add_calibrators
+from seguq.calibration.streamed import StreamedTemperature
+from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_count
+from seguq.callbacks.hooks import listen
+from seguq.callbacks.passes import BatchForward, Passes, Step
+from seguq.core.errors import SeguqError
+from seguq.functional.logits import Task
+from seguq.inference import Estimator
+
+_CALIBRATORS = {"global": TemperatureScaling}
+
+
+class Calibrate(EstimatorCallback):
+    """Fits a calibrator in every validation, and puts it into the checkpoints of exactly those weights.
+
+    Logged: ``val/temperature``, ``val/ece_before``, ``val/nll_before``, and out of sample ``val/ece_after`` and
+    ``val/nll_after``: each image calibrated by a temperature that was fitted on the other half of the images (even
+    and odd index in the data set). With an ``estimator`` its kind is added: ``val/ece_after/mc_dropout``. Any of them
+    can be monitored by a ModelCheckpoint. The fit needs no pass of its own where the module's ``validation_step`` calls
+    its ``forward``, and one forward a batch otherwise; no logits are kept (see
+    `seguq.functional.temperature_curve` for what is).
+
+    The calibrator ends in ``module.calibrators`` under the estimator's tag, and in each checkpoint under the key
+    ``seguq`` (also in those of ``save_weights_only``), with the hash of the weights that the validation ran with. A
+    checkpoint written between two validations has the last one fitted, which is then not applied.
+
+    Args:
+        calibrator: ``"global"`` (one temperature), or an unfitted `TemperatureScaling` for settings of its own.
+        estimator: whose pooled output is calibrated; None: one deterministic pass.
+        every_n_epochs: fit in every n-th epoch, and in the last.
+        dataloader: number of the validation loader to fit on, where there are several: data like the training data.
+        forward: as in `EstimatorCallback`.
+        task: as in `EstimatorCallback`.
+        ignore_index: value of masks that is left out.
+
+    Raises:
+        SeguqError: for an unknown name, or a calibrator that cannot be fitted in one reading.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> trainer = Trainer(callbacks=[Calibrate()], logger=False, enable_checkpointing=False)
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("validate",)
+
+    def __init__(
+        self,
+        calibrator: str | Calibrator = "global",
+        estimator: Estimator | str | None = None,
+        every_n_epochs: int = 1,
+        dataloader: int = 0,
+        forward: BatchForward | None = None,
+        task: Task | None = None,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__(estimator, None, forward, task, every_n_epochs)
+        if isinstance(calibrator, str):
+            if calibrator not in _CALIBRATORS:
+                raise SeguqError(f"there is no calibrator {calibrator!r}: there is {', '.join(_CALIBRATORS)}")
+            calibrator = _CALIBRATORS[calibrator](ignore_index=ignore_index)
+        if not isinstance(calibrator, TemperatureScaling):
+            raise SeguqError(
+                f"Calibrate fits one temperature while validation runs; {type(calibrator).__name__} needs several "
+                "readings: fit it after training by estimator.calibrate(calibrator, batches)"
+            )
+        require_count("dataloader", dataloader, least=0)
+        self.fitting = calibrator
+        self.dataloader = dataloader
+        self._stream: StreamedTemperature | None = None
+        self._weights: str | None = None
+        self._fitted: dict[str, Calibrator] = {}  # by tag: what checkpoints are given
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's key of a callback: one for each estimator, so that several can stand side by side."""
+        name = type(self._checked).__name__ if self._checked is not None else "deterministic"
+        return f"{type(self).__qualname__}{{estimator={name}, dataloader={self.dataloader}}}"
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Take part in what is saved."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+
+            def saved(checkpoint: dict[str, Any]) -> None:
+                if self._fitted:
+                    add_calibrators(checkpoint, self._fitted)
+
+            self._undo.append(listen(pl_module, "on_save_checkpoint", saved))
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take part in what is saved after training, too."""
+        if self._fitted:
+            add_calibrators(checkpoint, self._fitted)
+
+    def _loaded(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        super()._loaded(trainer, module, checkpoint)
+        known = getattr(module, "calibrators", None) or {}
+        tag = "deterministic" if self._checked is None else self._checked.tag
+        self._fitted = {tag: known[tag]} if tag in known else {}
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Forget what an earlier training has left, unless a checkpoint has brought it back."""
+        if not trainer.ckpt_path:
+            self._fitted = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Say so if there is nothing to fit on."""
+        batches = trainer.num_val_batches
+        if not trainer.enable_validation or (trainer.val_dataloaders is not None and not sum(batches)):
+            warnings.warn(
+                "Calibrate has nothing to fit on: pass a validation loader to fit() and give the module a "
+                "validation_step",
+                stacklevel=2,
+            )
+        elif trainer.val_dataloaders is not None and self.dataloader >= len(batches):
+            raise SeguqError(
+                f"Calibrate(dataloader={self.dataloader}) does not go with {len(batches)} validation loaders, "
+                "which are numbered from 0"
+            )
+
+    def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
+        settings = copy.deepcopy(self.fitting)
+        if settings.task == "multiclass":
+            settings.task = passes.estimator.task
+        self._stream, self._weights = StreamedTemperature(settings), None
+
+    def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
+        return dataloader == self.dataloader
+
+    def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
+        if step.mask is None:
+            raise SeguqError("Calibrate needs labels, but a validation batch has images without masks")
+        if self._weights is None:  # now: an averaging callback may have put other weights in place for this run
+            self._weights = weights_sha256(module)
+        assert self._stream is not None
+        if len(step.ids):
+            self._stream.add(step.pooled, step.mask, step.numbers)
+
+    def _closed(self, trainer: Any, module: Any, stage: str) -> None:
+        assert self._stream is not None and self._passes is not None
+        sums = self._stream.sums.to(module.device)
+        self._stream.sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        tag, weights = self._passes.tag, self._weights
+        fit = self._stream.fit()
+        self._stream = self._weights = None
+        if fit is None:
+            warnings.warn("Calibrate saw no labeled pixel in this validation: nothing was fitted", stacklevel=2)
+            return
+        fit.calibrator.tag, fit.calibrator.weights_sha256 = tag, weights
+        fit.calibrator.global_step = trainer.global_step
+        self._fitted = {tag: fit.calibrator}
+        module.calibrators = {**(getattr(module, "calibrators", None) or {}), tag: fit.calibrator}
+        values = {
+            "temperature": fit.calibrator.temperature,
+            "ece_before": fit.ece_before,
+            "nll_before": fit.nll_before,
+        }
+        if fit.ece_after is None or fit.nll_after is None:
+            warnings.warn(
+                f"Calibrate saw {fit.images} labeled image{'s' * (fit.images != 1)} in this validation: a temperature "
+                "was fitted, but figures out of sample need two images, one with an even and one with an odd index",
+                stacklevel=2,
+            )
+        else:
+            values |= {"ece_after": fit.ece_after, "nll_after": fit.nll_after}
+        kind = tag.partition("(")[0]
+        ending = "" if kind == "deterministic" else f"/{kind}"
+        log_values(trainer, module, {f"{PREFIX[stage]}/{name}{ending}": value for name, value in values.items()})
+
+    def _abandoned(self) -> None:
+        self._stream = self._weights = None

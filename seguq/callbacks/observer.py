@@ -1,0 +1,100 @@
+"""Seeing what a network returned in a step that somebody else wrote, so that it need not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from seguq.core.errors import SeguqError
+from seguq.core.lightning import has_own
+from seguq.data.batches import output_logits
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call of the network: the tensor that went in, and what came out."""
+
+    image: Tensor
+    output: Any
+
+
+class ForwardObserver:
+    """Notes the calls of a module's forward while it is open.
+
+    Args:
+        module: the module.
+        batch: the batch as the loader gave it; a call with all of it is a step, handed on by a strategy that calls
+            steps through forward, and no pass through the network.
+    """
+
+    def __init__(self, module: nn.Module, batch: Any) -> None:
+        self._batch = batch
+        self._calls: list[Seen] = []
+        self._begun: list[int] = []
+        self._handles = [
+            module.register_forward_pre_hook(self._enter),
+            module.register_forward_hook(self._leave, with_kwargs=True),
+        ]
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self._begun.append(len(self._calls))
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        inner = len(self._calls) - self._begun.pop()
+        whole = bool(args) and args[0] is self._batch and (len(args) > 1 or not isinstance(args[0], Tensor))
+        if inner or whole:
+            return
+        image = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        if image is not None:
+            self._calls.append(Seen(image, output))
+
+    def close(self) -> None:
+        """Take the hooks away, and forget the calls."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._calls, self._batch = [], [], None
+
+    def seen(self, image: Tensor, spatial: Sequence[int]) -> Seen | None:
+        """The one call that gave logits of a batch's images, if there was just one.
+
+        Args:
+            image: the images of the batch, ``(B, channels, *spatial)``. A step may feed something made of them (a
+                normalized copy): that counts, too, where it is the only call.
+            spatial: the size of the maps.
+        """
+        fitting = [call for call in self._calls if _gives_logits(call, len(image), spatial)]
+        of_batch = [call for call in fitting if call.image is image]
+        for calls in (of_batch, fitting):
+            if len(calls) == 1:
+                return calls[0]
+        return None
+
+
+def _gives_logits(call: Seen, images: int, spatial: Sequence[int]) -> bool:
+    try:
+        logits = output_logits(call.output)
+    except SeguqError:
+        return False
+    return len(logits) == images == len(call.image) and logits.ndim == 2 + len(spatial) and logits.is_floating_point()
+
+
+def network_of(module: Any) -> nn.Module:
+    """What is called with a batch of images: the module, or where it has no forward the one network in it.
+
+    Raises:
+        SeguqError: if it has no forward, and none or several parts that could be meant.
+    """
+    if has_own(module, "forward"):
+        network: nn.Module = module
+        return network
+    parts = {name: part for name, part in module.named_children() if any(True for _ in part.parameters())}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    found = f"{len(parts)} parts with weights ({', '.join(parts)})" if parts else "no part with weights"
+    raise SeguqError(
+        f"{type(module).__name__} defines no forward, and has {found}: define forward(self, images), or pass "
+        "forward=lambda module, batch: module.net(batch[0])"
+    )

@@ -1,0 +1,303 @@
+"""One estimator's passes over the batches of a run, shared by the callbacks that ask for the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seguq.callbacks.observer import ForwardObserver, network_of
+from seguq.core.errors import SeguqError
+from seguq.core.seeds import derive_seed, seeded
+from seguq.core.trees import leaves
+from seguq.data.batches import describe, output_logits, unpack_batch
+from seguq.data.positions import PositionCounter, Positions
+from seguq.functional.logits import TASKS, Task, class_target
+from seguq.inference import Deterministic, Estimator, MCDropout, UncertaintyMaps
+
+BatchForward = Callable[[nn.Module, Any], Any]
+"""From a module and a batch as the loader gave it to logits, or to ``(logits, mask)``."""
+
+_NAMES: dict[str, Callable[..., Estimator]] = {"deterministic": Deterministic, "mc_dropout": MCDropout}
+_EXAMPLE = "forward=lambda module, batch: (module(batch['my_image']), batch['my_mask'])"
+
+
+def estimator_from(estimator: Estimator | str | None) -> Estimator | None:
+    """Check what a callback was given; a name becomes an estimator without a model, None stays.
+
+    Raises:
+        SeguqError: for another type or an unknown name.
+    """
+    if estimator is None or isinstance(estimator, Estimator):
+        return estimator
+    if isinstance(estimator, str) and estimator in _NAMES:
+        return _NAMES[estimator]()
+    raise SeguqError(
+        f"estimator must be one of {', '.join(_NAMES)}, an estimator such as seguq.MCDropout(samples=10), or None for "
+        f"one deterministic pass, but is {estimator!r}"
+    )
+
+
+@dataclass
+class Step:
+    """One batch as callbacks look at it. Images that a distributed sampler only repeats are left out.
+
+    Attributes:
+        image: ``(B, channels, *spatial)`` as the loader gave it, or None where only ``forward=`` understands the batch.
+        mask: class indices ``(B, *spatial)``, or None.
+        ids: one id an image.
+        numbers: number of each image: its index in the data set where that is known.
+        positions: running number of each image, over all processes.
+        pooled: pooled class logits ``(B, C, *spatial)`` of the estimator, raw.
+        maps_of: the uncertainty maps, given the calibrator to apply.
+    """
+
+    image: Tensor | None
+    mask: Tensor | None
+    ids: tuple[str, ...]
+    numbers: tuple[int, ...]
+    positions: tuple[int, ...]
+    pooled: Tensor
+    maps_of: Callable[[Any], UncertaintyMaps]
+
+
+class Passes:
+    """Runs an estimator over the batches of one run of a loop, once a batch, however many callbacks ask.
+
+    A deterministic pass is not run at all where the module's forward was seen to give the logits in its own step. The
+    module is left as it was found: the mode of each submodule, hooks, gradients and random state.
+
+    Args:
+        trainer: the Trainer.
+        module: the LightningModule.
+        stage: ``"validate"``, ``"test"`` or ``"predict"``.
+        estimator: the estimator, or None for a deterministic pass.
+        forward: see `BatchForward`.
+        task: the task, or None for the module's own, or multiclass. One logit a pixel is taken as a sigmoid's.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        module: Any,
+        stage: str,
+        estimator: Estimator | None,
+        forward: BatchForward | None,
+        task: Task | None,
+    ) -> None:
+        self.trainer, self.stage, self.forward = trainer, stage, forward
+        self.network = module if forward is not None else network_of(module)
+        estimator = Deterministic() if estimator is None else estimator
+        unbound = getattr(estimator, "model", self) is None
+        self.estimator = copy.copy(estimator.bind(self.network))
+        own = getattr(module, "task", None)
+        if task is not None:
+            self.estimator.task = task
+        elif unbound and isinstance(own, str) and own in TASKS:
+            self.estimator.task = own
+        self._own_forward = self.estimator.forward
+        self.estimator.forward = self._logits
+        self.measures: set[str] = set()
+        self._batch: Any = None
+        self._key: tuple[int, int] | None = None
+        self._observer: ForwardObserver | None = None
+        self._step: Step | None = None
+        self._counters: dict[int, PositionCounter] = {}
+        self._place: Positions | None = None
+        self._ids: tuple[str, ...] = ()
+        # a network that was compiled together with its steps may have traced hooks into them
+        self._observable = getattr(module, "_compiler_ctx", None) is None
+
+    @property
+    def tag(self) -> str:
+        """The estimator's tag."""
+        return self.estimator.tag
+
+    def want(self, measures: Sequence[str] | None) -> tuple[str, ...]:
+        """Ask for measures (None: all that the estimator was made for); gives their names.
+
+        Raises:
+            SeguqError: for one that it does not compute.
+        """
+        names = self.estimator.measures if measures is None else tuple(measures)
+        for name in names:
+            if name not in self.estimator.measures:
+                raise SeguqError(
+                    f"{name!r} is not among the measures of {self.tag}, which are {', '.join(self.estimator.measures)}"
+                )
+        self.measures.update(names)
+        return names
+
+    # ---- one batch ----
+
+    def begin(self, batch: Any, batch_idx: int, dataloader_idx: int) -> tuple[str, ...]:
+        """Look at a batch before the module's own step; gives the ids of its images."""
+        if self._key == (batch_idx, dataloader_idx):
+            return self._ids
+        self.forget()
+        self._key, self._batch = (batch_idx, dataloader_idx), batch
+        self._place, self._ids = None, ()
+        image, _, given = self._unpacked(batch)
+        if image is not None:
+            self._number(len(image), given)
+            if self._observable and self.forward is None:
+                self._observer = ForwardObserver(self.network, batch)
+        return self._ids
+
+    def end(self, batch: Any, batch_idx: int, dataloader_idx: int) -> Step:
+        """What the estimator says of the batch, after the module's own step."""
+        if self._step is None:
+            if self._key != (batch_idx, dataloader_idx):
+                self.begin(batch, batch_idx, dataloader_idx)
+            self._batch = batch
+            device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
+            seed = derive_seed("callback", self.stage, dataloader_idx, batch_idx)
+            with torch.no_grad(), self._precision(), seeded(seed, device):
+                self._step = self._asked(batch)
+            self._close_observer()
+        return self._step
+
+    def forget(self) -> None:
+        """Let go of the batch, and take the hooks away."""
+        self._close_observer()
+        self._batch = self._step = self._key = None
+
+    def _close_observer(self) -> None:
+        if self._observer is not None:
+            self._observer.close()
+            self._observer = None
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        plugin = getattr(self.trainer, "precision_plugin", None)
+        return nullcontext() if plugin is None else plugin.forward_context()  # type: ignore[no-any-return]
+
+    def _unpacked(self, batch: Any) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
+        try:
+            taken = unpack_batch(batch)
+        except SeguqError as error:
+            if self.forward is not None:
+                return None, None, None
+            raise SeguqError(f"{error}; or pass the callback {_EXAMPLE}") from error
+        return taken.image, taken.mask, taken.image_id
+
+    def _number(self, images: int, given: tuple[str, ...] | None) -> None:
+        assert self._key is not None
+        loader = self._key[1]
+        if loader not in self._counters:
+            loaders = leaves(_loaders(self.trainer, self.stage))
+            this = loaders[loader] if loader < len(loaders) else None
+            self._counters[loader] = PositionCounter(this, self.trainer.global_rank, self.trainer.world_size)
+        self._place = self._counters[loader].take(images)
+        numbers = self._place.numbers if self._place.indices is None else self._place.indices
+        several = len(leaves(_loaders(self.trainer, self.stage))) > 1
+        if given is not None and len(given) != images:
+            raise SeguqError(f"a batch has {images} images, but {len(given)} image ids")
+        self._ids = given or tuple(f"{loader}-{number}" if several else str(number) for number in numbers)
+
+    def _asked(self, batch: Any) -> Step:
+        image, mask, given = self._unpacked(batch)
+        output = None
+        if self.forward is not None:  # it may know the mask, and where the images are
+            output, told = _logits_and_mask(self.forward(self.network, batch))
+            mask = mask if told is None else told
+            shape = output_logits(output).shape
+            if self._place is None:
+                self._number(shape[0], given)
+        assert self._place is not None
+        if image is None:
+            assert output is not None
+            size = mask.shape[-(output_logits(output).ndim - 2) :] if mask is not None else output.shape[2:]
+            network_image = output_logits(output).new_empty(len(output), 0, *size)
+        else:
+            network_image = image
+        seen = None
+        if image is not None and self._observer is not None and not self.network.training:
+            seen = self._observer.seen(image, image.shape[2:])
+        if seen is not None and seen.image.shape[2:] == network_image.shape[2:]:
+            network_image = seen.image  # a step may normalize the batch first
+        est = copy.copy(self.estimator)
+        est.measures = tuple(name for name in est.measures if name in self.measures)
+        if isinstance(est, Deterministic) and (seen is not None or output is not None):
+            found = seen.output if seen is not None else output
+            logits, maps = est.of_output(self._two(output_logits(found)), network_image)
+        else:
+            network_image, _ = est._take_in(network_image, self._ids)
+            logits, maps = est._pool(network_image, self._ids, est.measures)
+        return self._step_of(est, image, mask, network_image, logits, maps)
+
+    def _step_of(
+        self,
+        est: Estimator,
+        image: Tensor | None,
+        mask: Tensor | None,
+        network_image: Tensor,
+        logits: Tensor,
+        maps: dict[str, Tensor],
+    ) -> Step:
+        assert self._place is not None
+        place, ids = self._place, self._ids
+        real = [i for i, counted in enumerate(place.real) if counted]
+        if len(real) < len(ids):
+            logits, network_image = logits[real], network_image[real]
+            maps = {name: values[real] for name, values in maps.items()}
+            image = None if image is None else image[real]
+            mask = None if mask is None else mask[real]
+            ids = tuple(ids[i] for i in real)
+        numbers = place.numbers if place.indices is None else place.indices
+        if mask is not None:
+            reference = logits[:, 1] if est.task == "multilabel" else logits
+            mask = class_target(mask.to(logits.device), reference, est.task)
+
+        def maps_of(calibrator: Any) -> UncertaintyMaps:
+            answering = copy.copy(est)
+            answering.calibrator = calibrator
+            with torch.no_grad():
+                return answering._answer(logits, maps, network_image, ids)
+
+        picked = tuple(numbers[i] for i in real)
+        return Step(image, mask, ids, picked, tuple(place.numbers[i] for i in real), logits, maps_of)
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """How the estimator calls a model for the batch in hand."""
+        if self.forward is not None:
+            if len(images) != len(self._ids):
+                raise SeguqError(
+                    "an estimator with seed= runs image by image, which forward= with a whole batch cannot: leave "
+                    "seed out, or make the loader give (image, mask)"
+                )
+            output, _ = _logits_and_mask(self.forward(model, self._batch))
+        else:
+            output = model(images) if self._own_forward is None else self._own_forward(model, images)
+        try:
+            logits = output_logits(output)
+        except SeguqError as error:
+            raise SeguqError(f"{error}, such as {_EXAMPLE}; the batch is {describe(self._batch)}") from error
+        return self._two(logits)
+
+    def _two(self, logits: Tensor) -> Tensor:
+        """One logit z a pixel as the two logits (0, z), where no task was told."""
+        if self.estimator.task == "multiclass" and logits.ndim > 2 and logits.shape[1] == 1:
+            return torch.cat((torch.zeros_like(logits), logits), 1)
+        return logits
+
+
+def _logits_and_mask(output: Any) -> tuple[Any, Tensor | None]:
+    """What ``forward=`` gave: logits alone, or with the mask."""
+    if isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Tensor):
+        logits, mask = output_logits(output[0]), output[1]
+        if mask.ndim == logits.ndim - 1 or not mask.is_floating_point():
+            return logits, mask
+    return output_logits(output), None
+
+
+def _loaders(trainer: Any, stage: str) -> Any:
+    return {
+        "validate": trainer.val_dataloaders,
+        "test": trainer.test_dataloaders,
+        "predict": trainer.predict_dataloaders,
+    }[stage]
