@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seguq import acquisition as acquisition
     from seguq import calibration as calibration
+    from seguq import callbacks as callbacks
     from seguq import data as data
     from seguq import export as export
     from seguq import functional as functional
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("acquisition", "calibration", "data", "export", "functional", "inference", "metrics", "regions")
+_MODULES = (
+    "acquisition",
+    "calibration",
+    "callbacks",
+    "data",
+    "export",
+    "functional",
+    "inference",
+    "metrics",
+    "regions",
+)
 _NAMES = {
     "TemperatureScaling": "seguq.calibration",
     "load": "seguq.calibration",

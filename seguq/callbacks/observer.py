@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -88,9 +88,10 @@ def network_of(module: Any) -> nn.Module:
         SeguqError: if it has no forward, and none or several parts that could be meant.
     """
     if has_own(module, "forward"):
-        network: nn.Module = module
-        return network
-    parts = {name: part for name, part in module.named_children() if any(True for _ in part.parameters())}
+        return cast(nn.Module, module)
+    parts: dict[str, nn.Module] = {
+        name: part for name, part in module.named_children() if any(True for _ in part.parameters())
+    }
     if len(parts) == 1:
         return next(iter(parts.values()))
     found = f"{len(parts)} parts with weights ({', '.join(parts)})" if parts else "no part with weights"

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +95,11 @@ class Passes:
         estimator = Deterministic() if estimator is None else estimator
         unbound = getattr(estimator, "model", self) is None
         self.estimator = copy.copy(estimator.bind(self.network))
-        own = getattr(module, "task", None)
+        own: Any = getattr(module, "task", None)
         if task is not None:
             self.estimator.task = task
         elif unbound and isinstance(own, str) and own in TASKS:
-            self.estimator.task = own
+            self.estimator.task = cast(Task, own)
         self._own_forward = self.estimator.forward
         self.estimator.forward = self._logits
         self.measures: set[str] = set()
@@ -132,6 +132,16 @@ class Passes:
                 )
         self.measures.update(names)
         return names
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Running numbers, over all processes, of the images of the batch in hand, where they are known yet."""
+        return () if self._place is None else self._place.numbers
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the loader of the batch in hand goes through its data in an order that is known."""
+        return self._place is None or self._place.indices is not None
 
     # ---- one batch ----
 
@@ -174,7 +184,7 @@ class Passes:
 
     def _precision(self) -> AbstractContextManager[Any]:
         plugin = getattr(self.trainer, "precision_plugin", None)
-        return nullcontext() if plugin is None else plugin.forward_context()  # type: ignore[no-any-return]
+        return nullcontext() if plugin is None else plugin.forward_context()
 
     def _unpacked(self, batch: Any) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
         try:

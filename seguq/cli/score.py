@@ -57,7 +57,7 @@ def score(
     ids = predicted_ids(folder)
     if not ids:
         raise UsageError(f"{folder} holds no maps yet: seguq predict has not finished")
-    images = Path(read_run(folder)["settings"]["images"])
+    images = Path(read_run(folder)["settings"].get("images") or folder / "no images")
     missing = sorted(set(list_images(images)) - set(ids)) if images.is_dir() else []
     if missing:
         raise UsageError(

@@ -67,7 +67,8 @@ def select(
     chosen: Strategy = TopK() if strategy == "topk" else Random()
     files = None
     if predictions is not None:
-        folder = Path(read_run(require_folder(predictions, "--predictions"))["settings"]["images"])
+        run = require_folder(predictions, "--predictions")
+        folder = Path(read_run(run)["settings"].get("images") or run / "images")
         files = list_images(folder)
     selection = select_regions(table, budget=budget, strategy=chosen, labeled=earlier, seed=seed)
     outdated = Selection.load(target).image_ids if target.exists() else []

@@ -34,12 +34,21 @@ class PredictionFolder:
     Args:
         path: the folder.
         settings: what the results depend on, plain values; a folder made with other settings is refused.
+        overwrite: empty a folder of predictions made with other settings, instead of refusing it.
+        clean: remove what a killed run has left; not while another process writes to the folder.
 
     Raises:
         UsageError: if the folder holds something else, or results of other settings (saying which differ).
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        clean: bool = True,
+    ) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
         run = self.path / "run.json"
@@ -49,21 +58,37 @@ class PredictionFolder:
             known = read_run(self.path)["settings"]
             names = sorted({*known, *self.settings})
             differing = [name for name in names if known.get(name) != self.settings.get(name)]
-            if differing:
+            if differing and overwrite:
+                self._empty()
+                write_json(run, {"version": _SCHEMA_VERSION, "settings": self.settings})
+            elif differing:
                 changes = "; ".join(
                     "another checkpoint, or one that was calibrated since"
                     if name == "checkpoint"
+                    else "other weights"
+                    if name == "weights"
                     else f"{name} was {known.get(name)!r}, now {self.settings.get(name)!r}"
                     for name in differing
                 )
                 raise UsageError(
-                    f"{self.path} was made with other settings ({changes}): pass another --out, or remove it"
+                    f"{self.path} was made with other settings ({changes}): choose another folder, or remove it"
                 )
         elif self.path.exists() and not all(item.name.startswith(TEMPORARY_PREFIX) for item in self.path.iterdir()):
-            raise UsageError(f"{self.path} holds other files already: pass a new folder as --out")
+            raise UsageError(f"{self.path} holds other files already: choose a new folder")
         else:
             write_json(run, {"version": _SCHEMA_VERSION, "settings": self.settings})
-        remove_leftovers(self.path)
+        if clean:
+            remove_leftovers(self.path)
+
+    def _empty(self) -> None:
+        """Remove what this class writes, and nothing else."""
+        for name in ("maps", "predictions", "images", *_PICTURES):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / "scale.json").unlink(missing_ok=True)
+
+    def picture_file(self, image_id: str) -> Path:
+        """Where the image itself is kept as a picture, for those who have no file of it."""
+        return self.path / "images" / f"{image_id}.png"
 
     def maps_file(self, image_id: str) -> Path:
         """Where the maps of an image are."""
@@ -107,24 +132,39 @@ class PredictionFolder:
             for measure, finder in finders.items():
                 finder.add(maps[measure])
         found = {measure: finder.scale() for measure, finder in finders.items()}
-        if found != known:
-            for name in _PICTURES:
-                shutil.rmtree(self.path / name, ignore_errors=True)
-        write_json(file, {measure: scale.as_dict() for measure, scale in found.items()})
+        self.keep_scales(found)
         return found
 
-    def draw(self, image_id: str, image: Path, scales: Mapping[str, Scale]) -> None:
-        """Draw the heat map and the overlay of each measure of an image, where they are missing or outdated."""
+    def keep_scales(self, scales: Mapping[str, Scale]) -> None:
+        """Say what the colors of all pictures mean; pictures on another scale are removed."""
+        content = {measure: scale.as_dict() for measure, scale in scales.items()}
+        file = self.path / "scale.json"
+        if file.is_file() and json.loads(file.read_text()) != content:
+            for name in _PICTURES:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+        write_json(file, content)
+
+    def draw(self, image_id: str, image: Path | None, scales: Mapping[str, Scale]) -> None:
+        """Draw the heat map and the overlay of each measure of an image, where they are missing or outdated.
+
+        Args:
+            image_id: its maps have been saved.
+            image: the file of the image; None: there is none, and so no overlay.
+            scales: one for each measure.
+        """
         done = self.maps_file(image_id).stat().st_mtime_ns
-        targets = [self.path / name / measure / f"{image_id}.png" for measure in scales for name in _PICTURES]
+        names = _PICTURES if image is not None else _PICTURES[:1]
+        targets = [self.path / name / measure / f"{image_id}.png" for measure in scales for name in names]
         if all(target.is_file() and target.stat().st_mtime_ns >= done for target in targets):
             return
         maps = UncertaintyMaps.load(self.maps_file(image_id))
-        shown = to_rgb(read_image(image))
+        shown = None if image is None else to_rgb(read_image(image))
         for measure, scale in scales.items():
             values = maps[measure][0].numpy()
             label = label_of(measure)
             write_png(self.path / "heatmaps" / measure / f"{image_id}.png", heatmap(values, scale, label))
+            if shown is None:
+                continue
             laid_over = with_color_bar(overlay(shown, colorize(values, scale)), scale, label)
             write_png(self.path / "overlays" / measure / f"{image_id}.png", laid_over)
 

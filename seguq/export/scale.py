@@ -66,6 +66,11 @@ class ScaleFinder:
         bins = order_bins(values.detach().cpu().flatten(), _BITS)
         self._counts += torch.bincount(bins, minlength=1 << _BITS).numpy()
 
+    def merge(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Add up the histograms of several processes: ``total`` gives the sum of a float64 tensor over all of them."""
+        counts = total(torch.from_numpy(self._counts).double())
+        self._counts = counts.long().numpy()
+
     def scale(self) -> Scale:
         """The scale over all maps taken in."""
         total = int(self._counts.sum())

@@ -2,7 +2,16 @@
 
 from seguq.functional.calibration import expected_calibration_error, temperature_nll, top1_calibration_bins
 from seguq.functional.logits import class_logits, class_target
-from seguq.functional.ranking import area_under_roc, average_precision, fpr_at_tpr, order_bins
+from seguq.functional.ranking import (
+    area_under_generalized_risk_coverage,
+    area_under_risk_coverage,
+    area_under_roc,
+    area_under_sparsification_error,
+    average_precision,
+    fpr_at_tpr,
+    order_bins,
+    selective_risk,
+)
 from seguq.functional.regions import region_boxes, region_majority, region_scores
 from seguq.functional.uncertainty import (
     energy,
@@ -18,7 +27,10 @@ from seguq.functional.uncertainty import (
 )
 
 __all__ = [
+    "area_under_generalized_risk_coverage",
+    "area_under_risk_coverage",
     "area_under_roc",
+    "area_under_sparsification_error",
     "average_precision",
     "class_logits",
     "class_target",
@@ -34,6 +46,7 @@ __all__ = [
     "region_boxes",
     "region_majority",
     "region_scores",
+    "selective_risk",
     "smallest_margin",
     "temperature_nll",
     "top1_calibration_bins",

@@ -9,11 +9,21 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from seguq.core.errors import SeguqError
-from seguq.functional import area_under_roc, average_precision, fpr_at_tpr, order_bins
+from seguq.functional import (
+    area_under_generalized_risk_coverage,
+    area_under_risk_coverage,
+    area_under_roc,
+    area_under_sparsification_error,
+    average_precision,
+    fpr_at_tpr,
+    order_bins,
+    selective_risk,
+)
 from tests.oracles import ranking as oracles
 
 property_test = settings(max_examples=100, deadline=None)
 FIGURES = (area_under_roc, average_precision, fpr_at_tpr)
+RISK_FIGURES = (area_under_risk_coverage, area_under_generalized_risk_coverage, area_under_sparsification_error)
 TINY = float(np.finfo(np.float32).smallest_subnormal)
 NORMAL = float(np.finfo(np.float32).tiny)
 LARGEST = float(np.finfo(np.float32).max)
@@ -26,12 +36,12 @@ floats = st.one_of(
 
 
 @st.composite
-def histograms(draw, max_bins=12):
-    """Counts of negatives and positives, lowest score first, at least one of each."""
+def histograms(draw, max_bins=12, most=9, of_each=1):
+    """Counts of negatives and positives, lowest score first, at least one count and ``of_each`` of each."""
     n_bins = draw(st.integers(1, max_bins))
-    counts = st.lists(st.integers(0, 9), min_size=n_bins, max_size=n_bins)
+    counts = st.lists(st.integers(0, most), min_size=n_bins, max_size=n_bins)
     negatives, positives = draw(counts), draw(counts)
-    assume(sum(negatives) > 0 and sum(positives) > 0)
+    assume(sum(negatives) >= of_each and sum(positives) >= of_each and sum(negatives) + sum(positives) > 0)
     return torch.tensor(negatives, dtype=torch.float64), torch.tensor(positives, dtype=torch.float64)
 
 
@@ -149,7 +159,7 @@ def test_exactly_95_percent_of_the_positives_are_enough(positives):
     assert fpr_at_tpr(low, high).item() == 0.25
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", [*FIGURES, *RISK_FIGURES])
 def test_figure_is_taken_row_by_row(figure):
     generator = torch.Generator().manual_seed(0)
     negatives, positives = torch.randint(0, 9, (2, 3, 4, 16), generator=generator).double()
@@ -207,3 +217,157 @@ def test_figure_over_16_bit_bins_is_within_2e_3_of_scikit_learn_on_the_raw_score
     bins = order_bins(torch.from_numpy(score), bits=16)
     counts = [torch.bincount(bins[torch.from_numpy(label == side)], minlength=2**16).double() for side in (0, 1)]
     assert figure(*counts).item() == pytest.approx(SCIKIT_LEARN[figure](label, score), abs=2e-3)
+
+
+# --- what is accepted, the lowest scores first, and the errors in it
+
+
+@pytest.mark.parametrize("figure", RISK_FIGURES)
+@given(case=histograms(of_each=0))
+@property_test
+def test_risk_figure_matches_the_loop(figure, case):
+    expected = getattr(oracles, figure.__name__)(*map(scores_of, case))
+    assert figure(*case).item() == pytest.approx(expected, abs=1e-12)
+
+
+@given(case=histograms(max_bins=3, most=2, of_each=0))
+@settings(max_examples=40, deadline=None)
+def test_aurc_is_the_mean_over_every_order_of_what_ties(case):
+    assume(sum(counts.sum() for counts in case) <= 6)
+    expected = oracles.area_under_risk_coverage_of_every_order(*map(scores_of, case))
+    assert area_under_risk_coverage(*case).item() == pytest.approx(expected, abs=1e-12)
+
+
+@given(case=histograms(of_each=0))
+@property_test
+def test_selective_risk_matches_the_loop_at_every_number_accepted(case):
+    total = int(sum(counts.sum() for counts in case))
+    accepted = range(1, total + 1)
+    expected = [oracles.expected_errors(*map(scores_of, case), count) / count for count in accepted]
+    risk = selective_risk(*case, torch.tensor(accepted, dtype=torch.float64) / total)
+    assert risk.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_selective_risk_within_a_bin_takes_its_errors_in_even_shares():
+    negatives, positives = torch.tensor([2.0, 1.0]).double(), torch.tensor([0.0, 1.0]).double()
+    coverage = torch.tensor([0.1, 0.5, 0.625, 0.75, 1.0])
+    assert selective_risk(negatives, positives, coverage).tolist() == pytest.approx([0, 0, 0.1, 1 / 6, 0.25])
+
+
+def test_selective_risk_is_taken_row_by_row():
+    generator = torch.Generator().manual_seed(0)
+    negatives, positives = torch.randint(0, 9, (2, 3, 4, 16), generator=generator).double()
+    coverage = torch.linspace(0.05, 1, 7).double()
+    each = [
+        selective_risk(n, p, coverage) for n, p in zip(negatives.flatten(0, 1), positives.flatten(0, 1), strict=True)
+    ]
+    assert torch.equal(selective_risk(negatives, positives, coverage), torch.stack(each).view(3, 4, 7))
+
+
+@given(case=histograms(of_each=0))
+@property_test
+def test_selective_risk_of_everything_is_the_error_rate(case):
+    rate = case[1].sum() / (case[0].sum() + case[1].sum())
+    assert selective_risk(*case, torch.ones(1)).item() == pytest.approx(rate.item(), abs=1e-12)
+
+
+@given(case=histograms())
+@property_test
+def test_augrc_follows_from_auroc_and_the_accuracy(case):
+    accuracy = (case[0].sum() / (case[0].sum() + case[1].sum())).item()
+    expected = (1 - area_under_roc(*case).item()) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
+    assert area_under_generalized_risk_coverage(*case).item() == pytest.approx(expected, abs=1e-12)
+
+
+@st.composite
+def perfect_histograms(draw):
+    """Some bins of negatives, and above them some bins of positives."""
+    right = draw(st.lists(st.integers(0, 10**9), min_size=1, max_size=6))
+    wrong = draw(st.lists(st.integers(0, 10**9), min_size=1, max_size=6))
+    assume(sum(right) + sum(wrong) > 0)
+    negatives, positives = [*right, *[0] * len(wrong)], [*[0] * len(right), *wrong]
+    return torch.tensor(negatives, dtype=torch.float64), torch.tensor(positives, dtype=torch.float64)
+
+
+@given(case=perfect_histograms())
+@property_test
+def test_a_perfect_ranking_has_no_sparsification_error(case):
+    assert area_under_sparsification_error(*case).item() < 1e-14
+
+
+@given(case=perfect_histograms())
+@property_test
+def test_a_perfect_ranking_has_an_augrc_of_half_the_squared_error_rate(case):
+    rate = (case[1].sum() / (case[0].sum() + case[1].sum())).item()
+    assert area_under_generalized_risk_coverage(*case).item() == pytest.approx(rate**2 / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9])
+def test_a_perfect_ranking_of_many_scores_has_the_aurc_of_the_formula(rate):
+    wrong = 1e10 * rate
+    counts = torch.tensor([[1e10 - wrong, 0, 0], [0, wrong / 4, 3 * wrong / 4]], dtype=torch.float64)
+    expected = rate + (1 - rate) * math.log(1 - rate)
+    assert area_under_risk_coverage(*counts).item() == pytest.approx(expected, abs=1e-9)
+
+
+@given(right=st.integers(0, 10**9), wrong=st.integers(0, 10**9))
+@property_test
+def test_scores_that_all_tie_have_the_error_rate_for_aurc_and_half_of_it_for_augrc(right, wrong):
+    assume(right + wrong > 0)
+    case, rate = torch.tensor([[0, right, 0], [0, wrong, 0]], dtype=torch.float64), wrong / (right + wrong)
+    assert area_under_risk_coverage(*case).item() == pytest.approx(rate, abs=1e-12)
+    assert area_under_generalized_risk_coverage(*case).item() == pytest.approx(rate / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("figure", RISK_FIGURES)
+@given(case=histograms())
+@property_test
+def test_no_ranking_is_better_than_right_first_or_worse_than_wrong_first(figure, case):
+    right, wrong = (counts.sum().item() for counts in case)
+    first, last = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
+    best, worst = figure(right * first, wrong * last).item(), figure(right * last, wrong * first).item()
+    assert best - 1e-12 <= figure(*case).item() <= worst + 1e-12
+
+
+@pytest.mark.parametrize("figure", RISK_FIGURES)
+@given(case=histograms(), place=st.integers(0, 12))
+@property_test
+def test_an_empty_bin_changes_nothing(figure, case, place):
+    wider = [torch.cat((counts[:place], torch.zeros(1).double(), counts[place:])) for counts in case]
+    assert figure(*wider).item() == pytest.approx(figure(*case).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("figure", "none_wrong", "all_wrong"),
+    [
+        (area_under_risk_coverage, 0, 1),
+        (area_under_generalized_risk_coverage, 0, 0.5),
+        (area_under_sparsification_error, 0, 0),
+    ],
+)
+def test_risk_figure_where_nothing_or_everything_is_wrong(figure, none_wrong, all_wrong):
+    counts, nothing = torch.tensor([3.0, 0.0, 5.0]).double(), torch.zeros(3).double()
+    found = figure(counts, nothing).item(), figure(nothing, counts).item()
+    assert found == pytest.approx((none_wrong, all_wrong), abs=1e-12)
+
+
+@pytest.mark.parametrize("figure", RISK_FIGURES)
+def test_risk_figure_where_nothing_was_counted_is_nan(figure):
+    assert figure(torch.zeros(2), torch.zeros(2)).isnan()
+
+
+def test_selective_risk_where_nothing_was_counted_is_nan():
+    assert selective_risk(torch.zeros(2), torch.zeros(2), torch.tensor([0.5, 1.0])).isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "small", "negative", "both signs", "tied"])
+@pytest.mark.parametrize("figure", RISK_FIGURES)
+def test_risk_figure_over_16_bit_bins_is_within_2e_5_of_that_on_the_raw_scores(figure, kind):
+    label, score = raw_scores(kind)
+    bins = order_bins(torch.from_numpy(score), bits=16)
+    rank = torch.from_numpy(np.unique(score, return_inverse=True)[1])
+    coarse, exact = (
+        figure(*(torch.bincount(index[torch.from_numpy(label == side)], minlength=2**16).double() for side in (0, 1)))
+        for index in (bins, rank)
+    )
+    assert coarse.item() == pytest.approx(exact.item(), abs=2e-5)

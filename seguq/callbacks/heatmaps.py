@@ -1,0 +1,296 @@
+"""Heat maps on disk, for a whole folder of predictions or for the same few images in every validation."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from seguq.calibration import Calibrator, weights_sha256
+from seguq.callbacks.base import PREFIX, EstimatorCallback, require_count
+from seguq.callbacks.passes import BatchForward, Passes, Step
+from seguq.core.errors import SeguqError
+from seguq.core.files import require_plain_name, write_json
+from seguq.core.log import logger, say_once
+from seguq.core.trees import leaves
+from seguq.data.normalization import Normalization
+from seguq.export import PredictionFolder
+from seguq.export.folder import predicted_ids
+from seguq.export.images import to_rgb, write_png
+from seguq.export.scale import Scale, ScaleFinder, scales_from_dict
+from seguq.export.writer import BackgroundWriter
+from seguq.functional.logits import Task
+from seguq.inference import Estimator, UncertaintyMaps
+
+_DEFAULT = ("predictive_entropy", "mutual_information")
+
+
+class HeatmapWriter(EstimatorCallback):
+    """Writes uncertainty maps and pictures of them.
+
+    In ``predict`` of every image, into ``DIR/predict``; in validation and test of a few images, spread over the data set and
+    the same every time, into ``DIR/val/epoch=3-step=120`` (``DIR/test/...``), so that a person can watch them change:
+    the colors mean what they meant in the first validation. Each of these folders holds ``maps/ID.npz`` (float32),
+    ``predictions/ID.png`` (class indices), ``images/ID.png``, ``heatmaps/MEASURE/ID.png``, ``overlays/MEASURE/ID.png``
+    and ``scale.json``, and is one that `seguq score` reads. Maps are written in the background while the network runs;
+    pictures are drawn at the end of the run, when the scale of their colors is known.
+
+    A module without a ``predict_step`` of its own gets one for the time of a ``predict``, which returns the ids of a
+    batch's images. Pass ``return_predictions=False`` where a module's own returns something large.
+
+    Args:
+        dir: the folder.
+        measures: names of the measures; None: ``predictive_entropy`` and, where there are samples,
+            ``mutual_information``.
+        every_n_epochs: in a training, write in every n-th validation epoch, and in the last.
+        images: number of images of each loader in validation and test.
+        estimator: as in `EstimatorCallback`.
+        calibrator: as in `EstimatorCallback`; in the validations of a training none is applied.
+        forward: as in `EstimatorCallback`.
+        task: as in `EstimatorCallback`.
+        overwrite: replace predictions of other weights or settings in ``DIR/predict``, instead of refusing to.
+
+    Raises:
+        SeguqError: for wrong arguments, image ids that cannot be file names or come twice, or files that cannot be
+            written.
+        UsageError: if ``DIR/predict`` holds something else, or predictions of other weights or settings.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> trainer = Trainer(callbacks=[HeatmapWriter("heat")], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(
+        self,
+        dir: str | os.PathLike[str],
+        measures: Sequence[str] | None = None,
+        every_n_epochs: int = 1,
+        images: int = 8,
+        estimator: Estimator | str | None = None,
+        calibrator: Calibrator | Literal["auto"] | None = "auto",
+        forward: BatchForward | None = None,
+        task: Task | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__(estimator, calibrator, forward, task, every_n_epochs)
+        require_count("images", images)
+        self.dir = Path(dir)
+        self.measures = (measures,) if isinstance(measures, str) else None if measures is None else tuple(measures)
+        self.images = images
+        self.overwrite = overwrite
+        self._writer = BackgroundWriter("HeatmapWriter")
+        self._names: tuple[str, ...] = ()
+        self._normalization: Normalization | None = None
+        self._chosen: dict[int, set[int]] = {}
+        self._folder: PredictionFolder | None = None
+        self._finders: dict[str, ScaleFinder] = {}
+        self._written: list[str] = []
+        self._begun = 0
+
+    # ---- a run ----
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """A new training finds its own scale; one that is resumed keeps it."""
+        if trainer.is_global_zero and not trainer.ckpt_path:
+            (self.dir / PREFIX["validate"] / "scale.json").unlink(missing_ok=True)
+
+    def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
+        available = passes.estimator.measures
+        default = tuple(name for name in _DEFAULT if name in available) or available[:1]
+        self._names = passes.want(self.measures or default)
+        known = getattr(module, "normalization", None)
+        self._normalization = known if isinstance(known, Normalization) else None
+        self._folder, self._written, self._chosen = None, [], {}
+        self._finders = {name: ScaleFinder() for name in self._names}
+        self._begun = time.time_ns()
+        self._folder = self._make_folder(trainer, module, stage)
+
+    def _make_folder(self, trainer: Any, module: Any, stage: str) -> PredictionFolder:
+        assert self._passes is not None
+        est = self._passes.estimator
+        settings: dict[str, Any] = {
+            "estimator": est.tag,
+            "samples": getattr(est, "number_of_samples", None),
+            "seed": getattr(est, "seed", None),
+            "measures": list(self._names),
+            "calibrated": self._calibrator_for(trainer, module) is not None,
+        }
+        folder, overwrite = self.dir / PREFIX[stage], self.overwrite
+        if stage == "predict":
+            settings["weights"] = weights_sha256(module)
+        else:  # the time is in its name
+            folder = folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}"
+            overwrite = True
+        made = None
+        if trainer.is_global_zero:  # before the others: it may have to clean up what a killed run has left
+            made = PredictionFolder(folder, settings, overwrite=overwrite)
+            if stage == "predict":
+                for maps in made.stream(predicted_ids(folder)):
+                    self._find_scale(maps)
+        trainer.strategy.barrier()
+        return made or PredictionFolder(folder, settings, clean=False)
+
+    def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
+        assert self._passes is not None
+        places = self._passes.positions
+        return self._passes.stage == "predict" or not places or bool(self._of(dataloader) & set(places))
+
+    def _of(self, dataloader: int) -> set[int]:
+        """The positions of the images of a loader that validation and test show."""
+        return self._chosen.get(dataloader, set(range(self.images)))
+
+    def _choose(self, trainer: Any, stage: str, dataloader: int) -> None:
+        """Spread the images evenly over a loader, if its length is known."""
+        if dataloader in self._chosen or stage == "predict":
+            return
+        loaders = leaves(trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders)
+        batches = (trainer.num_val_batches if stage == "validate" else trainer.num_test_batches)[dataloader]
+        loader = loaders[dataloader] if dataloader < len(loaders) else None
+        try:
+            total = float(len(loader.dataset))  # type: ignore[union-attr]
+        except (AttributeError, TypeError):
+            total = float("inf")
+        size = getattr(loader, "batch_size", None)
+        if size is not None:
+            total = min(total, batches * size * trainer.world_size)
+        count = min(self.images, int(min(total, 1e9)))
+        spread = total < 1e9
+        self._chosen[dataloader] = {int(i * total / count) if spread else i for i in range(count)}
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Watch the module's own step, and choose the images when a loader begins."""
+        if self._passes is not None:
+            self._choose(trainer, "validate", dataloader_idx)
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Watch the module's own step, and choose the images when a loader begins."""
+        if self._passes is not None:
+            self._choose(trainer, "test", dataloader_idx)
+        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
+        if step.pooled.ndim != 4 + (step.pooled.ndim == 5 and self._is_multilabel()):
+            raise SeguqError(
+                f"HeatmapWriter draws 2-D images, but the logits have shape {tuple(step.pooled.shape)}: call the "
+                "estimator yourself, and save its maps by maps.save(path)"
+            )
+        folder = self._folder
+        assert self._passes is not None and folder is not None
+        if stage != "predict" and not self._passes.in_order:
+            say_once("HeatmapWriter: the loader is shuffled, so that each validation shows other images")
+        maps = step.maps_of(self._calibrator_for(trainer, module)).cpu().split()
+        for i, one in enumerate(maps):
+            if stage != "predict" and step.positions[i] not in self._of(dataloader):
+                continue
+            (image_id,) = one.image_ids
+            require_plain_name("the image id", image_id)
+            picture = None if step.image is None else self._picture(step.image[i])
+            self._find_scale(one)
+            self._written.append(image_id)
+            size = sum(one[name].nbytes for name in one.names) + one.prediction.nbytes
+            size += 0 if picture is None else picture.nbytes
+            self._writer.submit(_Job(folder, without_probs(one), picture, self._begun), size)
+
+    def _is_multilabel(self) -> bool:
+        return self._passes is not None and self._passes.estimator.task == "multilabel"
+
+    def _find_scale(self, maps: UncertaintyMaps) -> None:
+        for name, finder in self._finders.items():
+            finder.add(maps[name])
+
+    def _picture(self, image: Any) -> np.ndarray[Any, Any]:
+        array = image.detach().float().cpu().movedim(0, -1).numpy()
+        if self._normalization is not None and len(self._normalization.mean) == array.shape[2]:
+            array = array * np.array(self._normalization.std) + np.array(self._normalization.mean)
+            array = np.clip(array, 0, 1)
+        return to_rgb(array)
+
+    def _closed(self, trainer: Any, module: Any, stage: str) -> None:
+        self._writer.close()
+        scales = self._scales(trainer, module, stage)
+        folder = self._folder
+        assert folder is not None
+        if trainer.is_global_zero:
+            folder.keep_scales(scales)
+            if stage == "predict":
+                logger.info("HeatmapWriter: maps are in %s; drawing the pictures", folder.path)
+        trainer.strategy.barrier()
+        size = self._writer.limit // 8  # a few images at once
+        for image_id in self._written:
+            self._writer.submit(_Drawing(folder, image_id, scales), size)
+        self._writer.close()
+        trainer.strategy.barrier()
+        self._abandoned()
+
+    def _scales(self, trainer: Any, module: Any, stage: str) -> dict[str, Scale]:
+        """One scale for all images of all processes; in validation and test that of the first time."""
+        for finder in self._finders.values():
+            finder.merge(lambda counts: trainer.strategy.reduce(counts.to(module.device), reduce_op="sum").cpu())
+        found = {name: finder.scale() for name, finder in self._finders.items()}
+        if stage == "predict":
+            return found
+        file = self.dir / PREFIX[stage] / "scale.json"
+        if trainer.state.fn != "fit" or not file.is_file():
+            known = {}
+        else:
+            known = scales_from_dict(json.loads(file.read_text()))
+        trainer.strategy.barrier()  # all have read before one writes
+        if not set(found) <= set(known):
+            known = {**found, **known}
+            if trainer.is_global_zero:
+                write_json(file, {name: scale.as_dict() for name, scale in known.items()})
+        return {name: known[name] for name in found}
+
+    def _abandoned(self) -> None:
+        self._writer.cancel()
+        self._folder, self._written, self._finders = None, [], {}
+
+
+def without_probs(maps: UncertaintyMaps) -> UncertaintyMaps:
+    """The same maps and predictions, so that the probabilities need not be held."""
+    return UncertaintyMaps(
+        None,
+        {name: maps[name] for name in maps.names},
+        maps.image_ids,
+        maps.estimator,
+        prediction=maps.prediction,
+        num_classes=maps.num_classes,
+        multilabel=maps.multilabel,
+    )
+
+
+class _Job:
+    """Writes what is known of one image."""
+
+    def __init__(self, folder: PredictionFolder, maps: UncertaintyMaps, picture: Any, begun: int) -> None:
+        self.folder, self.maps, self.picture, self.begun = folder, maps, picture, begun
+
+    def __call__(self) -> None:
+        (image_id,) = self.maps.image_ids
+        file = self.folder.maps_file(image_id)
+        if file.is_file() and file.stat().st_mtime_ns >= self.begun:
+            raise SeguqError(f"two images have the id {image_id!r}: give each one of its own")
+        if self.picture is not None:
+            write_png(self.folder.picture_file(image_id), self.picture)
+        self.folder.save(self.maps)
+
+
+class _Drawing:
+    """Draws the pictures of one image."""
+
+    def __init__(self, folder: PredictionFolder, image_id: str, scales: dict[str, Scale]) -> None:
+        self.folder, self.image_id, self.scales = folder, image_id, scales
+
+    def __call__(self) -> None:
+        picture = self.folder.picture_file(self.image_id)
+        self.folder.draw(self.image_id, picture if picture.is_file() else None, self.scales)

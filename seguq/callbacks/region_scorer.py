@@ -1,0 +1,138 @@
+"""Scores of regions while a Trainer predicts, and the list of those to label next."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from seguq.acquisition import Budget, TopK, select
+from seguq.acquisition.strategies import Strategy
+from seguq.calibration import Calibrator
+from seguq.callbacks.base import EstimatorCallback
+from seguq.callbacks.passes import BatchForward, Passes, Step
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import remove_leftovers
+from seguq.core.log import logger
+from seguq.functional.logits import Task
+from seguq.functional.regions import Aggregate
+from seguq.inference import Estimator
+from seguq.regions import Grid, score
+from seguq.regions.partition import Partition
+from seguq.regions.shards import ShardWriter, merge_shards
+
+_TABLE, _SELECTION = "regions.parquet", "selection.json"
+
+
+class RegionScorer(EstimatorCallback):
+    """Scores the regions of every image in ``predict``, and chooses those to label next.
+
+    In ``DIR``: ``regions.parquet``, a table of one row a region (`seguq.regions.RegionTable`), sorted by image and the
+    same however many processes there were; and where a budget is given ``selection.json``
+    (`seguq.acquisition.Selection`). Rows are written as they come.
+
+    Args:
+        dir: the folder.
+        partition: how images are cut; None: a grid of 32 pixels.
+        by: the measure to score by; None: ``mutual_information`` where there are samples, else
+            ``predictive_entropy``.
+        aggregate: ``"mean"``, ``"sum"`` or ``"max"`` over the pixels of a region.
+        budget: how much may be labeled, such as ``Budget(regions=50)``; None: nothing is selected.
+        strategy: in what order regions are taken; None: the highest scores.
+        seed: of the selection.
+        estimator: as in `EstimatorCallback`.
+        calibrator: as in `EstimatorCallback`.
+        forward: as in `EstimatorCallback`.
+        task: as in `EstimatorCallback`.
+        overwrite: replace a table or selection that is in ``DIR`` already, instead of refusing to.
+
+    Raises:
+        UsageError: if ``DIR`` holds a table or selection already.
+        SeguqError: for wrong arguments, or two images of one id.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> scorer = RegionScorer("pool", partition=Grid(16), budget=Budget(regions=20))
+        >>> trainer = Trainer(callbacks=[scorer], logger=False, enable_checkpointing=False)
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("predict",)
+
+    def __init__(
+        self,
+        dir: str | os.PathLike[str],
+        partition: Partition | None = None,
+        by: str | None = None,
+        aggregate: Aggregate = "mean",
+        budget: Budget | None = None,
+        strategy: Strategy | None = None,
+        seed: int = 0,
+        estimator: Estimator | str | None = None,
+        calibrator: Calibrator | Literal["auto"] | None = "auto",
+        forward: BatchForward | None = None,
+        task: Task | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__(estimator, calibrator, forward, task)
+        self.dir = Path(dir)
+        self.partition: Partition = Grid(32) if partition is None else partition
+        if not callable(self.partition) or not hasattr(self.partition, "needs"):
+            raise SeguqError(f"partition must be one such as seguq.regions.Grid(32), but is {partition!r}")
+        self.by = by
+        self.aggregate: Aggregate = aggregate
+        self.budget = budget
+        self.strategy: Strategy = TopK() if strategy is None else strategy
+        self.seed = seed
+        self.overwrite = overwrite
+        self._by = ""
+        self._shard: ShardWriter | None = None
+
+    def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
+        available = passes.estimator.measures
+        default = "mutual_information" if "mutual_information" in available else "predictive_entropy"
+        self._by = self.by or default
+        passes.want((self._by, *(name for name in self.partition.needs if name != self._by)))
+        for name in (_TABLE, *((_SELECTION,) if self.budget is not None else ())):
+            if (self.dir / name).exists() and not self.overwrite:
+                raise UsageError(
+                    f"{self.dir / name} exists already: give RegionScorer another folder, or overwrite=True"
+                )
+        if trainer.is_global_zero:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.dir)
+        trainer.strategy.barrier()
+        self._shard = ShardWriter(self.dir, trainer.global_rank)
+
+    def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
+        if not step.ids:
+            return
+        assert self._shard is not None
+        maps = step.maps_of(self._calibrator_for(trainer, module)).cpu()
+        images = None if step.image is None else step.image.detach().float().cpu()
+        table = score(maps, self.partition, images=images, by=self._by, aggregate=self.aggregate)
+        try:
+            self._shard.add(table)
+        except OSError as error:
+            raise SeguqError(f"RegionScorer cannot write {error.filename}: {error.strerror or error}") from error
+
+    def _closed(self, trainer: Any, module: Any, stage: str) -> None:
+        assert self._shard is not None
+        try:
+            self._shard.close()
+        except OSError as error:
+            raise SeguqError(f"RegionScorer cannot write {error.filename}: {error.strerror or error}") from error
+        self._shard = None
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            table = merge_shards(self.dir, self.dir / _TABLE)
+            logger.info("RegionScorer: %d regions in %s", len(table), self.dir / _TABLE)
+            if self.budget is not None:
+                selection = select(table, budget=self.budget, strategy=self.strategy, seed=self.seed)
+                selection.save(self.dir / _SELECTION)
+                logger.info("RegionScorer: %d of them to label next in %s", len(selection), self.dir / _SELECTION)
+        trainer.strategy.barrier()
+
+    def _abandoned(self) -> None:
+        if self._shard is not None:
+            self._shard.abort()
+            self._shard = None
