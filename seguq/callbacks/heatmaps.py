@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from seguq.calibration import Calibrator, weights_sha256
 from seguq.callbacks.base import PREFIX, EstimatorCallback, require_count
@@ -23,22 +24,25 @@ from seguq.export import PredictionFolder
 from seguq.export.folder import predicted_ids
 from seguq.export.images import to_rgb, write_png
 from seguq.export.scale import Scale, ScaleFinder, scales_from_dict
-from seguq.export.writer import BackgroundWriter
+from seguq.export.writer import BackgroundWriter, writing
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
 
 _DEFAULT = ("predictive_entropy", "mutual_information")
+_TWICE = "HeatmapWriter: two images have the id {!r}: give each one of its own"
 
 
 class HeatmapWriter(EstimatorCallback):
     """Writes uncertainty maps and pictures of them.
 
-    In ``predict`` of every image, into ``DIR/predict``; in validation and test of a few images, spread over the data set and
-    the same every time, into ``DIR/val/epoch=3-step=120`` (``DIR/test/...``), so that a person can watch them change:
-    the colors mean what they meant in the first validation. Each of these folders holds ``maps/ID.npz`` (float32),
-    ``predictions/ID.png`` (class indices), ``images/ID.png``, ``heatmaps/MEASURE/ID.png``, ``overlays/MEASURE/ID.png``
-    and ``scale.json``, and is one that `seguq score` reads. Maps are written in the background while the network runs;
-    pictures are drawn at the end of the run, when the scale of their colors is known.
+    In ``predict`` of every image, into ``DIR/predict``; in validation and test of a few images, spread over the data
+    set and the same every time, into ``DIR/val/epoch=3-step=120`` (``DIR/test/...``), so that a person can watch them
+    change: the colors mean what they meant in the first validation. Each of these folders holds ``maps/ID.npz``
+    (float32), ``predictions/ID.png`` (class indices), ``images/ID.png``, ``heatmaps/MEASURE/ID.png``,
+    ``overlays/MEASURE/ID.png`` and ``scale.json``, and is one that `seguq score` reads. Maps are written in the
+    background while the network runs; pictures are drawn at the end of the run, when the scale of their colors is
+    known. Where validation or test has several loaders, their number is put before the ids:
+    ``maps/dataloader_idx_1/ID.npz``.
 
     A module without a ``predict_step`` of its own gets one for the time of a ``predict``, which returns the ids of a
     batch's images. Pass ``return_predictions=False`` where a module's own returns something large.
@@ -89,8 +93,8 @@ class HeatmapWriter(EstimatorCallback):
         self._chosen: dict[int, set[int]] = {}
         self._folder: PredictionFolder | None = None
         self._finders: dict[str, ScaleFinder] = {}
-        self._written: list[str] = []
-        self._begun = 0
+        self._written: dict[str, None] = {}  # in order
+        self._earlier: list[str] = []  # ids that a prediction has to draw again if the scale changes
 
     # ---- a run ----
 
@@ -105,9 +109,8 @@ class HeatmapWriter(EstimatorCallback):
         self._names = passes.want(self.measures or default)
         known = getattr(module, "normalization", None)
         self._normalization = known if isinstance(known, Normalization) else None
-        self._folder, self._written, self._chosen = None, [], {}
+        self._folder, self._written, self._earlier, self._chosen = None, {}, [], {}
         self._finders = {name: ScaleFinder() for name in self._names}
-        self._begun = time.time_ns()
         self._folder = self._make_folder(trainer, module, stage)
 
     def _make_folder(self, trainer: Any, module: Any, stage: str) -> PredictionFolder:
@@ -122,16 +125,20 @@ class HeatmapWriter(EstimatorCallback):
         }
         folder, overwrite = self.dir / PREFIX[stage], self.overwrite
         if stage == "predict":
-            settings["weights"] = weights_sha256(module)
+            settings["weights"] = "+".join(map(weights_sha256, est.models))
         else:  # the time is in its name
             folder = folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}"
             overwrite = True
         made = None
         if trainer.is_global_zero:  # before the others: it may have to clean up what a killed run has left
-            made = PredictionFolder(folder, settings, overwrite=overwrite)
+            with writing("HeatmapWriter"):
+                made = PredictionFolder(folder, settings, overwrite=overwrite)
             if stage == "predict":
-                for maps in made.stream(predicted_ids(folder)):
+                self._earlier = predicted_ids(folder)
+                for maps in made.stream(self._earlier):
                     self._find_scale(maps)
+            else:  # of an earlier training, which may have shown other images
+                made.clear()
         trainer.strategy.barrier()
         return made or PredictionFolder(folder, settings, clean=False)
 
@@ -148,19 +155,23 @@ class HeatmapWriter(EstimatorCallback):
         """Spread the images evenly over a loader, if its length is known."""
         if dataloader in self._chosen or stage == "predict":
             return
-        loaders = leaves(trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders)
+        loaders = self._loaders(trainer, stage)
         batches = (trainer.num_val_batches if stage == "validate" else trainer.num_test_batches)[dataloader]
         loader = loaders[dataloader] if dataloader < len(loaders) else None
+        sampler = getattr(loader, "batch_sampler", None)
         try:
             total = float(len(loader.dataset))  # type: ignore[union-attr]
         except (AttributeError, TypeError):
             total = float("inf")
-        size = getattr(loader, "batch_size", None)
+        size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
         if size is not None:
             total = min(total, batches * size * trainer.world_size)
         count = min(self.images, int(min(total, 1e9)))
         spread = total < 1e9
         self._chosen[dataloader] = {int(i * total / count) if spread else i for i in range(count)}
+
+    def _loaders(self, trainer: Any, stage: str) -> list[Any]:
+        return leaves(trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -188,18 +199,28 @@ class HeatmapWriter(EstimatorCallback):
         assert self._passes is not None and folder is not None
         if stage != "predict" and not self._passes.in_order:
             say_once("HeatmapWriter: the loader is shuffled, so that each validation shows other images")
+        shown = [i for i, n in enumerate(step.positions) if stage == "predict" or n in self._of(dataloader)]
+        named = self._named(trainer, stage, [step.ids[i] for i in shown], dataloader)
         maps = step.maps_of(self._calibrator_for(trainer, module)).cpu().split()
-        for i, one in enumerate(maps):
-            if stage != "predict" and step.positions[i] not in self._of(dataloader):
-                continue
-            (image_id,) = one.image_ids
-            require_plain_name("the image id", image_id)
+        for i, image_id in zip(shown, named, strict=True):
+            one = alone(maps[i], image_id)
             picture = None if step.image is None else self._picture(step.image[i])
             self._find_scale(one)
-            self._written.append(image_id)
             size = sum(one[name].nbytes for name in one.names) + one.prediction.nbytes
             size += 0 if picture is None else picture.nbytes
-            self._writer.submit(_Job(folder, without_probs(one), picture, self._begun), size)
+            self._writer.submit(_Job(folder, one, picture), size)
+
+    def _named(self, trainer: Any, stage: str, ids: Sequence[str], dataloader: int) -> list[str]:
+        """What the files of images are called; all are checked before the first is written."""
+        prefix = ""
+        if stage != "predict" and len(self._loaders(trainer, stage)) > 1:  # they may show the same images
+            prefix = f"dataloader_idx_{dataloader}/"
+        for image_id in ids:
+            require_plain_name("the image id", image_id)
+            if prefix + image_id in self._written:
+                raise SeguqError(_TWICE.format(image_id))
+            self._written[prefix + image_id] = None
+        return [prefix + image_id for image_id in ids]
 
     def _is_multilabel(self) -> bool:
         return self._passes is not None and self._passes.estimator.task == "multilabel"
@@ -209,6 +230,8 @@ class HeatmapWriter(EstimatorCallback):
             finder.add(maps[name])
 
     def _picture(self, image: Any) -> np.ndarray[Any, Any]:
+        if image.dtype == torch.uint8:
+            return to_rgb(image.cpu().movedim(0, -1).numpy())
         array = image.detach().float().cpu().movedim(0, -1).numpy()
         if self._normalization is not None and len(self._normalization.mean) == array.shape[2]:
             array = array * np.array(self._normalization.std) + np.array(self._normalization.mean)
@@ -217,20 +240,38 @@ class HeatmapWriter(EstimatorCallback):
 
     def _closed(self, trainer: Any, module: Any, stage: str) -> None:
         self._writer.close()
+        self._require_different(trainer, module)
         scales = self._scales(trainer, module, stage)
         folder = self._folder
         assert folder is not None
         if trainer.is_global_zero:
-            folder.keep_scales(scales)
+            with writing("HeatmapWriter"):
+                folder.keep_scales(scales)
             if stage == "predict":
                 logger.info("HeatmapWriter: maps are in %s; drawing the pictures", folder.path)
         trainer.strategy.barrier()
         size = self._writer.limit // 8  # a few images at once
-        for image_id in self._written:
+        for image_id in dict.fromkeys((*self._written, *self._earlier)):
             self._writer.submit(_Drawing(folder, image_id, scales), size)
         self._writer.close()
         trainer.strategy.barrier()
         self._abandoned()
+
+    def _require_different(self, trainer: Any, module: Any) -> None:
+        """Raise, on all processes, if two of them had images of one id."""
+        if trainer.world_size == 1:
+            return
+        ids = list(self._written)
+        counts = module.all_gather(torch.tensor(len(ids), device=module.device)).reshape(-1).tolist()
+        hashes = np.zeros(max(counts), np.int64)  # 64 bits of each id: names of unequal length cannot be gathered
+        hashes[: len(ids)] = [_hash(image_id) for image_id in ids]
+        gathered = module.all_gather(torch.from_numpy(hashes).to(module.device)).reshape(len(counts), -1).cpu()
+        found: np.ndarray[Any, Any] = np.concatenate([row[:n] for row, n in zip(gathered, counts, strict=True)])
+        values, times = np.unique(found, return_counts=True)
+        twice = set(values[times > 1].tolist())
+        if twice:
+            mine = next((image_id for image_id in ids if _hash(image_id) in twice), None)
+            raise SeguqError(_TWICE.format(mine) if mine is not None else "HeatmapWriter: two images have the same id")
 
     def _scales(self, trainer: Any, module: Any, stage: str) -> dict[str, Scale]:
         """One scale for all images of all processes; in validation and test that of the first time."""
@@ -248,38 +289,41 @@ class HeatmapWriter(EstimatorCallback):
         if not set(found) <= set(known):
             known = {**found, **known}
             if trainer.is_global_zero:
-                write_json(file, {name: scale.as_dict() for name, scale in known.items()})
+                with writing("HeatmapWriter"):
+                    write_json(file, {name: scale.as_dict() for name, scale in known.items()})
         return {name: known[name] for name in found}
 
     def _abandoned(self) -> None:
         self._writer.cancel()
-        self._folder, self._written, self._finders = None, [], {}
+        self._folder, self._written, self._earlier, self._finders = None, {}, [], {}
 
 
-def without_probs(maps: UncertaintyMaps) -> UncertaintyMaps:
-    """The same maps and predictions, so that the probabilities need not be held."""
+def alone(maps: UncertaintyMaps, image_id: str) -> UncertaintyMaps:
+    """The maps and predictions of one image, without probabilities, and without memory shared with its batch."""
     return UncertaintyMaps(
         None,
-        {name: maps[name] for name in maps.names},
-        maps.image_ids,
+        {name: maps[name].clone() for name in maps.names},
+        (image_id,),
         maps.estimator,
-        prediction=maps.prediction,
+        prediction=maps.prediction.clone(),
         num_classes=maps.num_classes,
         multilabel=maps.multilabel,
     )
 
 
+def _hash(image_id: str) -> int:
+    digest = hashlib.sha256(image_id.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
 class _Job:
     """Writes what is known of one image."""
 
-    def __init__(self, folder: PredictionFolder, maps: UncertaintyMaps, picture: Any, begun: int) -> None:
-        self.folder, self.maps, self.picture, self.begun = folder, maps, picture, begun
+    def __init__(self, folder: PredictionFolder, maps: UncertaintyMaps, picture: Any) -> None:
+        self.folder, self.maps, self.picture = folder, maps, picture
 
     def __call__(self) -> None:
         (image_id,) = self.maps.image_ids
-        file = self.folder.maps_file(image_id)
-        if file.is_file() and file.stat().st_mtime_ns >= self.begun:
-            raise SeguqError(f"two images have the id {image_id!r}: give each one of its own")
         if self.picture is not None:
             write_png(self.folder.picture_file(image_id), self.picture)
         self.folder.save(self.maps)

@@ -15,6 +15,7 @@ from seguq.callbacks.loggers import log_figure, log_table
 from seguq.callbacks.metrics_figure import Row, uncertainty_figure
 from seguq.callbacks.passes import BatchForward, Passes, Step
 from seguq.core.errors import SeguqError
+from seguq.core.trees import leaves
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
 from seguq.metrics import BrierScore, CalibrationError, ErrorRanking, NegativeLogLikelihood
@@ -71,7 +72,7 @@ class UncertaintyMetrics(EstimatorCallback):
         if max_images is not None:
             require_count("max_images", max_images)
         self.max_images = max_images
-        self.measures = None if measures is None else tuple(measures)
+        self.measures = (measures,) if isinstance(measures, str) else None if measures is None else tuple(measures)
         self.ignore_index = ignore_index
         self._names: tuple[str, ...] = ()
         self._sums: dict[int, dict[str, BootstrapMetric]] = {}
@@ -139,8 +140,10 @@ class UncertaintyMetrics(EstimatorCallback):
         if not self._sums:
             warnings.warn("UncertaintyMetrics saw no image in this run: nothing was measured", stacklevel=2)
             return
+        # one that had no batch counts, too: names are those that Lightning gives
+        several = len(leaves(trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders)) > 1
         for dataloader in sorted(self._sums):
-            ending = f"/dataloader_idx_{dataloader}" if len(self._sums) > 1 else ""
+            ending = f"/dataloader_idx_{dataloader}" if several else ""
             self._report(trainer, module, stage, self._sums[dataloader], ending)
         self._sums = {}
 

@@ -11,11 +11,13 @@ from seguq.acquisition.strategies import Strategy
 from seguq.calibration import Calibrator
 from seguq.callbacks.base import EstimatorCallback
 from seguq.callbacks.passes import BatchForward, Passes, Step
+from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers
 from seguq.core.log import logger
+from seguq.export.writer import writing
 from seguq.functional.logits import Task
-from seguq.functional.regions import Aggregate
+from seguq.functional.regions import AGGREGATES, Aggregate
 from seguq.inference import Estimator
 from seguq.regions import Grid, score
 from seguq.regions.partition import Partition
@@ -78,6 +80,11 @@ class RegionScorer(EstimatorCallback):
         self.partition: Partition = Grid(32) if partition is None else partition
         if not callable(self.partition) or not hasattr(self.partition, "needs"):
             raise SeguqError(f"partition must be one such as seguq.regions.Grid(32), but is {partition!r}")
+        require_choice("aggregate", aggregate, AGGREGATES)
+        if not (budget is None or isinstance(budget, Budget)):
+            raise SeguqError(f"budget must be one such as seguq.acquisition.Budget(regions=50), but is {budget!r}")
+        if not (strategy is None or isinstance(strategy, Strategy)) or isinstance(strategy, type):
+            raise SeguqError(f"strategy must be one such as seguq.acquisition.TopK(), but is {strategy!r}")
         self.by = by
         self.aggregate: Aggregate = aggregate
         self.budget = budget
@@ -89,16 +96,19 @@ class RegionScorer(EstimatorCallback):
 
     def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
         available = passes.estimator.measures
-        default = "mutual_information" if "mutual_information" in available else "predictive_entropy"
-        self._by = self.by or default
+        default = [name for name in ("mutual_information", "predictive_entropy") if name in available]
+        self._by = self.by or (*default, *available)[0]
         passes.want((self._by, *(name for name in self.partition.needs if name != self._by)))
         for name in (_TABLE, *((_SELECTION,) if self.budget is not None else ())):
             if (self.dir / name).exists() and not self.overwrite:
                 raise UsageError(
                     f"{self.dir / name} exists already: give RegionScorer another folder, or overwrite=True"
                 )
+        if self.dir.exists() and not self.dir.is_dir():
+            raise UsageError(f"{self.dir} is a file, not a folder")
         if trainer.is_global_zero:
-            self.dir.mkdir(parents=True, exist_ok=True)
+            with writing("RegionScorer"):
+                self.dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.dir)
         trainer.strategy.barrier()
         self._shard = ShardWriter(self.dir, trainer.global_rank)
@@ -110,27 +120,27 @@ class RegionScorer(EstimatorCallback):
         maps = step.maps_of(self._calibrator_for(trainer, module)).cpu()
         images = None if step.image is None else step.image.detach().float().cpu()
         table = score(maps, self.partition, images=images, by=self._by, aggregate=self.aggregate)
-        try:
+        with writing("RegionScorer"):
             self._shard.add(table)
-        except OSError as error:
-            raise SeguqError(f"RegionScorer cannot write {error.filename}: {error.strerror or error}") from error
 
     def _closed(self, trainer: Any, module: Any, stage: str) -> None:
         assert self._shard is not None
-        try:
+        with writing("RegionScorer"):
             self._shard.close()
-        except OSError as error:
-            raise SeguqError(f"RegionScorer cannot write {error.filename}: {error.strerror or error}") from error
-        self._shard = None
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            table = merge_shards(self.dir, self.dir / _TABLE)
-            logger.info("RegionScorer: %d regions in %s", len(table), self.dir / _TABLE)
-            if self.budget is not None:
-                selection = select(table, budget=self.budget, strategy=self.strategy, seed=self.seed)
-                selection.save(self.dir / _SELECTION)
-                logger.info("RegionScorer: %d of them to label next in %s", len(selection), self.dir / _SELECTION)
+            with writing("RegionScorer"):
+                self._finish_table()
+        self._shard = None  # it was merged; after an error it goes with the run
         trainer.strategy.barrier()
+
+    def _finish_table(self) -> None:
+        table = merge_shards(self.dir, self.dir / _TABLE)
+        logger.info("RegionScorer: %d regions in %s", len(table), self.dir / _TABLE)
+        if self.budget is not None:
+            selection = select(table, budget=self.budget, strategy=self.strategy, seed=self.seed)
+            selection.save(self.dir / _SELECTION)
+            logger.info("RegionScorer: %d of them to label next in %s", len(selection), self.dir / _SELECTION)
 
     def _abandoned(self) -> None:
         if self._shard is not None:

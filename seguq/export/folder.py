@@ -59,7 +59,7 @@ class PredictionFolder:
             names = sorted({*known, *self.settings})
             differing = [name for name in names if known.get(name) != self.settings.get(name)]
             if differing and overwrite:
-                self._empty()
+                self.clear()
                 write_json(run, {"version": _SCHEMA_VERSION, "settings": self.settings})
             elif differing:
                 changes = "; ".join(
@@ -80,8 +80,8 @@ class PredictionFolder:
         if clean:
             remove_leftovers(self.path)
 
-    def _empty(self) -> None:
-        """Remove what this class writes, and nothing else."""
+    def clear(self) -> None:
+        """Remove all results, and nothing that this class does not write."""
         for name in ("maps", "predictions", "images", *_PICTURES):
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / "scale.json").unlink(missing_ok=True)

@@ -6,7 +6,8 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
@@ -151,14 +152,31 @@ class BackgroundWriter:
 
     def _explain(self, failure: BaseException) -> SeguqError:
         if isinstance(failure, OSError):
-            reason = "the disk is full" if failure.errno in _DISK_FULL else failure.strerror or failure
-            error = SeguqError(f"{self.name} cannot write {_place(failure) or 'a file'}: {reason}")
+            error = SeguqError(_cannot_write(self.name, failure))
         elif isinstance(failure, SeguqError):
             error = SeguqError(f"{self.name}: {failure}")
         else:
             error = SeguqError(f"{self.name} failed with {type(failure).__name__}: {failure}")
         error.__cause__ = failure
         return error
+
+
+@contextmanager
+def writing(name: str) -> Iterator[None]:
+    """Say of a file that cannot be written in the block what `BackgroundWriter` would say.
+
+    Args:
+        name: who writes.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SeguqError(_cannot_write(name, error)) from error
+
+
+def _cannot_write(name: str, error: OSError) -> str:
+    reason = "the disk is full" if error.errno in _DISK_FULL else error.strerror or error
+    return f"{name} cannot write {_place(error) or 'a file'}: {reason}"
 
 
 def _place(error: OSError) -> Path | None:
