@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from seguq.functional.temperature_curve import (
 )
 
 _FOLDS = 2
+_LARGE = 1 << 13  # pixels of an image
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,12 @@ class StreamedTemperature:
         """
         settings = self.calibrator
         ((logits, target),) = fitting_pairs([(logits, target)], settings.task, settings.ignore_index)
-        folds = [[i for i, number in enumerate(numbers) if number % _FOLDS == fold] for fold in range(_FOLDS)]
-        rows = []
-        for fold in folds:
-            whole = len(fold) == len(logits)
-            part = logits if whole else logits[fold]
-            labels = target if whole else target[fold]
+        added = torch.zeros_like(self.sums, device=logits.device)
+        for fold, part, labels in _by_fold(logits, target, numbers):
             images = (labels != settings.ignore_index).flatten(1).any(1).sum(dtype=torch.float64)
             curve = temperature_curve(part, labels, self.n_bins, settings.ignore_index)
-            rows.append(torch.cat([images[None], *(item.flatten() for item in curve)]))
-        self.sums = self.sums.to(logits.device) + torch.stack(rows)
+            added[fold] += torch.cat([images[None], *(item.flatten() for item in curve)])
+        self.sums = self.sums.to(logits.device) + added
 
     def _curve(self, sums: Tensor) -> TemperatureSums:
         parts = torch.split(sums[1:], [_size(shape) for shape in self._shapes])
@@ -117,6 +114,19 @@ class StreamedTemperature:
 
     def _fitted(self, curve: TemperatureSums) -> TemperatureScaling:
         return copy.deepcopy(self.calibrator).fit_curve(curve)
+
+
+def _by_fold(logits: Tensor, target: Tensor, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The images of each fold with their labels: large ones one by one, as then nothing has to be copied."""
+    folds = [number % _FOLDS for number in numbers]
+    if logits.device.type == "cpu" and logits[:1, :1].numel() >= _LARGE:
+        for i, fold in enumerate(folds):
+            yield fold, logits[i : i + 1], target[i : i + 1]
+        return
+    for fold in range(_FOLDS):
+        images = [i for i, of in enumerate(folds) if of == fold]
+        if images:
+            yield fold, logits[images], target[images]
 
 
 def _size(shape: tuple[int, ...]) -> int:
