@@ -85,7 +85,7 @@ class UncertaintyMaps:
         """Predicted class, ``(B, *spatial)`` int64; for multilabel ``(B, L, *spatial)`` of 0 and 1."""
         if self._prediction is None:
             probs = self.probs
-            self._prediction = (probs > 0.5).long() if self.multilabel else probs.argmax(1)
+            self._prediction = (probs > 0.5).long() if self.multilabel else probs.max(1).indices  # argmax is slow
         return self._prediction
 
     @property

@@ -211,9 +211,11 @@ def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index:
             f"probs have {probs.shape[1]} classes in shape {tuple(probs.shape)}, but num_classes={num_classes}"
         )
     require_target_range(target, num_classes, ignore_index)
-    if not bool(((probs >= -1e-3) & (probs <= 1.001)).all()):
-        problem = "hold NaN" if bool(probs.isnan().any()) else "are not between 0 and 1: apply softmax to logits first"
-        raise SeguqError(f"probs {problem}")
+    if probs.numel():
+        low, high = probs.aminmax()  # NaN if there is one
+        if not bool((low >= -1e-3) & (high <= 1.001)):
+            problem = "hold NaN" if bool(low.isnan()) else "are not between 0 and 1: apply softmax to logits first"
+            raise SeguqError(f"probs {problem}")
     probs = full_precision(probs)
     labeled = target != ignore_index
     return probs, target.long().where(labeled, 0), labeled

@@ -163,7 +163,8 @@ def test_error_ranking_gives_the_intervals_that_the_two_metrics_give():
     for make in (ErrorDetection, RiskCoverage, ErrorRanking):
         metric = make(n_boot=20)
         metric.update(*batch, group=ids(6))
-        found.append({name: [float(bound) for bound in pair] for name, pair in metric.compute_interval().items()})
+        intervals = metric.compute_interval()
+        found.append({f"{name} {i}": float(pair[i]) for name, pair in intervals.items() for i in range(2)})
     assert found[2] == pytest.approx({**found[0], **found[1]}, abs=1e-6)
 
 
