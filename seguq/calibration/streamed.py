@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seguq.calibration.base import fitting_pairs
-from seguq.calibration.temperature import TemperatureScaling
+from seguq.calibration.temperature import TemperatureScaling, best_log_beta
 from seguq.functional.temperature_curve import (
     LOG_BETAS,
     TemperatureSums,
@@ -92,12 +92,12 @@ class StreamedTemperature:
         total = self._curve(sums.sum(0))
         if not float(total.pixels):
             return None
-        calibrator = self._fitted(total)
+        calibrator = copy.deepcopy(self.calibrator).fit_curve(total)
         nll_after = ece_after = None
         folds = [self._curve(part) for part in sums]
         if all(float(fold.pixels) for fold in folds):
             # each fold at the temperature of the other; the bins of both add up
-            log_betas = [-float(self._fitted(fold).log_temperature) for fold in reversed(folds)]
+            log_betas = [best_log_beta(fold) for fold in reversed(folds)]
             pairs = list(zip(folds, log_betas, strict=True))
             pixels = float(total.pixels)
             nll_after = sum(curve_nll(fold, log_beta) * float(fold.pixels) for fold, log_beta in pairs) / pixels
@@ -111,9 +111,6 @@ class StreamedTemperature:
             nll_after,
             ece_after,
         )
-
-    def _fitted(self, curve: TemperatureSums) -> TemperatureScaling:
-        return copy.deepcopy(self.calibrator).fit_curve(curve)
 
 
 def _by_fold(logits: Tensor, target: Tensor, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -159,15 +159,11 @@ class TemperatureScaling(Calibrator):
         if not float(sums.pixels):
             raise SeguqError(f"there is no labeled pixel to fit on (all targets are ignore_index={self.ignore_index})")
         self.pixels = int(sums.pixels)
-        before = curve_nll(sums, 0.0)
         log_beta = best_log_beta(sums)
-        after = curve_nll(sums, log_beta)
-        self.at_bound = abs(log_beta) == _BOUND and after < before
+        self.at_bound = abs(log_beta) == _BOUND
         if self.at_bound:
             warn_of_bound(log_beta)
-        if not after < before:
-            log_beta, after = 0.0, before
-        self._settle(log_beta, before, after)
+        self._settle(log_beta, curve_nll(sums, 0.0), curve_nll(sums, log_beta))
         return self
 
     def _evaluate(self, batches: FittingBatches, log_betas: list[float]) -> list[_Point]:
@@ -207,7 +203,12 @@ class TemperatureScaling(Calibrator):
 
 
 def best_log_beta(sums: TemperatureSums) -> float:
-    """log of the inverse temperature (within the bounds of T) with the least negative log-likelihood."""
+    """log of the inverse temperature (T within its bounds) of the least negative log-likelihood; 0 if T = 1 is best."""
+    found = _lowest(sums)
+    return found if curve_nll(sums, found) < curve_nll(sums, 0.0) else 0.0
+
+
+def _lowest(sums: TemperatureSums) -> float:
     if curve_slope(sums, -_BOUND) >= 0:
         return -_BOUND
     if curve_slope(sums, _BOUND) <= 0:

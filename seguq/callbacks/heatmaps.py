@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from seguq.calibration import Calibrator, weights_sha256
+from seguq.callbacks.agreement import together
 from seguq.callbacks.base import PREFIX, EstimatorCallback, require_count
 from seguq.callbacks.passes import BatchForward, Passes, Step
 from seguq.core.errors import SeguqError
@@ -129,18 +130,19 @@ class HeatmapWriter(EstimatorCallback):
         else:  # the time is in its name
             folder = folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}"
             overwrite = True
-        made = None
-        if trainer.is_global_zero:  # before the others: it may have to clean up what a killed run has left
-            with writing("HeatmapWriter"):
-                made = PredictionFolder(folder, settings, overwrite=overwrite)
-            if stage == "predict":
-                self._earlier = predicted_ids(folder)
-                for maps in made.stream(self._earlier):
-                    self._find_scale(maps)
-            else:  # of an earlier training, which may have shown other images
-                made.clear()
-        trainer.strategy.barrier()
-        return made or PredictionFolder(folder, settings, clean=False)
+        # the first before the others: it may have to clean up what a killed run has left
+        together(trainer, module, lambda: self._prepare(folder, settings, stage, overwrite), first_only=True)
+        return PredictionFolder(folder, settings, clean=False)
+
+    def _prepare(self, path: Path, settings: dict[str, Any], stage: str, overwrite: bool) -> None:
+        with writing("HeatmapWriter"):
+            folder = PredictionFolder(path, settings, overwrite=overwrite)
+        if stage != "predict":  # what an earlier training has left may show other images
+            folder.clear()
+            return
+        self._earlier = predicted_ids(path)
+        for maps in folder.stream(self._earlier):
+            self._find_scale(maps)
 
     def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
         assert self._passes is not None
@@ -239,23 +241,26 @@ class HeatmapWriter(EstimatorCallback):
         return to_rgb(array)
 
     def _closed(self, trainer: Any, module: Any, stage: str) -> None:
-        self._writer.close()
+        together(trainer, module, self._writer.close)
         self._require_different(trainer, module)
         scales = self._scales(trainer, module, stage)
-        folder = self._folder
-        assert folder is not None
-        if trainer.is_global_zero:
-            with writing("HeatmapWriter"):
-                folder.keep_scales(scales)
-            if stage == "predict":
-                logger.info("HeatmapWriter: maps are in %s; drawing the pictures", folder.path)
-        trainer.strategy.barrier()
+        together(trainer, module, lambda: self._keep(scales, stage), first_only=True)
+        together(trainer, module, lambda: self._draw(scales))
+        self._abandoned()
+
+    def _keep(self, scales: dict[str, Scale], stage: str) -> None:
+        assert self._folder is not None
+        with writing("HeatmapWriter"):
+            self._folder.keep_scales(scales)
+        if stage == "predict":
+            logger.info("HeatmapWriter: maps are in %s; drawing the pictures", self._folder.path)
+
+    def _draw(self, scales: dict[str, Scale]) -> None:
+        assert self._folder is not None
         size = self._writer.limit // 8  # a few images at once
         for image_id in dict.fromkeys((*self._written, *self._earlier)):
-            self._writer.submit(_Drawing(folder, image_id, scales), size)
+            self._writer.submit(_Drawing(self._folder, image_id, scales), size)
         self._writer.close()
-        trainer.strategy.barrier()
-        self._abandoned()
 
     def _require_different(self, trainer: Any, module: Any) -> None:
         """Raise, on all processes, if two of them had images of one id."""

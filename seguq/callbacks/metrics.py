@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seguq.calibration import Calibrator
-from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_count
+from seguq.callbacks.base import PREFIX, EstimatorCallback, require_count
 from seguq.callbacks.loggers import log_figure, log_table
 from seguq.callbacks.metrics_figure import Row, uncertainty_figure
 from seguq.callbacks.passes import BatchForward, Passes, Step
@@ -30,8 +30,10 @@ class UncertaintyMetrics(EstimatorCallback):
 
     Logged in validation (``test/...`` in test): ``val/ece``, ``val/brier``, ``val/nll``, and for each measure
     ``val/auroc_error/MEASURE`` and ``val/aurc/MEASURE``; with several loaders, the loader's number is added as
-    Lightning does. Loggers that can take a figure get ``val/uncertainty`` with the reliability diagram, and a table of
-    all values, both with intervals (95 %, bootstrapped over images, meaningful from about ten images on).
+    Lightning does. Where several of these callbacks stand side by side, the kind of an estimator that is not one
+    deterministic pass is added before it: ``val/ece/mc_dropout``. Loggers that can take a figure get
+    ``val/uncertainty`` with the reliability diagram, and a table of all values, both with intervals (95 %,
+    bootstrapped over images, meaningful from about ten images on).
 
     In validation the figures are those of the raw softmax, as a calibrator is fitted on this very data (`Calibrate`
     logs what it is worth out of sample); in test the calibrator that fits the weights is applied.
@@ -45,6 +47,9 @@ class UncertaintyMetrics(EstimatorCallback):
         forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
         ignore_index: value of masks that is left out.
+
+    Raises:
+        SeguqError: for wrong arguments, batches without masks, or two of these callbacks with estimators of one kind.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, 2017 (ECE); Brier, 1950; Geifman, Uziel and El-Yaniv,
@@ -78,10 +83,22 @@ class UncertaintyMetrics(EstimatorCallback):
         self._sums: dict[int, dict[str, BootstrapMetric]] = {}
         self._classes = 0
         self._calibrated = False
+        self._ending = ""
 
     def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
         self._names = passes.want(self.measures)
         self._sums, self._classes, self._calibrated = {}, 0, False
+        kinds = [each._kind for each in trainer.callbacks if isinstance(each, UncertaintyMetrics)]
+        if kinds.count(self._kind) > 1:
+            raise SeguqError(
+                f"two UncertaintyMetrics of one kind of estimator ({self._kind}) would log under the same names: "
+                "leave one out"
+            )
+        self._ending = "" if len(kinds) == 1 or self._kind == "deterministic" else f"/{self._kind}"
+
+    @property
+    def _kind(self) -> str:
+        return "deterministic" if self._checked is None else self._checked.tag.partition("(")[0]
 
     def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
         assert self._passes is not None
@@ -144,7 +161,7 @@ class UncertaintyMetrics(EstimatorCallback):
         several = len(leaves(trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders)) > 1
         for dataloader in sorted(self._sums):
             ending = f"/dataloader_idx_{dataloader}" if several else ""
-            self._report(trainer, module, stage, self._sums[dataloader], ending)
+            self._report(trainer, module, stage, self._sums[dataloader], self._ending + ending)
         self._sums = {}
 
     def _report(self, trainer: Any, module: Any, stage: str, metrics: dict[str, BootstrapMetric], ending: str) -> None:
@@ -160,7 +177,10 @@ class UncertaintyMetrics(EstimatorCallback):
             for name, figure in _OF_RANKING.items():
                 low, high = intervals[figure]
                 rows.append(Row(name, measure, float(values[figure]), float(low), float(high)))
-        log_values(trainer, module, {f"{prefix}/{row.label}{ending}": row.value for row in rows})
+        found = {f"{prefix}/{row.label}{ending}": row.value for row in rows}
+        # they are the same on all processes: a mean over them changes nothing, and spares the advice to take one
+        several = trainer.world_size > 1
+        module.log_dict(found, on_step=False, on_epoch=True, sync_dist=several, add_dataloader_idx=False)
         if not trainer.loggers:
             return
         assert self._passes is not None

@@ -54,7 +54,7 @@ def uncertainty_figure(calibration: CalibrationError, rows: Sequence[Row], title
     calibration.plot(reliability)
     ece, brier, nll = (next(row for row in rows if row.figure == name) for name in ("ece", "brier", "nll"))
     reliability.set_title(
-        f"ECE {_with_interval(ece)}\nBrier {_with_interval(brier)}, NLL {_with_interval(nll)}", fontsize=8
+        f"ECE {_with_interval(ece)}\nBrier {_with_interval(brier)}\nNLL {_with_interval(nll)}", fontsize=8
     )
     for axes, (name, (heading, hint)) in zip(ranking, _TITLES.items(), strict=True):
         shown = [row for row in rows if row.figure == name]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from seguq.acquisition import Budget, TopK, select
 from seguq.acquisition.strategies import Strategy
 from seguq.calibration import Calibrator
+from seguq.callbacks.agreement import together
 from seguq.callbacks.base import EstimatorCallback
 from seguq.callbacks.passes import BatchForward, Passes, Step
 from seguq.core.checks import require_choice
@@ -99,19 +100,20 @@ class RegionScorer(EstimatorCallback):
         default = [name for name in ("mutual_information", "predictive_entropy") if name in available]
         self._by = self.by or (*default, *available)[0]
         passes.want((self._by, *(name for name in self.partition.needs if name != self._by)))
+        together(trainer, module, self._prepare, first_only=True)
+        self._shard = ShardWriter(self.dir, trainer.global_rank)
+
+    def _prepare(self) -> None:
+        if self.dir.exists() and not self.dir.is_dir():
+            raise UsageError(f"{self.dir} is a file, not a folder")
         for name in (_TABLE, *((_SELECTION,) if self.budget is not None else ())):
             if (self.dir / name).exists() and not self.overwrite:
                 raise UsageError(
                     f"{self.dir / name} exists already: give RegionScorer another folder, or overwrite=True"
                 )
-        if self.dir.exists() and not self.dir.is_dir():
-            raise UsageError(f"{self.dir} is a file, not a folder")
-        if trainer.is_global_zero:
-            with writing("RegionScorer"):
-                self.dir.mkdir(parents=True, exist_ok=True)
+        with writing("RegionScorer"):
+            self.dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.dir)
-        trainer.strategy.barrier()
-        self._shard = ShardWriter(self.dir, trainer.global_rank)
 
     def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
         if not step.ids:
@@ -124,22 +126,23 @@ class RegionScorer(EstimatorCallback):
             self._shard.add(table)
 
     def _closed(self, trainer: Any, module: Any, stage: str) -> None:
+        together(trainer, module, self._close_shard)
+        together(trainer, module, self._finish_table, first_only=True)
+        self._shard = None  # it was merged; after an error it goes with the run
+
+    def _close_shard(self) -> None:
         assert self._shard is not None
         with writing("RegionScorer"):
             self._shard.close()
-        trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            with writing("RegionScorer"):
-                self._finish_table()
-        self._shard = None  # it was merged; after an error it goes with the run
-        trainer.strategy.barrier()
 
     def _finish_table(self) -> None:
-        table = merge_shards(self.dir, self.dir / _TABLE)
+        with writing("RegionScorer"):
+            table = merge_shards(self.dir, self.dir / _TABLE)
         logger.info("RegionScorer: %d regions in %s", len(table), self.dir / _TABLE)
         if self.budget is not None:
             selection = select(table, budget=self.budget, strategy=self.strategy, seed=self.seed)
-            selection.save(self.dir / _SELECTION)
+            with writing("RegionScorer"):
+                selection.save(self.dir / _SELECTION)
             logger.info("RegionScorer: %d of them to label next in %s", len(selection), self.dir / _SELECTION)
 
     def _abandoned(self) -> None:
