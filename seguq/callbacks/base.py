@@ -75,6 +75,10 @@ class EstimatorCallback(Callback):
     def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
         """One batch."""
 
+    def _looks_at(self, dataloader: int) -> bool:
+        """Whether the batches of a loader concern it at all."""
+        return True
+
     def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
         """Whether a batch is to be looked at."""
         return True
@@ -206,12 +210,12 @@ class EstimatorCallback(Callback):
         return None
 
     def _before(self, batch: Any, batch_idx: int, dataloader: int) -> None:
-        if self._passes is not None:
+        if self._passes is not None and self._looks_at(dataloader):
             self._passes.begin(batch, batch_idx, dataloader)
 
     def _after(self, trainer: Any, module: Any, batch: Any, batch_idx: int, dataloader: int) -> None:
         passes = self._passes
-        if passes is not None and self._wants(batch, batch_idx, dataloader):
+        if passes is not None and self._looks_at(dataloader) and self._wants(batch, batch_idx, dataloader):
             self._batch(trainer, module, passes.stage, passes.end(batch, batch_idx, dataloader), dataloader)
 
     def _finish(self, trainer: Any, module: Any) -> None:

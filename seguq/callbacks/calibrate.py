@@ -136,7 +136,7 @@ class Calibrate(EstimatorCallback):
             settings.task = passes.estimator.task
         self._stream, self._weights = StreamedTemperature(settings), None
 
-    def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
+    def _looks_at(self, dataloader: int) -> bool:
         return dataloader == self.dataloader
 
     def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
