@@ -1,5 +1,5 @@
 # make demo: install where needed, and run the demo. make test: install where needed, and run the tests.
-.PHONY: help demo test lint format clean
+.PHONY: help demo test bench lint format clean
 PYTHON ?=
 export PYTHON
 problem = $(shell sh scripts/install.sh check)
@@ -8,6 +8,7 @@ require = $(if $(problem),$(error $(problem)))
 help:
 	@echo "make demo    train a small model, look at what it does not know, and at what to label next"
 	@echo "make test    run the tests"
+	@echo "make bench   measure what is measured in benchmarks/README.md (a quarter of an hour)"
 	@echo "make lint    check style and types"
 	@echo "make format  put the code into form"
 	@echo "make clean   remove the virtual environment and what the demo wrote"
@@ -19,6 +20,10 @@ demo:
 test:
 	$(require)@sh scripts/install.sh dev
 	@.venv/bin/python -m pytest
+
+bench:
+	$(require)@sh scripts/install.sh dev
+	@.venv/bin/python benchmarks/callbacks.py
 
 lint:
 	$(require)@sh scripts/install.sh dev

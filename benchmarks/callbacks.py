@@ -7,6 +7,7 @@ the median of the ratios to the plain validation of the same round.
 """
 
 import argparse
+import logging
 import platform
 import statistics
 import subprocess
@@ -90,8 +91,10 @@ def import_seconds(statement):
 
 def main():
     warnings.filterwarnings("ignore")
+    for name in ("pytorch_lightning", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)

@@ -289,7 +289,7 @@ class EstimatorCallback(Callback):
 def log_values(trainer: Any, module: Any, values: dict[str, float]) -> None:
     """Hand figures that are the same on all processes to the loggers."""
     # a mean over processes changes nothing, and spares the advice that one should be taken
-    module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1)
+    module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
 
 
 def require_count(name: str, value: Any, least: int = 1) -> None:

@@ -14,7 +14,7 @@ import torch
 
 import seguq
 from seguq.acquisition import Selection
-from seguq.callbacks import HeatmapWriter, RegionScorer
+from seguq.callbacks import Calibrate, HeatmapWriter, RegionScorer
 from seguq.cli import main
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.reading import read_image
@@ -217,6 +217,32 @@ def test_an_image_of_bytes_is_kept_byte_for_byte(tmp_path):
     assert np.array_equal(found, image[0].movedim(0, -1).numpy())
 
 
+@both_names
+def test_after_a_training_the_maps_are_calibrated_as_calibrate_fitted(tmp_path, package):
+    module = make_module(package)
+    trainer = make_trainer(package, tmp_path, Calibrate(), HeatmapWriter(tmp_path / "heat"), max_epochs=1)
+    trainer.fit(module, loader(Images(4, seed=9)), loader(Images(6)))
+    trainer.predict(module, loader(Images(5, ids=IDS)))
+    calibrator = module.calibrators["deterministic"]
+    assert calibrator.temperature != pytest.approx(1, abs=1e-2)
+    expected = seguq.Deterministic(module, calibrator=calibrator)(images_of(Images(5)))["predictive_entropy"]
+    for i, image_id in enumerate(IDS):
+        found = UncertaintyMaps.load(tmp_path / "heat" / "predict" / "maps" / f"{image_id}.npz")
+        torch.testing.assert_close(found["predictive_entropy"][0], expected[i])
+    with pytest.raises(UsageError, match="calibrated was True, now False"):
+        predict(tmp_path, module=module, package=package, calibrator=None)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_other_precisions_are_written_as_float32(tmp_path, precision):
+    writer = HeatmapWriter(tmp_path / "heat")
+    trainer = make_trainer(pytorch_lightning, tmp_path, writer, precision=precision)
+    trainer.predict(make_module(pytorch_lightning), loader(Images(2)))
+    assert written(tmp_path / "heat" / "predict") == ["0", "1"]
+    maps = UncertaintyMaps.load(tmp_path / "heat" / "predict" / "maps" / "0.npz")
+    assert maps["predictive_entropy"].dtype == torch.float32
+
+
 # ids
 
 
@@ -260,9 +286,12 @@ def test_a_folder_of_other_files_is_refused_and_not_harmed(tmp_path):
 def test_predictions_of_other_weights_are_refused_and_not_harmed(tmp_path):
     predict(tmp_path)
     before = content(tmp_path / "heat")
+    module = make_module(pytorch_lightning, seed=1)
+    found = traces(module)
     with pytest.raises(UsageError, match=r"was made with other settings \(other weights\)"):
-        predict(tmp_path, module=make_module(pytorch_lightning, seed=1))
+        predict(tmp_path, module=module)
     assert content(tmp_path / "heat") == before
+    assert untouched(traces(module), found) and module.forwards == 0
 
 
 def test_the_weights_are_those_of_the_estimator_not_of_the_module_beside_it(tmp_path):
@@ -515,28 +544,19 @@ def test_an_error_in_the_modules_step_leaves_no_trace(tmp_path, package, stage, 
 
 
 def test_what_waits_to_be_written_is_bounded(tmp_path, monkeypatch):
-    held, most = [], []
-    save = PredictionFolder.save
-
-    def slow(self, maps, **settings):
-        most.append(max(held, default=0))
-        time.sleep(0.01)
-        return save(self, maps, **settings)
-
     writer = HeatmapWriter(tmp_path / "heat")
-    submit = writer._writer.submit
-
-    def counted(job, size):
-        submit(job, size)
-        held.append(writer._writer._held)
-
-    size = 8 * 12 * (4 + 8 + 3)
+    size = 8 * 12 * (4 + 8 + 3)  # float32 map, int64 prediction, and the picture
     writer._writer.limit = 2 * size
-    writer._writer.submit = counted
+    held, save = [], PredictionFolder.save
+
+    def slow(self, maps):
+        time.sleep(0.02)  # the network is faster, so that images have to wait
+        held.append(writer._writer._held)
+        save(self, maps)
+
     monkeypatch.setattr(PredictionFolder, "save", slow)
     make_trainer(pytorch_lightning, tmp_path, writer).predict(make_module(pytorch_lightning), loader(Images(12), 4))
-    assert size in held and max(held[:12]) <= 2 * size
-    assert len(written(tmp_path / "heat" / "predict")) == 12
+    assert len(held) == 12 and max(held) == 2 * size
 
 
 def test_an_image_that_waits_holds_no_memory_of_its_batch(tmp_path, monkeypatch):

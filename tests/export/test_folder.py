@@ -149,6 +149,15 @@ def test_a_run_that_was_killed_while_it_wrote_its_settings_can_be_started_again(
     assert files(tmp_path) == ["run.json"]
 
 
+def test_clearing_removes_the_results_and_keeps_the_settings_and_what_is_not_its_own(folder, images):
+    folder.draw("a", images["a"], SCALES)
+    folder.keep_scales(SCALES)
+    (folder.path / "regions.parquet").write_text("mine")
+    folder.clear()
+    assert files(folder.path) == ["regions.parquet", "run.json"]
+    assert read_run(folder.path)["settings"] == SETTINGS
+
+
 # --- maps ---------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file, write_bytes
-from seguq.export.writer import BackgroundWriter
+from seguq.export.writer import BackgroundWriter, writing
 
 ROOT = Path(__file__).parents[2]
 SOON = 30  # seconds, far more than anything here needs
@@ -502,6 +502,19 @@ def test_a_file_that_cannot_be_replaced_is_named_with_the_reason(tmp_path, write
         writer.close()
     assert str(caught.value) == f"Heat maps cannot write {tmp_path / 'a.npz'}: Is a directory"
     assert names(tmp_path) == ["a.npz"]
+
+
+def test_a_file_that_is_written_in_the_foreground_has_the_same_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SeguqError) as caught, writing("Regions"):
+        write_bytes(tmp_path / "a.json", b"new")
+    assert str(caught.value) == f"Regions cannot write {tmp_path / 'a.json'}: the disk is full"
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_other_errors_of_the_foreground_pass_as_they_are():
+    with pytest.raises(ZeroDivisionError), writing("Regions"):
+        raise ZeroDivisionError
 
 
 WRITE = """
