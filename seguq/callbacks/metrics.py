@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seguq.calibration import Calibrator
-from seguq.callbacks.base import PREFIX, EstimatorCallback, require_count
+from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_count
 from seguq.callbacks.loggers import log_figure, log_table
 from seguq.callbacks.metrics_figure import Row, uncertainty_figure
 from seguq.callbacks.passes import BatchForward, Passes, Step
@@ -178,9 +178,7 @@ class UncertaintyMetrics(EstimatorCallback):
                 low, high = intervals[figure]
                 rows.append(Row(name, measure, float(values[figure]), float(low), float(high)))
         found = {f"{prefix}/{row.label}{ending}": row.value for row in rows}
-        # they are the same on all processes: a mean over them changes nothing, and spares the advice to take one
-        several = trainer.world_size > 1
-        module.log_dict(found, on_step=False, on_epoch=True, sync_dist=several, add_dataloader_idx=False)
+        log_values(trainer, module, found)
         if not trainer.loggers:
             return
         assert self._passes is not None

@@ -34,8 +34,9 @@ def val():
         return loader([data[i] for i in range(len(data))])
 
 
-def trained(package, folder, *, averaging="none", module=None, callback=None, epochs=12, ckpt_path=None, **checkpoint):
+def trained(package, folder, *, averaging="none", module=None, callback=None, epochs=20, ckpt_path=None, **checkpoint):
     """A training that keeps its worst and its last weights, so that the two differ."""
+    torch.manual_seed(3)
     chosen = {"monitor": "val/nll_before", "mode": "max", "filename": "chosen", **checkpoint}
     weights_only = checkpoint.get("save_weights_only", False)
     keep = [
