@@ -1,0 +1,117 @@
+"""Sums along a grid of temperatures, against a softmax at each of them."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from seguq.functional import temperature_curve as curves
+from seguq.functional.calibration import top1_calibration_bins
+from seguq.functional.temperature_curve import (
+    LOG_BETAS,
+    curve_calibration_error,
+    curve_nll,
+    curve_slope,
+    temperature_curve,
+)
+
+
+def problem(classes=4, shape=(3, 9, 11), scale=3.0, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(shape[0], classes, *shape[1:], generator=generator)
+    target = torch.randint(classes, shape, generator=generator)
+    right = torch.rand(shape, generator=generator) < 0.7
+    target = torch.where(right, logits.argmax(1), target)
+    target[torch.rand(shape, generator=generator) < 0.1] = 255
+    return logits.to(dtype), target
+
+
+def slow(logits, target, log_beta):
+    """NLL, its derivative along beta, and the gap of each bin, from a softmax in double precision."""
+    beta = torch.tensor(math.exp(log_beta), dtype=torch.float64, requires_grad=True)
+    nll = F.cross_entropy(logits.double() * beta, target, ignore_index=255, reduction="sum")
+    (slope,) = torch.autograd.grad(nll, beta)
+    _, confidence, correct = top1_calibration_bins((logits.double() * beta).softmax(1).detach(), target).sum(0)
+    return float(nll), float(slope), confidence - correct
+
+
+@pytest.fixture(params=["at once", "in small parts", "in single precision"])
+def size(request, monkeypatch):
+    if request.param != "at once":
+        monkeypatch.setattr(curves, "_SMALL", 0)
+    if request.param == "in small parts":
+        monkeypatch.setattr(curves, "_CPU_PIXELS", 37)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 19])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_point_of_the_grid_is_that_of_a_softmax(size, classes, dtype):
+    logits, target = problem(classes, dtype=dtype)
+    sums = temperature_curve(logits, target)
+    assert float(sums.pixels) == int((target != 255).sum())
+    for k, log_beta in enumerate(LOG_BETAS):
+        nll, slope, gaps = slow(logits, target, log_beta)
+        assert float(sums.nll[k]) == pytest.approx(nll, rel=1e-5)
+        if k % 2 == 0:
+            assert float(sums.slope[k // 2]) == pytest.approx(slope, rel=1e-4, abs=2e-3)
+        if k in curves._BINNED:
+            assert torch.allclose(sums.gaps[k], gaps, atol=2e-3)
+
+
+def test_the_grid_spans_the_bounds_of_the_temperature_with_one_in_its_middle():
+    assert LOG_BETAS[0] < -math.log(20) and math.log(20) < LOG_BETAS[-1]
+    assert LOG_BETAS[len(LOG_BETAS) // 2] == 0
+
+
+def test_of_tied_logits_the_first_is_the_prediction():
+    logits = torch.zeros(1, 3, 1, 4)
+    sums = temperature_curve(logits, torch.tensor([[[0, 1, 2, 255]]]), n_bins=3)
+    assert sums.gaps[9].tolist() == pytest.approx([1.0 - 1, 0, 0], abs=1e-6)  # three thirds, and one that is right
+
+
+def test_ties_of_half_precision_logits_count_as_in_the_bins():
+    logits, target = problem(5, scale=1.0)
+    logits = logits.to(torch.bfloat16).float()
+    assert (logits == logits.amax(1, keepdim=True)).sum(1).max() > 1
+    assert torch.allclose(temperature_curve(logits, target).gaps[9], slow(logits, target, 0.0)[2], atol=1e-4)
+
+
+def test_a_class_that_is_ruled_out_by_the_smallest_float_does_no_harm():
+    logits, target = problem(3)
+    logits[:, 2] = torch.finfo(torch.float32).min
+    target = target.clamp(max=1).where(target != 255, target)
+    whole, without = temperature_curve(logits, target), temperature_curve(logits[:, :2], target)
+    for one, other in zip(whole, without, strict=True):
+        assert torch.allclose(one, other, rtol=1e-6)
+
+
+def test_parts_add_up():
+    logits, target = problem(shape=(4, 8, 8))
+    parts = [temperature_curve(logits[i : i + 1], target[i : i + 1]) for i in range(4)]
+    for whole, *pieces in zip(temperature_curve(logits, target), *parts, strict=True):
+        assert torch.allclose(whole, torch.stack(pieces).sum(0))
+
+
+@pytest.mark.parametrize("gap", [10 ** (k / 4) for k in range(-10, 13)])
+def test_between_the_points_the_likelihood_of_one_pixel_is_within_its_bound(gap):
+    sums = temperature_curve(torch.tensor([[0.0, -gap]], dtype=torch.float64), torch.tensor([0]))
+    for log_beta in torch.linspace(-2.99, 2.99, 41).tolist():
+        assert curve_nll(sums, log_beta) == pytest.approx(math.log1p(math.exp(-math.exp(log_beta) * gap)), abs=1e-4)
+
+
+@pytest.mark.parametrize("log_beta", [-2.9, -1.3, -0.4, 0.0, 0.1, 0.9, 2.2])
+def test_the_slope_is_the_derivative_of_the_likelihood(log_beta):
+    sums = temperature_curve(*problem(7))
+    step = 1e-4
+    difference = (curve_nll(sums, log_beta + step) - curve_nll(sums, log_beta - step)) / (2 * step)
+    assert curve_slope(sums, log_beta) == pytest.approx(difference, abs=3e-5)
+
+
+@pytest.mark.parametrize("log_beta", [-1.2, -0.5, -0.05, 0.0, 0.4, 1.1])
+def test_the_calibration_error_of_many_pixels_is_close_between_the_points_and_exact_at_one(log_beta):
+    logits, target = problem(3, shape=(4, 160, 160), scale=2.0)
+    gaps = slow(logits, target, log_beta)[2]
+    expected = float(gaps.abs().sum() / (target != 255).sum())
+    found = curve_calibration_error(temperature_curve(logits, target), log_beta)
+    assert found == pytest.approx(expected, abs=1e-6 if log_beta == 0 else 1.5e-3)
