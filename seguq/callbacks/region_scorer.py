@@ -20,7 +20,7 @@ from seguq.export.writer import writing
 from seguq.functional.logits import Task
 from seguq.functional.regions import AGGREGATES, Aggregate
 from seguq.inference import Estimator
-from seguq.regions import Grid, score
+from seguq.regions import Grid, WholeImage, score
 from seguq.regions.partition import Partition
 from seguq.regions.shards import ShardWriter, merge_shards
 
@@ -64,7 +64,7 @@ class RegionScorer(EstimatorCallback):
     def __init__(
         self,
         dir: str | os.PathLike[str],
-        partition: Partition | None = None,
+        partition: Grid | WholeImage | Partition | None = None,  # by name, as command lines take no protocol
         by: str | None = None,
         aggregate: Aggregate = "mean",
         budget: Budget | None = None,

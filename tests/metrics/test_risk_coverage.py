@@ -315,8 +315,8 @@ def test_the_area_under_the_curves_is_what_the_legend_tells():
 
 def test_a_picture_can_be_drawn_into_given_axes_that_then_show_both():
     worse = six_pixels()[0], 1 - six_pixels()[1]
-    figure, axes = picture(worse)
-    assert picture(six_pixels(), ax=axes) == (figure, axes)
+    figure, axes = picture(six_pixels())
+    assert picture(worse, ax=axes) == (figure, axes)
     assert len(lines(axes, "-")) == 2
     bottom, top = axes.get_ylim()
     assert bottom == 0 and top >= max(curve[:, 1].max() for curve in lines(axes, "-"))
@@ -331,6 +331,13 @@ def test_a_color_is_that_of_curve_best_curve_and_band():
 def test_the_picture_has_a_band_only_where_images_are_known():
     batch = uncertainty_and_error(images=8)
     assert (len(picture(batch)[1].collections), len(picture(batch, group=ids(8))[1].collections)) == (0, 1)
+
+
+def test_one_batch_without_ids_is_enough_for_no_band():
+    metric = RiskCoverage(n_boot=10)
+    metric.update(*uncertainty_and_error(images=8), group=ids(8))
+    metric.update(*uncertainty_and_error(seed=1))
+    assert len(metric.plot()[1].collections) == 0
 
 
 def test_the_band_is_that_of_drawing_images_again():
