@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from seguq.calibration import Calibrator, weights_sha256
 from seguq.calibration.checkpoint import section, unpack
 from seguq.callbacks.hooks import listen, stand_in
-from seguq.callbacks.passes import BatchForward, Passes, Step, estimator_from
+from seguq.callbacks.passes import BatchForward, Passes, Step, estimator_from, taken_in
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.lightning import Callback, has_own
@@ -52,6 +52,8 @@ class EstimatorCallback(Callback):
             require_choice("task", task, TASKS)
         if not (calibrator is None or calibrator == "auto" or isinstance(calibrator, Calibrator)):
             raise SeguqError(f"calibrator must be a calibrator, 'auto' or None, but is {calibrator!r}")
+        if forward is not None and not callable(forward):
+            raise SeguqError(f"forward must be a function of the module and the batch, but is {forward!r}")
         require_count("every_n_epochs", every_n_epochs)
         self.estimator = estimator
         self._checked = estimator_from(estimator)
@@ -184,8 +186,11 @@ class EstimatorCallback(Callback):
             return False
         if trainer.state.fn != "fit":
             return True
+        every = trainer.check_val_every_n_epoch or 1
         epoch = trainer.current_epoch + 1
-        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs or bool(trainer.fast_dev_run)
+        last = trainer.max_epochs not in (None, -1) and epoch + every > trainer.max_epochs
+        last = last or 0 <= trainer.max_steps <= trainer.global_step
+        return bool(last or (epoch // every) % self.every_n_epochs == 0)
 
     def _open(self, trainer: Any, module: Any, stage: str) -> None:
         self._drop_passes()
@@ -209,7 +214,9 @@ class EstimatorCallback(Callback):
                     return other._passes
         return None
 
-    def _before(self, batch: Any, batch_idx: int, dataloader: int) -> None:
+    def _before(self, trainer: Any, batch: Any, batch_idx: int, dataloader: int) -> None:
+        if trainer.sanity_checking and "validate" in self.stages and self._looks_at(dataloader):
+            taken_in(batch, self.forward)  # what is not understood is said now, not after the first epoch
         if self._passes is not None and self._looks_at(dataloader):
             self._passes.begin(batch, batch_idx, dataloader)
 
@@ -225,6 +232,11 @@ class EstimatorCallback(Callback):
             self._closed(trainer, module, stage)
         self._drop_passes()
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Fail now, and not after an epoch, where it is not clear what to call."""
+        if "validate" in self.stages and trainer.enable_validation:
+            Passes(trainer, pl_module, "validate", self._checked, self.forward, self.task)
+
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin."""
         self._open(trainer, pl_module, "validate")
@@ -233,7 +245,7 @@ class EstimatorCallback(Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Watch the module's own step."""
-        self._before(batch, batch_idx, dataloader_idx)
+        self._before(trainer, batch, batch_idx, dataloader_idx)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -253,7 +265,7 @@ class EstimatorCallback(Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Watch the module's own step."""
-        self._before(batch, batch_idx, dataloader_idx)
+        self._before(trainer, batch, batch_idx, dataloader_idx)
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -273,7 +285,7 @@ class EstimatorCallback(Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Watch the module's own step."""
-        self._before(batch, batch_idx, dataloader_idx)
+        self._before(trainer, batch, batch_idx, dataloader_idx)
 
     def on_predict_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -70,6 +70,8 @@ class Calibrate(EstimatorCallback):
             if calibrator not in _CALIBRATORS:
                 raise SeguqError(f"there is no calibrator {calibrator!r}: there is {', '.join(_CALIBRATORS)}")
             calibrator = _CALIBRATORS[calibrator](ignore_index=ignore_index)
+        if not isinstance(calibrator, Calibrator):
+            raise SeguqError(f"calibrator must be {', '.join(_CALIBRATORS)} or a calibrator, but is {calibrator!r}")
         if not isinstance(calibrator, TemperatureScaling):
             raise SeguqError(
                 f"Calibrate fits one temperature while validation runs; {type(calibrator).__name__} needs several "
@@ -92,6 +94,7 @@ class Calibrate(EstimatorCallback):
         """Take part in what is saved."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
+            self._fitted = {}  # what an earlier training has left; a checkpoint that is loaded now brings its own
 
             def saved(checkpoint: dict[str, Any]) -> None:
                 if self._fitted:
@@ -110,13 +113,9 @@ class Calibrate(EstimatorCallback):
         tag = "deterministic" if self._checked is None else self._checked.tag
         self._fitted = {tag: known[tag]} if tag in known else {}
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Forget what an earlier training has left, unless a checkpoint has brought it back."""
-        if not trainer.ckpt_path:
-            self._fitted = {}
-
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Say so if there is nothing to fit on."""
+        super().on_train_start(trainer, pl_module)
         batches = trainer.num_val_batches
         if not trainer.enable_validation or (trainer.val_dataloaders is not None and not sum(batches)):
             warnings.warn(
@@ -141,7 +140,10 @@ class Calibrate(EstimatorCallback):
 
     def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
         if step.mask is None:
-            raise SeguqError("Calibrate needs labels, but a validation batch has images without masks")
+            raise SeguqError(
+                "Calibrate needs labels, but a validation batch has no mask that it understands: make the loader give "
+                "(image, mask), or let forward= return (logits, mask)"
+            )
         if self._weights is None:  # now: an averaging callback may have put other weights in place for this run
             self._weights = weights_sha256(module)
         assert self._stream is not None

@@ -105,6 +105,9 @@ class HeatmapWriter(EstimatorCallback):
             (self.dir / PREFIX["validate"] / "scale.json").unlink(missing_ok=True)
 
     def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
+        for other in trainer.callbacks:
+            if isinstance(other, HeatmapWriter) and other is not self and other.dir.resolve() == self.dir.resolve():
+                raise SeguqError(f"two HeatmapWriters write into {self.dir}: give each a folder of its own")
         available = passes.estimator.measures
         default = tuple(name for name in _DEFAULT if name in available) or available[:1]
         self._names = passes.want(self.measures or default)
@@ -205,7 +208,7 @@ class HeatmapWriter(EstimatorCallback):
         named = self._named(trainer, stage, [step.ids[i] for i in shown], dataloader)
         maps = step.maps_of(self._calibrator_for(trainer, module)).cpu().split()
         for i, image_id in zip(shown, named, strict=True):
-            one = alone(maps[i], image_id)
+            one = alone(maps[i], image_id, self._names)
             picture = None if step.image is None else self._picture(step.image[i])
             self._find_scale(one)
             size = sum(one[name].nbytes for name in one.names) + one.prediction.nbytes
@@ -303,11 +306,11 @@ class HeatmapWriter(EstimatorCallback):
         self._folder, self._written, self._earlier, self._finders = None, {}, [], {}
 
 
-def alone(maps: UncertaintyMaps, image_id: str) -> UncertaintyMaps:
+def alone(maps: UncertaintyMaps, image_id: str, names: Sequence[str]) -> UncertaintyMaps:
     """The maps and predictions of one image, without probabilities, and without memory shared with its batch."""
     return UncertaintyMaps(
         None,
-        {name: maps[name].clone() for name in maps.names},
+        {name: maps[name].clone() for name in names},
         (image_id,),
         maps.estimator,
         prediction=maps.prediction.clone(),

@@ -54,7 +54,8 @@ def listen(module: Any, name: str, listener: Listener) -> Callable[[], None]:
 
 def stand_in(module: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
     """Put a function in the place of a method that a module does not have; give a function that takes it away."""
-    if hasattr(vars(module).get(name), "is_stand_in"):
+    found = vars(module).get(name)
+    if hasattr(found, "is_stand_in"):
         return lambda: None  # another callback's is there, and does the same
 
     def method(*args: Any, **kwargs: Any) -> Any:
@@ -66,5 +67,7 @@ def stand_in(module: Any, name: str, function: Callable[..., Any]) -> Callable[[
     def stop() -> None:
         if vars(module).get(name) is method:
             delattr(module, name)
+            if found is not None:
+                setattr(module, name, found)
 
     return stop

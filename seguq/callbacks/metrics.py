@@ -107,7 +107,10 @@ class UncertaintyMetrics(EstimatorCallback):
 
     def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
         if step.mask is None:
-            raise SeguqError("UncertaintyMetrics needs labels, but a batch has images without masks")
+            raise SeguqError(
+                "UncertaintyMetrics needs labels, but a batch has no mask that it understands: make the loader give "
+                "(image, mask), or let forward= return (logits, mask)"
+            )
         # a calibrator is fitted on validation data: figures of it there would not be out of sample
         fixed = isinstance(self.calibrator, Calibrator)
         calibrator = self._calibrator_for(trainer, module) if stage == "test" or fixed else None

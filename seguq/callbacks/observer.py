@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,10 +29,13 @@ class ForwardObserver:
         module: the module.
         batch: the batch as the loader gave it; a call with all of it is a step, handed on by a strategy that calls
             steps through forward, and no pass through the network.
+        image: the images of the batch, ``(B, channels, *spatial)``. A step may feed something made of them (a
+            normalized copy): that counts, too, where it is the only call.
     """
 
-    def __init__(self, module: nn.Module, batch: Any) -> None:
-        self._batch = batch
+    def __init__(self, module: nn.Module, batch: Any, image: Tensor) -> None:
+        self._batch: Any = batch
+        self._image: Tensor | None = image
         self._calls: list[Seen] = []
         self._begun: list[int] = []
         self._handles = [
@@ -47,38 +51,48 @@ class ForwardObserver:
         whole = bool(args) and args[0] is self._batch and (len(args) > 1 or not isinstance(args[0], Tensor))
         if inner or whole:
             return
-        image = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        if image is not None:
-            self._calls.append(Seen(image, output))
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if tensors:  # a mask may be among them, even before the images
+            self._calls.append(Seen(max(tensors, key=self._likeness), output))
+
+    def _likeness(self, tensor: Tensor) -> tuple[bool, bool, bool]:
+        image = self._image
+        assert image is not None
+        return tensor is image, tensor.shape == image.shape, tensor.shape[:2] == image.shape[:2]
 
     def close(self) -> None:
         """Take the hooks away, and forget the calls."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._calls, self._batch = [], [], None
+        self._handles, self._calls, self._batch, self._image = [], [], None, None
 
-    def seen(self, image: Tensor, spatial: Sequence[int]) -> Seen | None:
-        """The one call that gave logits of a batch's images, if there was just one.
+    def seen(self) -> Seen | None:
+        """The one call that gave logits of the batch's images, if there was just one.
 
-        Args:
-            image: the images of the batch, ``(B, channels, *spatial)``. A step may feed something made of them (a
-                normalized copy): that counts, too, where it is the only call.
-            spatial: the size of the maps.
+        A warning says so where there were several, and none of them was given the images as they are in the batch.
         """
-        fitting = [call for call in self._calls if _gives_logits(call, len(image), spatial)]
-        of_batch = [call for call in fitting if call.image is image]
+        assert self._image is not None
+        fitting = [call for call in self._calls if _gives_logits(call, len(self._image), self._image.ndim)]
+        of_batch = [call for call in fitting if call.image is self._image]
         for calls in (of_batch, fitting):
             if len(calls) == 1:
                 return calls[0]
+        if fitting and not of_batch:
+            warnings.warn(
+                f"the step called forward {len(fitting)} times, never with the images as the loader gave them, so it "
+                "is called once more with these: if they have to be normalized first, pass the callback "
+                "forward=lambda module, batch: module(normalize(batch[0]))",
+                stacklevel=2,
+            )
         return None
 
 
-def _gives_logits(call: Seen, images: int, spatial: Sequence[int]) -> bool:
+def _gives_logits(call: Seen, images: int, dims: int) -> bool:
     try:
         logits = output_logits(call.output)
     except SeguqError:
         return False
-    return len(logits) == images == len(call.image) and logits.ndim == 2 + len(spatial) and logits.is_floating_point()
+    return len(logits) == images == len(call.image) and logits.ndim == dims and logits.is_floating_point()
 
 
 def network_of(module: Any) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from seguq.data.batches import describe, output_logits, unpack_batch
 from seguq.data.positions import PositionCounter, Positions
 from seguq.functional.logits import TASKS, Task, class_target
 from seguq.inference import Deterministic, Estimator, MCDropout, UncertaintyMaps
+from seguq.inference.estimator import evaluation_mode
 
 BatchForward = Callable[[nn.Module, Any], Any]
 """From a module and a batch as the loader gave it to logits, or to ``(logits, mask)``."""
@@ -91,10 +93,11 @@ class Passes:
         task: Task | None,
     ) -> None:
         self.trainer, self.stage, self.forward = trainer, stage, forward
-        self.network = module if forward is not None else network_of(module)
         estimator = Deterministic() if estimator is None else estimator
         unbound = getattr(estimator, "model", self) is None
-        self.estimator = copy.copy(estimator.bind(self.network))
+        network = module if forward is not None or not unbound else network_of(module)
+        self.estimator = copy.copy(estimator.bind(network))
+        self.network = self.estimator.models[0]
         own: Any = getattr(module, "task", None)
         if task is not None:
             self.estimator.task = task
@@ -103,6 +106,7 @@ class Passes:
         self._own_forward = self.estimator.forward
         self.estimator.forward = self._logits
         self.measures: set[str] = set()
+        self._compared = False
         self._batch: Any = None
         self._key: tuple[int, int] | None = None
         self._observer: ForwardObserver | None = None
@@ -111,7 +115,8 @@ class Passes:
         self._place: Positions | None = None
         self._ids: tuple[str, ...] = ()
         # a network that was compiled together with its steps may have traced hooks into them
-        self._observable = getattr(module, "_compiler_ctx", None) is None
+        compiled = getattr(module, "_compiler_ctx", None) is not None
+        self._observable = self.network is network and forward is None and not compiled
 
     @property
     def tag(self) -> str:
@@ -155,8 +160,8 @@ class Passes:
         image, _, given = self._unpacked(batch)
         if image is not None:
             self._number(len(image), given)
-            if self._observable and self.forward is None:
-                self._observer = ForwardObserver(self.network, batch)
+            if self._observable:
+                self._observer = ForwardObserver(self.network, batch, image)
         return self._ids
 
     def end(self, batch: Any, batch_idx: int, dataloader_idx: int) -> Step:
@@ -187,13 +192,7 @@ class Passes:
         return nullcontext() if plugin is None else plugin.forward_context()
 
     def _unpacked(self, batch: Any) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
-        try:
-            taken = unpack_batch(batch)
-        except SeguqError as error:
-            if self.forward is not None:
-                return None, None, None
-            raise SeguqError(f"{error}; or pass the callback {_EXAMPLE}") from error
-        return taken.image, taken.mask, taken.image_id
+        return taken_in(batch, self.forward)
 
     def _number(self, images: int, given: tuple[str, ...] | None) -> None:
         assert self._key is not None
@@ -213,7 +212,8 @@ class Passes:
         image, mask, given = self._unpacked(batch)
         output = None
         if self.forward is not None:  # it may know the mask, and where the images are
-            output, told = _logits_and_mask(self.forward(self.network, batch))
+            with evaluation_mode(self.network):
+                output, told = _logits_and_mask(self.forward(self.network, batch))
             mask = mask if told is None else told
             shape = output_logits(output).shape
             if self._place is None:
@@ -226,8 +226,10 @@ class Passes:
         else:
             network_image = image
         seen = None
-        if image is not None and self._observer is not None and not self.network.training:
-            seen = self._observer.seen(image, image.shape[2:])
+        if self._observer is not None and not any(part.training for part in self.network.modules()):
+            seen = self._observer.seen()
+        if seen is not None and image is not None:
+            self._compare(seen.image, image)
         if seen is not None and seen.image.shape[2:] == network_image.shape[2:]:
             network_image = seen.image  # a step may normalize the batch first
         est = copy.copy(self.estimator)
@@ -239,6 +241,19 @@ class Passes:
             network_image, _ = est._take_in(network_image, self._ids)
             logits, maps = est._pool(network_image, self._ids, est.measures)
         return self._step_of(est, image, mask, network_image, logits, maps)
+
+    def _compare(self, given: Tensor, image: Tensor) -> None:
+        """Say once if a step feeds its network something else than the images of the batch."""
+        if self._compared or given is image:
+            return
+        self._compared = True
+        if given.shape != image.shape or not torch.equal(given.float(), image.float()):
+            warnings.warn(
+                "the module's own step changes the images before its forward (normalizes or flips them?). What the "
+                "network was given is used as it is, but predict cannot know of it: pass the callback "
+                "forward=lambda module, batch: ..., a function that does the same",
+                stacklevel=2,
+            )
 
     def _step_of(
         self,
@@ -282,18 +297,42 @@ class Passes:
                 )
             output, _ = _logits_and_mask(self.forward(model, self._batch))
         else:
-            output = model(images) if self._own_forward is None else self._own_forward(model, images)
+            output = self._called(model, images) if self._own_forward is None else self._own_forward(model, images)
         try:
             logits = output_logits(output)
         except SeguqError as error:
             raise SeguqError(f"{error}, such as {_EXAMPLE}; the batch is {describe(self._batch)}") from error
         return self._two(logits)
 
+    def _called(self, model: nn.Module, images: Tensor) -> Any:
+        try:
+            return model(images)
+        except (TypeError, AttributeError, LookupError) as error:
+            raise SeguqError(
+                f"{type(model).__name__} was called with the images of the batch alone, and failed ({error}): pass the "
+                f"callback {_EXAMPLE}; the batch is {describe(self._batch)}"
+            ) from error
+
     def _two(self, logits: Tensor) -> Tensor:
         """One logit z a pixel as the two logits (0, z), where no task was told."""
         if self.estimator.task == "multiclass" and logits.ndim > 2 and logits.shape[1] == 1:
             return torch.cat((torch.zeros_like(logits), logits), 1)
         return logits
+
+
+def taken_in(batch: Any, forward: BatchForward | None) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
+    """Images, masks and ids of a batch; None where only ``forward=`` understands it.
+
+    Raises:
+        SeguqError: where nobody does, with an example.
+    """
+    try:
+        taken = unpack_batch(batch)
+    except SeguqError as error:
+        if forward is not None:
+            return None, None, None
+        raise SeguqError(f"{error}; or pass the callback {_EXAMPLE}") from error
+    return taken.image, taken.mask, taken.image_id
 
 
 def _logits_and_mask(output: Any) -> tuple[Any, Tensor | None]:

@@ -37,7 +37,9 @@ def has_own(module: Any, name: str) -> bool:
     found = getattr(type(module), name, None)
     bases = [getattr(package.LightningModule, name, None) for package in _packages]
     bases += [getattr(nn.Module, name, None)]
-    return name in vars(module) or not any(found is base for base in bases)
+    # on a compiled module Lightning puts compiled copies of all steps, those of the base class too
+    compiled = getattr(module, "_compiler_ctx", None) is not None
+    return (name in vars(module) and not compiled) or not any(found is base for base in bases)
 
 
 def quiet() -> None:

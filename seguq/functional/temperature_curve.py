@@ -144,8 +144,10 @@ def curve_nll(sums: TemperatureSums, log_beta: float) -> float:
     """Mean negative log-likelihood in nats at any inverse temperature within the grid.
 
     Interpolated by the polynomial of degree 8 through the values of the six nearest grid points and the slopes of
-    three of them. For one pixel the error was below 1e-4 nats wherever its logits lay, and a mean over pixels is no
-    worse.
+    three of them. A mean over pixels has at most the largest error of one pixel, which is largest where all classes
+    but one lie at one distance below it: in a search over these distances it was below 1e-5 nats with 2 classes, 1e-3
+    with 19 and 1e-2 with 150, near T = 1/20 and 20, and below a third of that between 1/8 and 8; or 1e-8 of the value
+    where that is more. Among pixels that differ it cancels: 1e-5 is seen.
 
     Args:
         sums: of `temperature_curve`, added up over any number of batches.
@@ -165,10 +167,10 @@ def curve_calibration_error(sums: TemperatureSums, log_beta: float) -> float:
     r"""Expected calibration error at any inverse temperature within the grid.
 
     At a grid point (T = 1 is one) it is exact. Between them each bin's sum is interpolated by the cubic through the
-    four nearest grid points, whose weights add up to at most 1.25 in absolute value; so the error is at most 1.25
-    times the mean change of the confidence plus twice the share of pixels that change bins, both over the way to the
-    furthest of these four. In practice the changes are smooth and cancel: about 1e-4 was seen with 100,000 pixels,
-    up to 1e-2 (as much as the binning itself is worth there) with 3,000.
+    four nearest grid points, whose weights add up to at most 1.25 in absolute value (2.02 beyond T = 1/5 .. 5); so
+    the error is at most so many times the mean change of the confidence plus twice the share of pixels that change
+    bins, at the one of these four where this is most. In practice the changes are smooth and cancel: about 1e-4 was
+    seen with 100,000 pixels, up to 1e-2 (as much as the binning itself is worth there) with 3,000.
 
     Args:
         sums: of `temperature_curve`, added up over any number of batches.

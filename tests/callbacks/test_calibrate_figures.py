@@ -1,5 +1,6 @@
 """What Calibrate logs, on modules and batches of the kinds that people have."""
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -217,6 +218,61 @@ def test_forward_takes_the_whole_batch_and_may_give_the_mask(package, estimator,
     assert any(name.endswith(".npz") for name in files(tmp_path / "heat"))
 
 
+@pytest.mark.parametrize("kind", ["Plain", "Normalizes"])
+def test_a_step_that_changes_the_images_is_told_what_predict_needs(kind, tmp_path):
+    import pytorch_lightning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figures(pytorch_lightning, tmp_path, of_kind(pytorch_lightning, kind), Calibrate(), UncertaintyMetrics())
+    assert sum("changes the images before its forward" in str(item.message) for item in caught) == (kind != "Plain")
+
+
+def test_what_is_not_understood_is_said_in_the_sanity_check(tmp_path):
+    import pytorch_lightning
+
+    class Odd(type(make_module(pytorch_lightning))):
+        def training_step(self, batch, batch_idx):
+            raise AssertionError("trained before the error")
+
+        def validation_step(self, batch, batch_idx):
+            return None
+
+    trainer = make_trainer(pytorch_lightning, tmp_path, Calibrate())
+    with pytest.raises(SeguqError, match="'picture'"):
+        trainer.fit(Odd(), loader(Nested(2)), loader(Nested(2)))
+
+
+def test_a_compiled_module_without_a_predict_step_predicts(tmp_path):
+    import pytorch_lightning
+
+    module = torch.compile(make_module(pytorch_lightning), backend="eager")
+    trainer = make_trainer(pytorch_lightning, tmp_path, HeatmapWriter(tmp_path / "heat"))
+    ids = trainer.predict(module, loader([(item["image"], item["mask"]) for item in Images(4)]))
+    assert [name for batch in ids for name in batch] == ["0", "1", "2", "3"]
+    assert sum(name.endswith(".npz") for name in files(tmp_path / "heat")) == 4
+
+
+def test_a_writer_beside_others_writes_its_own_measures_only(tmp_path):
+    import pytorch_lightning
+
+    trainer = make_trainer(
+        pytorch_lightning, tmp_path, UncertaintyMetrics(), HeatmapWriter(tmp_path / "heat", images=1)
+    )
+    trainer.validate(make_module(pytorch_lightning), loader(Images(2)), verbose=False)
+    (path,) = (tmp_path / "heat").rglob("*.npz")
+    assert seguq.UncertaintyMaps.load(path).names == ("predictive_entropy",)
+
+
+def test_two_writers_in_one_folder_are_an_error(tmp_path):
+    import pytorch_lightning
+
+    callbacks = [HeatmapWriter(tmp_path / "heat"), HeatmapWriter(tmp_path / "heat", estimator="mc_dropout")]
+    trainer = make_trainer(pytorch_lightning, tmp_path, *callbacks)
+    with pytest.raises(SeguqError, match="two HeatmapWriters write into"):
+        trainer.validate(make_module(pytorch_lightning), loader(Images(2)), verbose=False)
+
+
 def test_sanity_checks_fit_and_write_nothing(tmp_path):
     import pytorch_lightning
 
@@ -281,7 +337,8 @@ def test_a_loader_that_is_not_there_is_an_error_before_the_first_epoch(tmp_path)
     ("make", "message"),
     [
         (lambda: Calibrate("globl"), "there is no calibrator 'globl': there is global"),
-        (lambda: Calibrate(nn.Identity()), "Identity needs several readings"),
+        (lambda: Calibrate(nn.Identity()), "calibrator must be global or a calibrator, but is Identity"),
+        (lambda: Calibrate(forward="x"), "forward must be a function of the module and the batch, but is 'x'"),
         (lambda: Calibrate(every_n_epochs=0), "every_n_epochs must be a whole number of at least 1, but is 0"),
         (lambda: Calibrate(dataloader=-1), "dataloader must be a whole number of at least 0, but is -1"),
     ],
