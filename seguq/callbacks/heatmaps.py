@@ -310,7 +310,7 @@ def alone(maps: UncertaintyMaps, image_id: str, names: Sequence[str]) -> Uncerta
     """The maps and predictions of one image, without probabilities, and without memory shared with its batch."""
     return UncertaintyMaps(
         None,
-        {name: maps[name].clone() for name in names},
+        {name: maps[name].clone() for name in maps.names if name in names},
         (image_id,),
         maps.estimator,
         prediction=maps.prediction.clone(),
