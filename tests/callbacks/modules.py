@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-import seguq.callbacks
 from seguq.calibration import TemperatureScaling
 
 PACKAGES = {"pytorch_lightning": pytorch_lightning, "lightning.pytorch": lightning.pytorch}
@@ -339,25 +338,13 @@ class Forwards:
         self.count += 1
 
 
-def traces(module):
-    """Everything of a module that a callback could leave changed: attributes, modes, hooks and gradients."""
+def state_of(module):
+    """Everything of a module and its parts that a callback could leave changed, but what Lightning keeps there."""
     return {
         name: (
-            {key: id(value) for key, value in vars(part).items() if key not in _TORCH_OWN},
-            part.training,
+            {key: value for key, value in vars(part).items() if not key.startswith("_") and key != "calibrators"},
             {key: list(value.values()) for key, value in vars(part).items() if key.endswith("_hooks")},
-            [None if p.grad is None else p.grad.clone() for p in part.parameters(recurse=False)],
+            [None if p.grad is None else p.grad.tolist() for p in part.parameters(recurse=False)],
         )
         for name, part in module.named_modules()
     }
-
-
-_TORCH_OWN = ("_trainer", "_current_fx_name", "_log_hyperparams")
-
-
-def calibrators(module):
-    return getattr(module, "calibrators", {})
-
-
-def calibrate(**settings):
-    return seguq.callbacks.Calibrate(**settings)

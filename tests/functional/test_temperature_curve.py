@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from seguq.functional import temperature_curve as curves
@@ -93,11 +95,67 @@ def test_parts_add_up():
         assert torch.allclose(whole, torch.stack(pieces).sum(0))
 
 
-@pytest.mark.parametrize("gap", [10 ** (k / 4) for k in range(-10, 13)])
-def test_between_the_points_the_likelihood_of_one_pixel_is_within_its_bound(gap):
-    sums = temperature_curve(torch.tensor([[0.0, -gap]], dtype=torch.float64), torch.tensor([0]))
-    for log_beta in torch.linspace(-2.99, 2.99, 41).tolist():
-        assert curve_nll(sums, log_beta) == pytest.approx(math.log1p(math.exp(-math.exp(log_beta) * gap)), abs=1e-4)
+BOUNDS = {2: 1e-5, 19: 1e-3, 150: 1e-2}  # of the docstring; a third between T = 1/8 and 8
+
+
+def nll_bound(classes, log_beta, value):
+    return max(BOUNDS[classes] / (3 if abs(log_beta) < math.log(8) else 1), 1e-8 * value)
+
+
+@pytest.mark.parametrize("classes", BOUNDS)
+@pytest.mark.parametrize("gap", [10 ** (k / 8) for k in range(-16, 25)])
+def test_between_the_points_the_likelihood_of_classes_at_one_distance_is_within_its_bound(classes, gap):
+    logits = torch.cat([torch.zeros(1, 1), torch.full((1, classes - 1), -gap)], 1).double()
+    right, wrong = (temperature_curve(logits, torch.tensor([label])) for label in (0, 1))
+    for log_beta in torch.linspace(-2.99, 2.99, 42).tolist():
+        beta = math.exp(log_beta)
+        expected = math.log1p((classes - 1) * math.exp(-beta * gap))
+        assert abs(curve_nll(right, log_beta) - expected) <= nll_bound(classes, log_beta, expected)
+        expected += beta * gap
+        assert abs(curve_nll(wrong, log_beta) - expected) <= nll_bound(classes, log_beta, expected)
+
+
+@pytest.mark.parametrize("classes", BOUNDS)
+@given(seed=st.integers(0, 2**31), scale=st.floats(-2, 3), power=st.floats(0.1, 3), log_beta=st.floats(-2.99, 2.99))
+@settings(max_examples=150, deadline=None)
+def test_between_the_points_the_likelihood_of_any_pixel_is_within_its_bound(classes, seed, scale, power, log_beta):
+    generator = torch.Generator().manual_seed(seed)
+    logits = -(10**scale) * torch.rand(1, classes, generator=generator, dtype=torch.float64) ** power
+    target = torch.randint(classes, (1,), generator=generator)
+    expected = slow(logits, target, log_beta)[0]
+    found = curve_nll(temperature_curve(logits, target), log_beta)
+    assert abs(found - expected) <= nll_bound(classes, log_beta, expected)
+
+
+@given(seed=st.integers(0, 2**31), classes=st.integers(2, 9), scale=st.floats(0.1, 20), log_beta=st.floats(-2.99, 2.99))
+@settings(max_examples=60, deadline=None)
+def test_between_the_points_the_calibration_error_is_within_its_bound(seed, classes, scale, log_beta):
+    logits, target = problem(classes, shape=(1, 13, 17), scale=scale, seed=seed, dtype=torch.float64)
+    labeled = target.flatten() != 255
+
+    def confidences(log_beta):
+        return (logits * math.exp(log_beta)).softmax(1).amax(1).flatten()[labeled]
+
+    nodes = [LOG_BETAS[k] for k in curves._BINNED]
+    first = min(max(sum(node <= log_beta for node in nodes) - 2, 0), len(nodes) - 4)
+    here, changes = confidences(log_beta), []
+    for node in nodes[first : first + 4]:
+        there = confidences(node)
+        changed = ((here * 15).ceil() != (there * 15).ceil()).double().mean()
+        changes.append(float((here - there).abs().mean() + 2 * changed))
+    expected = float(slow(logits, target, log_beta)[2].abs().sum()) / int(labeled.sum())
+    weights = 1.25 if abs(log_beta) <= math.log(5) else 2.02
+    found = curve_calibration_error(temperature_curve(logits, target), log_beta)
+    assert abs(found - expected) <= weights * max(changes) + 1e-9
+
+
+def test_the_weights_between_the_points_add_up_to_what_the_docstring_says():
+    eye = torch.eye(len(LOG_BETAS), dtype=torch.float64)  # one bin a point: the gaps are the weights
+    sums = curves.TemperatureSums(torch.tensor(1.0), eye.sum(0), eye.sum(0), eye)
+    for log_beta in torch.linspace(LOG_BETAS[0], LOG_BETAS[-1], 999).tolist():
+        weights = curves.curve_gaps(sums, log_beta)
+        assert float(weights.sum()) == pytest.approx(1)
+        assert float(weights.abs().sum()) <= (1.2501 if abs(log_beta) <= math.log(5) else 2.02)
 
 
 @pytest.mark.parametrize("log_beta", [-2.9, -1.3, -0.4, 0.0, 0.1, 0.9, 2.2])
