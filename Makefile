@@ -8,7 +8,7 @@ require = $(if $(problem),$(error $(problem)))
 help:
 	@echo "make demo    train a small model, look at what it does not know, and at what to label next"
 	@echo "make test    run the tests"
-	@echo "make bench   measure what is measured in benchmarks/README.md (a quarter of an hour)"
+	@echo "make bench   measure what is measured in benchmarks/README.md (some minutes)"
 	@echo "make lint    check style and types"
 	@echo "make format  put the code into form"
 	@echo "make clean   remove the virtual environment and what the demo wrote"
