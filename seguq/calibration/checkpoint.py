@@ -123,7 +123,7 @@ def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise SeguqError(f"the calibrator {tag!r} in the checkpoint cannot be understood ({error})") from error
     calibrator.tag = tag
-    calibrator.weights_sha256 = packed.get("weights_sha256")
+    calibrator.weights_sha256 = str(packed.get("weights_sha256") or "unknown")
     calibrator.global_step = packed.get("global_step")
     return calibrator
 
@@ -135,6 +135,8 @@ def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         SeguqError: if it was written by a later version.
     """
     found = checkpoint.get(KEY) or {"version": SCHEMA_VERSION}
+    if not isinstance(found, Mapping) or not isinstance(found.get("calibrators", {}), Mapping):
+        raise SeguqError(f"what the checkpoint holds under {KEY!r} is damaged")
     if found.get("version") != SCHEMA_VERSION:
         raise SeguqError(f"the checkpoint was written by another version of seguq (schema {found.get('version')})")
     return dict(found)

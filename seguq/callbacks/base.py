@@ -7,6 +7,8 @@ import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
+import torch
+
 from seguq.calibration import Calibrator, weights_sha256
 from seguq.calibration.checkpoint import section, unpack
 from seguq.callbacks.hooks import listen, stand_in
@@ -63,7 +65,7 @@ class EstimatorCallback(Callback):
         self.every_n_epochs = every_n_epochs
         self._passes: Passes | None = None
         self._undo: list[Any] = []
-        self._verified: set[str] = set()  # tags whose calibrators the checkpoint that was loaded says are for it
+        self._verified: dict[str, set[str]] = {}  # by tag: hashes of the loaded weights in each precision
         self._applied: Calibrator | None = None
         self._looked_up = False
 
@@ -116,9 +118,9 @@ class EstimatorCallback(Callback):
             others = f" (there are some for {', '.join(known)})" if known else ""
             say_once(f"{tag}: not calibrated{others}; the callback seguq.callbacks.Calibrate fits a calibrator")
             return None
-        if tag in self._verified:  # by the file itself; its weights may be held in another precision now
-            found.weights_sha256 = weights_sha256(module)
-        if found.weights_sha256 not in (None, weights_sha256(module)):
+        weights = weights_sha256(module)
+        # by the file itself, whose weights may be held in another precision now
+        if found.weights_sha256 not in (None, weights) and weights not in self._verified.get(tag, ()):
             warnings.warn(
                 f"the calibrator {tag!r} is not applied: it was fitted for other weights (those of step "
                 f"{found.global_step}) than the module has now; validate with seguq.callbacks.Calibrate to fit another",
@@ -138,14 +140,19 @@ class EstimatorCallback(Callback):
         found = {tag: unpack(tag, item) for tag, item in packed.items()}
         module.calibrators = {**(getattr(module, "calibrators", None) or {}), **found}
         if trainer.state.fn != "fit":
-            self._verified = {tag for tag, item in found.items() if item.weights_sha256 == weights}
+            state = {name: value for name, value in checkpoint["state_dict"].items() if torch.is_tensor(value)}
+            other = {
+                weights_sha256({name: v.to(dtype) if v.is_floating_point() else v for name, v in state.items()})
+                for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+            }
+            self._verified = {tag: other for tag, item in found.items() if item.weights_sha256 == weights}
 
     # ---- Lightning's hooks ----
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Listen to what is loaded; stand in for a missing ``predict_step``."""
         self._end()
-        self._verified = set()
+        self._verified = {}
 
         def loaded(checkpoint: dict[str, Any]) -> None:
             self._loaded(trainer, pl_module, checkpoint)

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 Listener = Callable[[dict[str, Any]], None]
+
+
+class _Replaced:
+    """What stands in the place of a module's method. A copy of the module, pickled or not, has its own method again."""
+
+    def __init__(self, module: Any, name: str, function: Callable[..., Any], found: Any = None) -> None:
+        self.module, self.name, self.function, self.found = module, name, function, found
+        self.listeners: list[Listener] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = self.function(*args, **kwargs)
+        for each in list(self.listeners):
+            each(*args, **kwargs)
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self.found is not None:
+            return copy.deepcopy(self.found, memo)
+        owner = memo.get(id(self.module))
+        return self.found if owner is None else getattr(type(owner), self.name).__get__(owner)
+
+    def __reduce__(self) -> Any:
+        return (_own_method, (self.module, self.name)) if self.found is None else (_same, (self.found,))
+
+
+def _own_method(module: Any, name: str) -> Any:
+    return getattr(type(module), name).__get__(module)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def listen(module: Any, name: str, listener: Listener) -> Callable[[], None]:
@@ -24,19 +56,11 @@ def listen(module: Any, name: str, listener: Listener) -> Callable[[], None]:
         A function that ends it; the last one to end leaves the module as it was found.
     """
     hook: Any = vars(module).get(name)
-    if not hasattr(hook, "listeners"):
+    if not isinstance(hook, _Replaced):
         found = vars(module).get(name)
         original = getattr(module, name)
 
-        def own_then_listeners(checkpoint: dict[str, Any]) -> Any:
-            result = original(checkpoint)
-            for each in list(listeners):
-                each(checkpoint)
-            return result
-
-        listeners: list[Listener] = []
-        hook = own_then_listeners
-        hook.listeners, hook.found = listeners, found
+        hook = _Replaced(module, name, original, found)
         setattr(module, name, hook)
     hook.listeners.append(listener)
 
@@ -55,13 +79,9 @@ def listen(module: Any, name: str, listener: Listener) -> Callable[[], None]:
 def stand_in(module: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
     """Put a function in the place of a method that a module does not have; give a function that takes it away."""
     found = vars(module).get(name)
-    if hasattr(found, "is_stand_in"):
+    if isinstance(found, _Replaced):
         return lambda: None  # another callback's is there, and does the same
-
-    def method(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    method.is_stand_in = True  # type: ignore[attr-defined]
+    method = _Replaced(module, name, function, found)
     setattr(module, name, method)
 
     def stop() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from seguq.core.errors import SeguqError
@@ -20,6 +21,7 @@ class Seen:
 
     image: Tensor
     output: Any
+    mark: Tensor | None = None
 
 
 class ForwardObserver:
@@ -51,9 +53,11 @@ class ForwardObserver:
         whole = bool(args) and args[0] is self._batch and (len(args) > 1 or not isinstance(args[0], Tensor))
         if inner or whole:
             return
+        if any(part.training for part in module.modules()):
+            return
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if tensors:  # a mask may be among them, even before the images
-            self._calls.append(Seen(max(tensors, key=self._likeness), output))
+            self._calls.append(Seen(max(tensors, key=self._likeness), output, _mark(output)))
 
     def _likeness(self, tensor: Tensor) -> tuple[bool, bool, bool]:
         image = self._image
@@ -73,6 +77,9 @@ class ForwardObserver:
         """
         assert self._image is not None
         fitting = [call for call in self._calls if _gives_logits(call, len(self._image), self._image.ndim)]
+        fitting = [
+            call for call in fitting if call.mark is None or torch.equal(call.mark, cast(Tensor, _mark(call.output)))
+        ]
         of_batch = [call for call in fitting if call.image is self._image]
         for calls in (of_batch, fitting):
             if len(calls) == 1:
@@ -85,6 +92,15 @@ class ForwardObserver:
                 stacklevel=2,
             )
         return None
+
+
+def _mark(output: Any) -> Tensor | None:
+    """Some values of the logits, by which it is seen that a step has changed in place what its forward returned."""
+    try:
+        values = output_logits(output).detach().reshape(-1)
+    except SeguqError:
+        return None
+    return values[:: max(1, len(values) // 4096)].clone()
 
 
 def _gives_logits(call: Seen, images: int, dims: int) -> bool:

@@ -96,6 +96,8 @@ class Passes:
         estimator = Deterministic() if estimator is None else estimator
         unbound = getattr(estimator, "model", self) is None
         network = module if forward is not None or not unbound else network_of(module)
+        self._module = module if forward is None and unbound else None
+        self._given = estimator
         self.estimator = copy.copy(estimator.bind(network))
         self.network = self.estimator.models[0]
         own: Any = getattr(module, "task", None)
@@ -155,6 +157,7 @@ class Passes:
         if self._key == (batch_idx, dataloader_idx):
             return self._ids
         self.forget()
+        self._rebind()
         self._key, self._batch = (batch_idx, dataloader_idx), batch
         self._place, self._ids = None, ()
         image, _, given = self._unpacked(batch)
@@ -163,6 +166,14 @@ class Passes:
             if self._observable:
                 self._observer = ForwardObserver(self.network, batch, image)
         return self._ids
+
+    def _rebind(self) -> None:
+        """Another callback may have put another network into the module's place for this run."""
+        network = self.network if self._module is None else network_of(self._module)
+        if network is not self.network:
+            bound = copy.copy(self._given.bind(network))
+            bound.task, bound.forward = self.estimator.task, self.estimator.forward
+            self.estimator, self.network = bound, network
 
     def end(self, batch: Any, batch_idx: int, dataloader_idx: int) -> Step:
         """What the estimator says of the batch, after the module's own step."""
@@ -234,7 +245,8 @@ class Passes:
             network_image = seen.image  # a step may normalize the batch first
         est = copy.copy(self.estimator)
         est.measures = tuple(name for name in est.measures if name in self.measures)
-        if isinstance(est, Deterministic) and (seen is not None or output is not None):
+        plain = type(est)._pool is Deterministic._pool and self._own_forward is None
+        if isinstance(est, Deterministic) and plain and (seen is not None or output is not None):
             found = seen.output if seen is not None else output
             logits, maps = est.of_output(self._two(output_logits(found)), network_image)
         else:

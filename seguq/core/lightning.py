@@ -39,7 +39,9 @@ def has_own(module: Any, name: str) -> bool:
     bases += [getattr(nn.Module, name, None)]
     # on a compiled module Lightning puts compiled copies of all steps, those of the base class too
     compiled = getattr(module, "_compiler_ctx", None) is not None
-    return (name in vars(module) and not compiled) or not any(found is base for base in bases)
+    own = vars(module).get(name)
+    copied = getattr(own, "__func__", None) is found  # a copy of a module that had a stand-in
+    return (own is not None and not copied and not compiled) or not any(found is base for base in bases)
 
 
 def quiet() -> None:

@@ -146,7 +146,7 @@ def curve_nll(sums: TemperatureSums, log_beta: float) -> float:
     Interpolated by the polynomial of degree 8 through the values of the six nearest grid points and the slopes of
     three of them. A mean over pixels has at most the largest error of one pixel. The largest found, with all other
     classes at one distance below the first, was below 1e-5 nats with 2 classes, 1e-3 with 19 and 1e-2 with 150, and
-    below a third of that between T = 1/8 and 8 (and 3e-8 of the value). Pixels differ, and errors cancel: 1e-5 is seen.
+    below a third of that between T = 1/8 and 8 (and 5e-8 of the value). Pixels differ, and errors cancel: 1e-5 is seen.
 
     Args:
         sums: of `temperature_curve`, added up over any number of batches.

@@ -3,6 +3,7 @@
 import copy
 import gc
 import itertools
+import pickle
 import weakref
 
 import pytest
@@ -108,6 +109,66 @@ def test_a_copy_of_the_module_takes_no_listener_along():
     module = Module()
     listen(module, "on_save_checkpoint", Uncopyable())
     assert copy.deepcopy(module).calls == []
+
+
+def copied(module):
+    return copy.deepcopy(module)
+
+
+def pickled(module):
+    return pickle.loads(pickle.dumps(module))
+
+
+both_ways = pytest.mark.parametrize("copied", [copied, pickled])
+
+
+@both_ways
+def test_the_hook_of_a_copy_is_the_copys_own(copied):
+    module, heard = Module(), []
+    stop = listen(module, "on_save_checkpoint", heard.append)
+    other = copied(module)
+    other.on_save_checkpoint({"epoch": 1})
+    stop()
+    assert other.calls == [{"epoch": 1}]
+    assert module.calls == heard == []
+
+
+@both_ways
+def test_a_copy_of_a_module_whose_hook_was_set_on_it_has_that_hook(copied):
+    module = Module()
+    module.on_save_checkpoint = print
+    listen(module, "on_save_checkpoint", lambda checkpoint: None)
+    assert copied(module).on_save_checkpoint is print
+
+
+class Base:
+    def predict_step(self, batch):
+        return (type(self).__name__, self, batch)
+
+
+class WithStep(Base):
+    """Stands for a module that has of its base class what is stood in for."""
+
+
+@both_ways
+def test_a_copy_takes_no_stand_in_along(copied):
+    module = WithStep()
+    stand_in(module, "predict_step", lambda batch: "stand-in")
+    other = copied(module)
+    assert other.predict_step(1) == ("WithStep", other, 1)
+
+
+@both_ways
+def test_a_copy_can_be_listened_to(copied):
+    module, heard = Module(), []
+    listen(module, "on_save_checkpoint", lambda checkpoint: heard.append("of the module"))
+    other = copied(module)
+    stop = listen(other, "on_save_checkpoint", lambda checkpoint: heard.append("of the copy"))
+    other.on_save_checkpoint({})
+    stop()
+    other.on_save_checkpoint({})
+    assert heard == ["of the copy"]
+    assert len(other.calls) == 2
 
 
 def test_nothing_is_kept_of_a_listener_that_has_ended():

@@ -478,7 +478,9 @@ def test_after_an_error_in_a_step_nothing_is_left(tmp_path):
 def test_images_without_masks_are_one_clear_error(tmp_path):
     module = make_module(pytorch_lightning)
     module.validation_step = lambda batch, batch_idx: None
-    with pytest.raises(SeguqError, match="UncertaintyMetrics needs labels, but a batch has no mask that it understands"):
+    with pytest.raises(
+        SeguqError, match="UncertaintyMetrics needs labels, but a batch has no mask that it understands"
+    ):
         run(tmp_path, [loader([{"image": torch.rand(3, 8, 8)}])], module)
 
 

@@ -22,6 +22,7 @@ class Network(nn.Module):
     def __init__(self, made=lambda logits: logits):
         super().__init__()
         self.conv, self.made = nn.Conv2d(3, 4, 1), made
+        self.eval()
 
     def forward(self, x=None, mask=None, again=None):
         logits = self.conv(x)
@@ -130,13 +131,38 @@ def test_several_calls_with_none_of_the_images_are_said_in_a_warning():
         assert observed(step) is None
 
 
+@pytest.mark.parametrize("part", ["the network", "a part of it"])
+def test_a_call_in_training_mode_is_not_seen_whatever_the_mode_is_afterwards(part):
+    network = Network()
+
+    def step(network):
+        (network if part == "the network" else network.conv).train()
+        network(IMAGE)
+        network.eval()
+
+    assert observed(step, network) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda logits: logits.sigmoid_(), lambda logits: logits.add_(1), lambda logits: logits.neg_()],
+    ids=["sigmoid", "a shift", "a change of sign"],
+)
+def test_an_output_that_the_step_changes_in_place_is_not_seen(change):
+    assert observed(lambda network: change(network(IMAGE))) is None
+
+
+def test_an_output_that_the_step_changes_in_a_copy_is_seen():
+    assert observed(lambda network: network(IMAGE).clone().sigmoid_()) is not None
+
+
 @pytest.mark.parametrize("batch", [(IMAGE, MASK), {"x": IMAGE}], ids=["tuple", "dict"])
 def test_a_step_that_a_strategy_hands_on_through_forward_is_no_call(batch):
     class Stepping(nn.Module):
         def forward(self, batch, batch_idx):
             return IMAGE
 
-    assert observed(lambda network: network(batch, 0), Stepping(), batch) is None
+    assert observed(lambda network: network(batch, 0), Stepping().eval(), batch) is None
 
 
 def test_of_a_step_that_is_handed_on_through_forward_the_call_inside_is_seen():

@@ -99,7 +99,7 @@ BOUNDS = {2: 1e-5, 19: 1e-3, 150: 1e-2}  # of the docstring; a third between T =
 
 
 def nll_bound(classes, log_beta, value):
-    return BOUNDS[classes] / (3 if abs(log_beta) < math.log(8) else 1) + 3e-8 * value
+    return BOUNDS[classes] / (3 if abs(log_beta) < math.log(8) else 1) + 5e-8 * value
 
 
 @pytest.mark.parametrize("classes", BOUNDS)
