@@ -21,6 +21,7 @@ from seguq.functional.logits import TASKS, Task
 from seguq.inference import Estimator
 
 PREFIX = {"validate": "val", "test": "test", "predict": "predict"}
+_PRECISIONS = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 
 class EstimatorCallback(Callback):
@@ -111,6 +112,12 @@ class EstimatorCallback(Callback):
         # in the validations of a training none can be there yet: it is fitted on this very run
         return self._applied
 
+    def _weights_owner(self, module: Any) -> Any:
+        """Whose weights a calibrator is for: the module, or a model from elsewhere that the estimator brought along."""
+        assert self._passes is not None
+        network = self._passes.network
+        return module if any(part is network for part in module.modules()) else network
+
     def _matching(self, module: Any, tag: str) -> Calibrator | None:
         known: dict[str, Calibrator] = getattr(module, "calibrators", None) or {}
         found = known.get(tag)
@@ -118,7 +125,7 @@ class EstimatorCallback(Callback):
             others = f" (there are some for {', '.join(known)})" if known else ""
             say_once(f"{tag}: not calibrated{others}; the callback seguq.callbacks.Calibrate fits a calibrator")
             return None
-        weights = weights_sha256(module)
+        weights = weights_sha256(self._weights_owner(module))
         # by the file itself, whose weights may be held in another precision now
         if found.weights_sha256 not in (None, weights) and weights not in self._verified.get(tag, ()):
             warnings.warn(
@@ -140,11 +147,7 @@ class EstimatorCallback(Callback):
         found = {tag: unpack(tag, item) for tag, item in packed.items()}
         module.calibrators = {**(getattr(module, "calibrators", None) or {}), **found}
         if trainer.state.fn != "fit":
-            state = {name: value for name, value in checkpoint["state_dict"].items() if torch.is_tensor(value)}
-            other = {
-                weights_sha256({name: v.to(dtype) if v.is_floating_point() else v for name, v in state.items()})
-                for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-            }
+            other = {weights} | _hashes_once_loaded(trainer, module, checkpoint["state_dict"])
             self._verified = {tag: other for tag, item in found.items() if item.weights_sha256 == weights}
 
     # ---- Lightning's hooks ----
@@ -303,6 +306,19 @@ class EstimatorCallback(Callback):
     def on_predict_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """End."""
         self._finish(trainer, pl_module)
+
+
+def _hashes_once_loaded(trainer: Any, module: Any, state: dict[str, Any]) -> set[str]:
+    """Hashes that weights may have in a module: they take its precision first, then that of the Trainer."""
+    target = _PRECISIONS.get(str(trainer.precision))
+    chains = {(dtype, target or dtype) for dtype in {p.dtype for p in module.parameters() if p.is_floating_point()}}
+    floating = {name: value for name, value in state.items() if torch.is_tensor(value) and value.is_floating_point()}
+    found = {value.dtype for value in floating.values()}
+    return {
+        weights_sha256({name: value.to(first).to(last) for name, value in floating.items()})
+        for first, last in chains
+        if found != {first} or first != last
+    }
 
 
 def log_values(trainer: Any, module: Any, values: dict[str, float]) -> None:

@@ -145,7 +145,7 @@ class Calibrate(EstimatorCallback):
                 "(image, mask), or let forward= return (logits, mask)"
             )
         if self._weights is None:  # now: an averaging callback may have put other weights in place for this run
-            self._weights = weights_sha256(module)
+            self._weights = weights_sha256(self._weights_owner(module))
         assert self._stream is not None
         if len(step.ids):
             self._stream.add(step.pooled, step.mask, step.numbers)

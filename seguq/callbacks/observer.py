@@ -17,11 +17,16 @@ from seguq.data.batches import output_logits
 
 @dataclass(frozen=True)
 class Seen:
-    """One call of the network: the tensor that went in, and what came out."""
+    """One call of the network: the tensor that went in, and what came out.
+
+    Attributes:
+        image: what was given.
+        output: what was returned, or None where it is of no use: the network was in training mode, or the step has
+            changed it in place.
+    """
 
     image: Tensor
     output: Any
-    mark: Tensor | None = None
 
 
 class ForwardObserver:
@@ -38,26 +43,37 @@ class ForwardObserver:
     def __init__(self, module: nn.Module, batch: Any, image: Tensor) -> None:
         self._batch: Any = batch
         self._image: Tensor | None = image
-        self._calls: list[Seen] = []
+        self._calls = 0
         self._begun: list[int] = []
+        # of the calls that fit, with the batch's own images or others: how many, and the first, for its output
+        self._fitting = {True: 0, False: 0}
+        self._first: dict[bool, tuple[Seen, Tensor]] = {}
         self._handles = [
             module.register_forward_pre_hook(self._enter),
             module.register_forward_hook(self._leave, with_kwargs=True),
         ]
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        self._begun.append(len(self._calls))
+        self._begun.append(self._calls)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        inner = len(self._calls) - self._begun.pop()
+        inner = self._calls - self._begun.pop()
         whole = bool(args) and args[0] is self._batch and (len(args) > 1 or not isinstance(args[0], Tensor))
-        if inner or whole:
-            return
-        if any(part.training for part in module.modules()):
-            return
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        if tensors:  # a mask may be among them, even before the images
-            self._calls.append(Seen(max(tensors, key=self._likeness), output, _mark(output)))
+        if inner or whole or not tensors:
+            return
+        self._calls += 1
+        image = max(tensors, key=self._likeness)  # a mask may be among them, even before the images
+        assert self._image is not None
+        if not _gives_logits(output, image, self._image):
+            return
+        own = image is self._image
+        self._fitting[own] += 1
+        if self._fitting[own] > 1:  # a step that goes over many crops must not fill the memory
+            self._first.pop(own, None)
+            return
+        trains = any(part.training for part in module.modules())
+        self._first[own] = (Seen(image, None if trains else output), _mark(output))
 
     def _likeness(self, tensor: Tensor) -> tuple[bool, bool, bool]:
         image = self._image
@@ -68,47 +84,43 @@ class ForwardObserver:
         """Take the hooks away, and forget the calls."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._calls, self._batch, self._image = [], [], None, None
+        self._handles, self._batch, self._image = [], None, None
+        self._first.clear()
 
     def seen(self) -> Seen | None:
         """The one call that gave logits of the batch's images, if there was just one.
 
         A warning says so where there were several, and none of them was given the images as they are in the batch.
         """
-        assert self._image is not None
-        fitting = [call for call in self._calls if _gives_logits(call, len(self._image), self._image.ndim)]
-        fitting = [
-            call for call in fitting if call.mark is None or torch.equal(call.mark, cast(Tensor, _mark(call.output)))
-        ]
-        of_batch = [call for call in fitting if call.image is self._image]
-        for calls in (of_batch, fitting):
-            if len(calls) == 1:
-                return calls[0]
-        if fitting and not of_batch:
+        found = self._first.get(True) if self._fitting[True] else self._first.get(False)
+        if found is not None:
+            call, mark = found
+            if call.output is not None and not torch.equal(mark, _mark(call.output)):
+                return Seen(call.image, None)
+            return call
+        if self._fitting[False] > 1 and not self._fitting[True]:
             warnings.warn(
-                f"the step called forward {len(fitting)} times, never with the images as the loader gave them, so it "
-                "is called once more with these: if they have to be normalized first, pass the callback "
+                f"the step called forward {self._fitting[False]} times, never with the images as the loader gave "
+                "them, so it is called once more with these: if they have to be normalized first, pass the callback "
                 "forward=lambda module, batch: module(normalize(batch[0]))",
                 stacklevel=2,
             )
         return None
 
 
-def _mark(output: Any) -> Tensor | None:
-    """Some values of the logits, by which it is seen that a step has changed in place what its forward returned."""
-    try:
-        values = output_logits(output).detach().reshape(-1)
-    except SeguqError:
-        return None
+def _mark(output: Any) -> Tensor:
+    """Some of the logits, by which it is seen that a step has changed in place what its forward returned."""
+    values = output_logits(output).detach().reshape(-1)
     return values[:: max(1, len(values) // 4096)].clone()
 
 
-def _gives_logits(call: Seen, images: int, dims: int) -> bool:
+def _gives_logits(output: Any, given: Tensor, image: Tensor) -> bool:
     try:
-        logits = output_logits(call.output)
+        logits = output_logits(output)
     except SeguqError:
         return False
-    return len(logits) == images == len(call.image) and logits.ndim == dims and logits.is_floating_point()
+    fits = logits.ndim == image.ndim and len(logits) == len(image) == len(given)
+    return fits and logits.is_floating_point()
 
 
 def network_of(module: Any) -> nn.Module:

@@ -163,7 +163,7 @@ class Passes:
         image, _, given = self._unpacked(batch)
         if image is not None:
             self._number(len(image), given)
-            if self._observable:
+            if self._observable and not isinstance(self.network, torch.jit.ScriptModule):  # which takes no hooks
                 self._observer = ForwardObserver(self.network, batch, image)
         return self._ids
 
@@ -236,9 +236,7 @@ class Passes:
             network_image = output_logits(output).new_empty(len(output), 0, *size)
         else:
             network_image = image
-        seen = None
-        if self._observer is not None and not any(part.training for part in self.network.modules()):
-            seen = self._observer.seen()
+        seen = None if self._observer is None else self._observer.seen()
         if seen is not None and image is not None:
             self._compare(seen.image, image)
         if seen is not None and seen.image.shape[2:] == network_image.shape[2:]:
@@ -246,8 +244,8 @@ class Passes:
         est = copy.copy(self.estimator)
         est.measures = tuple(name for name in est.measures if name in self.measures)
         plain = type(est)._pool is Deterministic._pool and self._own_forward is None
-        if isinstance(est, Deterministic) and plain and (seen is not None or output is not None):
-            found = seen.output if seen is not None else output
+        found = output if seen is None else seen.output
+        if isinstance(est, Deterministic) and plain and found is not None:
             logits, maps = est.of_output(self._two(output_logits(found)), network_image)
         else:
             network_image, _ = est._take_in(network_image, self._ids)

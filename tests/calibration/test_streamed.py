@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seguq.calibration import TemperatureScaling, cross_fit
 from seguq.calibration import streamed as module
@@ -105,4 +107,96 @@ def test_logits_that_are_not_finite_are_an_error():
     logits, target = batches()[0]
     logits[0, 0, 5, 5] = float("nan")
     with pytest.raises(SeguqError, match="NaN or infinite"):
+        streamed([(logits, target)])
+
+
+def binary(logits, target):
+    """One logit a pixel, as a model of two classes might give."""
+    return logits[:, 1:2] - logits[:, :1], target
+
+
+def multilabel(logits, target):
+    """Three labels; each of them is its own class or not."""
+    labels = torch.stack([(target == label).long() for label in range(3)], 1)
+    return logits, labels.where(target[:, None] != 255, torch.tensor(255))
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "made"),
+    [
+        ("multiclass", 2, binary),
+        ("binary", 2, binary),
+        ("binary", 2, lambda *pair: pair),
+        ("multilabel", 3, multilabel),
+    ],
+    ids=["one logit", "a sigmoid", "two logits of a binary task", "labels"],
+)
+def test_other_tasks_have_the_temperature_of_several_readings(task, classes, made):
+    data = [made(*pair) for pair in batches(classes=classes)]
+    assert streamed(data, task).fit().calibrator.temperature == pytest.approx(
+        TemperatureScaling(task).fit(data).temperature, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_logits_of_other_precisions_have_the_temperature_of_several_readings(dtype):
+    data = [(logits.to(dtype), target) for logits, target in batches()]
+    assert streamed(data).fit().calibrator.temperature == pytest.approx(
+        TemperatureScaling().fit(data).temperature, abs=1e-3
+    )
+
+
+@given(seed=st.integers(0, 2**31), classes=st.integers(2, 12), scale=st.floats(0.2, 30), sharpness=st.floats(0.05, 3))
+@settings(max_examples=40, deadline=None)
+@pytest.mark.filterwarnings("ignore:the best temperature lies at its bound")
+def test_any_data_have_the_temperature_of_several_readings(seed, classes, scale, sharpness):
+    data = batches(4, 24, classes, scale, sharpness, seed)
+    exact = TemperatureScaling().fit(data).temperature
+    assert streamed(data).fit().calibrator.temperature == pytest.approx(exact, abs=1e-3, rel=1e-3)
+
+
+def test_sums_of_several_processes_add_up():
+    data = batches(6)
+    whole, parts = streamed(data), [StreamedTemperature(TemperatureScaling()) for _ in range(2)]
+    for number, (logits, target) in enumerate(data):
+        parts[number % 2].add(logits, target, (2 * number, 2 * number + 1))
+    parts[0].sums = parts[0].sums + parts[1].sums
+    assert torch.allclose(parts[0].sums, whole.sums)
+    assert parts[0].fit().ece_after == pytest.approx(whole.fit().ece_after, abs=1e-9)
+
+
+def test_an_image_without_a_labeled_pixel_is_not_counted():
+    logits, target = batches()[0]
+    target[1] = 255
+    assert streamed([(logits, target)]).fit().images == 1
+
+
+def test_two_images_of_one_fold_have_no_figures_out_of_sample():
+    logits, target = batches()[0]
+    stream = StreamedTemperature(TemperatureScaling())
+    stream.add(logits, target, [0, 4])
+    fit = stream.fit()
+    assert (fit.images, fit.ece_after, fit.nll_after) == (2, None, None)
+
+
+def test_the_settings_are_kept_and_what_was_passed_is_left_unfitted():
+    unfitted = TemperatureScaling("binary", ignore_index=7)
+    stream = StreamedTemperature(unfitted)
+    logits, target = batches(classes=2)[0]
+    stream.add(logits, target.where(target != 255, torch.tensor(7)), [0, 1])
+    fitted = stream.fit().calibrator
+    assert fitted.arguments() == {"task": "binary", "ignore_index": 7}
+    assert unfitted.temperature == 1 != fitted.temperature
+
+
+def test_the_size_of_what_is_kept_does_not_grow():
+    small, large = streamed(batches(2, 8)), streamed(batches(8, 64))
+    assert small.sums.shape == large.sums.shape
+    assert small.sums.numel() < 1000
+
+
+def test_labels_out_of_range_are_an_error_with_the_value():
+    logits, target = batches()[0]
+    target[0, 5, 5] = 3
+    with pytest.raises(SeguqError, match="target holds the value 3"):
         streamed([(logits, target)])

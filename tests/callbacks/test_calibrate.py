@@ -121,6 +121,20 @@ def test_a_part_that_the_step_left_in_training_mode_is_not_calibrated_on(tmp_pat
     assert temperature(module) == pytest.approx(fitted_by_hand(module, data_for(module)), abs=1e-3)
 
 
+@pytest.mark.parametrize("how", ["in place", "in training mode"])
+def test_where_an_output_is_of_no_use_the_pass_is_of_the_images_that_the_step_normalized(how, tmp_path):
+    class Using(kind(pytorch_lightning, "Normalizing")):
+        def validation_step(self, batch, batch_idx):
+            self.net.dropout.train(how == "in training mode")
+            logits = self(self.normalized(batch[0]))
+            if how == "in place":
+                logits.sigmoid_()
+
+    module = Using()
+    fit(pytorch_lightning, tmp_path, module, Calibrate())
+    assert temperature(module) == pytest.approx(fitted_by_hand(module, data_for(module)), abs=1e-3)
+
+
 def test_forward_is_called_in_evaluation_mode(tmp_path):
     class Sampling(kind(pytorch_lightning)):
         def validation_step(self, batch, batch_idx):
@@ -383,6 +397,64 @@ def test_an_exception_leaves_the_module_as_it_would_without(package, where, erro
             fit(package, tmp_path, module, *ours, Later())
         states.append([attributes_without_parts(attributes) + rest for attributes, *rest in state_of(module).values()])
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("name", ["Plain", "WithoutForward", "PastForward"])
+def test_an_error_of_its_own_leaves_no_hooks_and_modes_as_they_were(name, tmp_path):
+    class Silent(kind(pytorch_lightning, name)):
+        def validation_step(self, batch, batch_idx):
+            (self.net if name == "WithoutForward" else self)(batch[0])
+
+    module = Silent()
+    data = [(image, mask.where(mask != 1, torch.tensor(7))) for image, mask in (data_for(module)[i] for i in range(4))]
+    before = state_of(module)
+    with pytest.raises(SeguqError, match=r"target holds the value 7, which is no class index in 0\.\.2"):
+        fit(pytorch_lightning, tmp_path, module, Calibrate(), Calibrate(estimator="mc_dropout"), val=loader(data))
+    for part, (_, hooks, _) in state_of(module).items():
+        assert hooks == before[part][1]
+    assert not {"on_save_checkpoint", "on_load_checkpoint"} & vars(module).keys()
+    assert not any(part.training for part in module.modules())  # as Lightning's validation had it
+
+
+@both_names
+def test_a_search_for_a_learning_rate_before_training_changes_nothing(package, tmp_path):
+    module = make(package)
+    module.lr = 0.1
+    finder = package.callbacks.LearningRateFinder(num_training_steps=4, min_lr=1e-4)
+    trainer = fit(package, tmp_path, module, finder, Calibrate(), max_epochs=3)
+    assert module.calibrators["deterministic"].global_step == trainer.global_step == 9
+    assert temperature(module) == pytest.approx(fitted_by_hand(module, data_for(module)), abs=1e-3)
+
+
+@both_names
+def test_weights_that_are_averaged_before_the_last_validation_are_calibrated(package, tmp_path):
+    module = make(package)  # with batch normalization there is one more epoch for its statistics
+    fit(package, tmp_path, module, package.callbacks.StochasticWeightAveraging(0.1, swa_epoch_start=1), Calibrate(),
+        max_epochs=3)  # fmt: skip
+    assert module.calibrators["deterministic"].weights_sha256 == weights_sha256(module)
+    assert temperature(module) == pytest.approx(fitted_by_hand(module, data_for(module)), abs=1e-3)
+
+
+@both_names
+def test_weights_that_are_averaged_after_the_last_validation_are_not_calibrated(package, tmp_path):
+    average = package.callbacks.StochasticWeightAveraging(0.1, swa_epoch_start=1)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.3), nn.Conv2d(4, 3, 1))
+    module = make(package, net=net)
+    fit(package, tmp_path, module, average, Calibrate(), max_epochs=3).save_checkpoint(tmp_path / "averaged.ckpt")
+    with pytest.warns(UserWarning, match="'deterministic' is not applied: it was fitted for other weights"):
+        assert seguq.load(tmp_path / "averaged.ckpt", module).calibrators == {}
+
+
+def test_a_trainer_can_be_used_again_and_again(tmp_path):
+    module = make(pytorch_lightning)
+    trainer, train, val = fit(pytorch_lightning, tmp_path, module, Calibrate()), data_for(module, 6), data_for(module)
+    first = temperature(module)
+    trainer.validate(module, loader(val), verbose=False)
+    assert temperature(module) == pytest.approx(first, abs=1e-5)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader(train), loader(val))
+    assert temperature(module) == pytest.approx(fitted_by_hand(module, val), abs=1e-3)
+    assert temperature(module) != pytest.approx(first, abs=1e-3)
 
 
 @both_names

@@ -100,6 +100,16 @@ def test_a_run_on_a_file_is_calibrated_by_the_files_calibrator_in_any_precision(
     assert torch.cat(answers.probs).sub(by_hand).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("written", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("read", ["32-true", "64-true", "bf16-true", "16-true"])
+def test_a_file_of_one_precision_is_calibrated_in_another(written, read, tmp_path):
+    package = pytorch_lightning
+    trained(package, tmp_path, Calibrate(), keep(package, tmp_path), precision=written)
+    answers = Answers()
+    asked(package, tmp_path, tmp_path / "kept.ckpt", answers, precision=read)
+    assert None not in answers.applied
+
+
 @both_names
 @pytest.mark.parametrize("stage", ["test", "predict"])
 @pytest.mark.parametrize(("ours", "asks"), [(None, "mc_dropout"), ("mc_dropout", None)], ids=str)
@@ -121,6 +131,38 @@ def test_a_calibrator_is_not_applied_to_weights_that_were_changed_since(package,
     with pytest.warns(UserWarning, match="'deterministic' is not applied: it was fitted for other weights"):
         asked(package, tmp_path, tmp_path / "kept.ckpt", answers, changing, stage=stage, precision=precision)
     assert answers.applied == [None, None]
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_a_calibrator_of_another_model_is_not_applied_to_the_modules_own_output(stage, tmp_path):
+    package = pytorch_lightning
+    teacher = seguq.Deterministic(make(package, seed=5).net)
+    trained(package, tmp_path, Calibrate(estimator=teacher), keep(package, tmp_path))
+    of_module, of_teacher = Answers(), Answers(teacher)
+    with pytest.warns(UserWarning, match="'deterministic' is not applied"):
+        asked(package, tmp_path, tmp_path / "kept.ckpt", of_module, of_teacher, stage=stage)
+    assert of_module.applied == [None, None]
+    assert None not in of_teacher.applied
+
+
+def test_an_estimator_that_was_made_of_a_part_of_the_module_is_calibrated_for_the_module(tmp_path):
+    package = pytorch_lightning
+
+    class Weighted(kind(package)):
+        """Has weights beside its network, too."""
+
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.scale = torch.nn.Parameter(torch.ones(3))
+
+    module = Weighted()
+    trained(
+        package, tmp_path, Calibrate(estimator=seguq.Deterministic(module.net)), keep(package, tmp_path), module=module
+    )
+    answers = Answers()
+    asked(package, tmp_path, tmp_path / "kept.ckpt", answers, module=Weighted(seed=9))
+    expected = module.calibrators["deterministic"].temperature
+    assert [one.temperature for one in answers.applied] == pytest.approx([expected] * 2, rel=1e-6)
 
 
 @both_names

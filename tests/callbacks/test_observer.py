@@ -132,7 +132,7 @@ def test_several_calls_with_none_of_the_images_are_said_in_a_warning():
 
 
 @pytest.mark.parametrize("part", ["the network", "a part of it"])
-def test_a_call_in_training_mode_is_not_seen_whatever_the_mode_is_afterwards(part):
+def test_of_a_call_in_training_mode_the_images_are_seen_without_the_output(part):
     network = Network()
 
     def step(network):
@@ -140,7 +140,17 @@ def test_a_call_in_training_mode_is_not_seen_whatever_the_mode_is_afterwards(par
         network(IMAGE)
         network.eval()
 
-    assert observed(step, network) is None
+    seen = observed(step, network)
+    assert seen.image is IMAGE
+    assert seen.output is None
+
+
+def test_a_call_in_evaluation_mode_counts_whatever_the_mode_is_afterwards():
+    def step(network):
+        network(IMAGE)
+        network.train()
+
+    assert observed(step).output is not None
 
 
 @pytest.mark.parametrize(
@@ -148,12 +158,33 @@ def test_a_call_in_training_mode_is_not_seen_whatever_the_mode_is_afterwards(par
     [lambda logits: logits.sigmoid_(), lambda logits: logits.add_(1), lambda logits: logits.neg_()],
     ids=["sigmoid", "a shift", "a change of sign"],
 )
-def test_an_output_that_the_step_changes_in_place_is_not_seen(change):
-    assert observed(lambda network: change(network(IMAGE))) is None
+def test_of_an_output_that_the_step_changes_in_place_the_images_are_seen(change):
+    seen = observed(lambda network: change(network(IMAGE)))
+    assert seen.image is IMAGE
+    assert seen.output is None
+
+
+def test_a_call_with_others_does_not_count_beside_one_with_the_images_whose_output_was_changed():
+    def step(network):
+        network(IMAGE).sigmoid_()
+        network(IMAGE.flip(-1))
+
+    seen = observed(step)
+    assert seen.image is IMAGE
+    assert seen.output is None
+
+
+def test_of_many_calls_no_output_is_kept():
+    network, alive = Network(), []
+    observer = ForwardObserver(network, (IMAGE, MASK), IMAGE)
+    with torch.no_grad():
+        alive += [weakref.ref(network(IMAGE - shift)) for shift in range(5)]
+    assert all(reference() is None for reference in alive)
+    observer.close()
 
 
 def test_an_output_that_the_step_changes_in_a_copy_is_seen():
-    assert observed(lambda network: network(IMAGE).clone().sigmoid_()) is not None
+    assert observed(lambda network: network(IMAGE).clone().sigmoid_()).output is not None
 
 
 @pytest.mark.parametrize("batch", [(IMAGE, MASK), {"x": IMAGE}], ids=["tuple", "dict"])

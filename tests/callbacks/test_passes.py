@@ -1,8 +1,12 @@
 """The passes of an estimator over a run, and who shares them."""
 
+import copy
+import warnings
+
 import pytest
 import pytorch_lightning
 import torch
+from torch import nn
 
 import seguq
 from seguq.callbacks import Calibrate
@@ -189,3 +193,112 @@ def test_a_task_is_taken_from_the_module_and_may_be_told(tmp_path):
     validated(tmp_path, told, module=Silent())
     assert torch.equal(of_module.maps[0].probs, told.maps[0].probs)
     assert seguq.Deterministic(task="multilabel").tag == "deterministic"
+
+
+class Swapping(pytorch_lightning.Callback):
+    """Puts another network into the module for the time of a validation."""
+
+    def on_validation_start(self, trainer, module):
+        self.own, module.net = module.net, flatter(module.net)
+
+    def on_validation_end(self, trainer, module):
+        module.net = self.own
+
+
+def flatter(net):
+    other = copy.deepcopy(net)
+    other.head.weight.data.mul_(0.3)
+    return other
+
+
+@pytest.mark.parametrize("name", ["Plain", "WithoutForward", "PastForward"])
+@pytest.mark.parametrize("first", [True, False], ids=["swapped before", "swapped after"])
+def test_a_network_that_another_callback_swaps_in_is_the_one_that_is_asked(name, first, tmp_path):
+    module, look, swapping = make(pytorch_lightning, name), Look(), Swapping()
+    validated(tmp_path, *([swapping, look] if first else [look, swapping]), module=module)
+    (image, _), *_ = loader(data_for(module))
+    with torch.no_grad():
+        torch.testing.assert_close(look.steps[0].pooled, flatter(module.net).eval()(image))
+
+
+@pytest.mark.parametrize("name", ["Plain", "WithoutForward", "PastForward"])
+def test_samples_are_of_the_network_that_another_callback_swaps_in(name, tmp_path):
+    module = make(pytorch_lightning, name)
+    forwards = Forwards(module.net)
+    forwards_in_copies = []
+
+    class Counting(Swapping):
+        def on_validation_start(self, trainer, module):
+            super().on_validation_start(trainer, module)
+            forwards_in_copies.append(Forwards(module.net))
+
+    validated(tmp_path, Look(MCDropout(samples=2)), Counting(), module=module)
+    assert forwards.count == 0
+    assert forwards_in_copies[0].count == 2 * (1 + 2)
+
+
+def test_an_estimator_that_adds_to_the_deterministic_pass_is_called(tmp_path):
+    class Halved(Deterministic):
+        def _pool(self, images, ids, names):
+            logits, maps = super()._pool(images, ids, names)
+            return logits / 2, maps
+
+    look = Look(Halved())
+    module = validated(tmp_path, look)
+    (image, _), *_ = loader(data_for(module))
+    with torch.no_grad():
+        torch.testing.assert_close(look.steps[0].pooled, module.eval()(image) / 2)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda image: image.contiguous(memory_format=torch.channels_last),
+        lambda image: image.clone(),
+        lambda image: image,
+    ],
+    ids=["channels last", "a copy", "the same"],
+)
+def test_a_step_that_only_copies_the_images_is_told_nothing(same, tmp_path):
+    class Copying(kind(pytorch_lightning)):
+        def evaluate(self, batch):
+            return super().evaluate((same(batch[0]), batch[1]))
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*changes the images")
+        validated(tmp_path, Look(), module=Copying())
+
+
+def test_samples_are_of_images_that_the_step_has_normalized_in_place(tmp_path):
+    class InPlace(kind(pytorch_lightning)):
+        def evaluate(self, batch):
+            batch[0].sub_(0.4).div_(0.5)
+            return super().evaluate(batch)
+
+    module, plain, sampled = InPlace(), Look(), Look(MCDropout(samples=2))
+    module.net.dropout.p = 1e-12  # draws random numbers, and drops nothing
+    validated(tmp_path, plain, sampled, module=module)
+    torch.testing.assert_close(sampled.maps[0].probs, plain.maps[0].probs)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("name", ["Plain", "WithoutForward"])
+def test_a_scripted_network_is_asked(name, tmp_path):
+    module, look = make(pytorch_lightning, name), Look()
+    module.net = torch.jit.script(module.net)
+    validated(tmp_path, look, module=module)
+    (image, _), *_ = loader(data_for(module))
+    with torch.no_grad():
+        torch.testing.assert_close(look.steps[0].pooled, module.net.eval()(image))
+
+
+def test_volumes_are_taken(tmp_path):
+    class Volumes(kind(pytorch_lightning)):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Conv3d(3, 3, 3, padding=1)
+
+    data = [(torch.randn(3, 4, 8, 8), torch.randint(3, (4, 8, 8))) for _ in range(4)]
+    look = Look()
+    validated(tmp_path, look, module=Volumes(), val=loader(data))
+    assert [maps["predictive_entropy"].shape for maps in look.maps] == [(3, 4, 8, 8), (1, 4, 8, 8)]

@@ -72,20 +72,80 @@ def test_of_tied_logits_the_first_is_the_prediction():
     assert sums.gaps[9].tolist() == pytest.approx([1.0 - 1, 0, 0], abs=1e-6)  # three thirds, and one that is right
 
 
-def test_ties_of_half_precision_logits_count_as_in_the_bins():
+def test_ties_of_half_precision_logits_count_as_in_the_bins(size):
     logits, target = problem(5, scale=1.0)
     logits = logits.to(torch.bfloat16).float()
     assert (logits == logits.amax(1, keepdim=True)).sum(1).max() > 1
     assert torch.allclose(temperature_curve(logits, target).gaps[9], slow(logits, target, 0.0)[2], atol=1e-4)
 
 
-def test_a_class_that_is_ruled_out_by_the_smallest_float_does_no_harm():
+def test_a_class_that_is_ruled_out_by_the_smallest_float_does_no_harm(size):
     logits, target = problem(3)
     logits[:, 2] = torch.finfo(torch.float32).min
     target = target.clamp(max=1).where(target != 255, target)
     whole, without = temperature_curve(logits, target), temperature_curve(logits[:, :2], target)
     for one, other in zip(whole, without, strict=True):
         assert torch.allclose(one, other, rtol=1e-6)
+
+
+def test_a_ruled_out_class_that_is_right_leaves_every_sum_finite(size):
+    logits, target = problem(3)
+    logits[:, 2] = torch.finfo(torch.float32).min
+    assert (target == 2).any()
+    assert all(bool(torch.isfinite(item).all()) for item in temperature_curve(logits, target))
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 0, 2])
+def test_another_value_can_be_left_out(size, ignore_index):
+    logits, target = problem()
+    other = target.where(target != 255, torch.tensor(ignore_index))
+    left_out = target.where(other != ignore_index, torch.tensor(255))
+    for one, two in zip(temperature_curve(logits, other, ignore_index=ignore_index),
+                        temperature_curve(logits, left_out), strict=True):  # fmt: skip
+        assert torch.equal(one, two)
+
+
+def test_without_an_ignore_index_every_pixel_counts(size):
+    logits, target = problem()
+    target = target.clamp(max=3)
+    sums = temperature_curve(logits, target, ignore_index=None)
+    assert float(sums.pixels) == target.numel()
+    assert float(sums.nll[9]) == pytest.approx(slow(logits, target, 0.0)[0], rel=1e-5)
+
+
+def test_no_labeled_pixel_gives_nothing(size):
+    logits, target = problem()
+    assert all(not item.any() for item in temperature_curve(logits, torch.full_like(target, 255)))
+
+
+@pytest.mark.parametrize("shape", [(0, 9, 11), (5,), (2, 3, 4, 5)], ids=str)
+def test_images_of_any_dimensions_are_one_list_of_pixels(size, shape):
+    logits, target = problem(shape=shape)
+    flat = temperature_curve(logits.movedim(1, -1).reshape(-1, 4), target.flatten())
+    for one, two in zip(temperature_curve(logits, target), flat, strict=True):
+        assert torch.allclose(one, two, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 10, 100])
+def test_the_number_of_bins_is_that_of_the_metric(size, n_bins):
+    logits, target = problem()
+    _, confidence, correct = top1_calibration_bins(logits.double().softmax(1), target, n_bins=n_bins).sum(0)
+    assert torch.allclose(temperature_curve(logits, target, n_bins).gaps[9], confidence - correct, atol=1e-4)
+
+
+def test_logits_are_left_as_they_were(size):
+    logits, target = problem()
+    before = logits.clone(), target.clone()
+    temperature_curve(logits, target)
+    assert torch.equal(logits, before[0])
+    assert torch.equal(target, before[1])
+
+
+def test_adding_one_number_to_all_logits_of_a_pixel_changes_nothing(size):
+    logits, target = problem(dtype=torch.float64)
+    shifted = logits + 100 * torch.randn(3, 1, 9, 11, dtype=torch.float64)
+    for one, two in zip(temperature_curve(logits, target), temperature_curve(shifted, target), strict=True):
+        assert torch.allclose(one, two, rtol=1e-6, atol=1e-5)
 
 
 def test_parts_add_up():
