@@ -11,8 +11,9 @@ import torch
 
 from seguq.calibration import Calibrator, weights_sha256
 from seguq.calibration.checkpoint import section, unpack
+from seguq.callbacks.batches import BatchForward, taken_in
 from seguq.callbacks.hooks import listen, stand_in
-from seguq.callbacks.passes import BatchForward, Passes, Step, estimator_from, taken_in
+from seguq.callbacks.passes import Passes, Step, estimator_from
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.lightning import Callback, has_own
@@ -93,6 +94,11 @@ class EstimatorCallback(Callback):
 
     def _abandoned(self) -> None:
         """The run has ended with an error, or everything is over: let go of what is held."""
+
+    @property
+    def _kind(self) -> str:
+        """The kind of its estimator: the tag without the settings."""
+        return self._checked.tag.partition("(")[0]
 
     # ---- calibrators ----
 

@@ -10,8 +10,9 @@ from seguq.calibration import Calibrator, TemperatureScaling, weights_sha256
 from seguq.calibration.checkpoint import add_calibrators
 from seguq.calibration.streamed import StreamedTemperature
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_count
+from seguq.callbacks.batches import BatchForward
 from seguq.callbacks.hooks import listen
-from seguq.callbacks.passes import BatchForward, Passes, Step
+from seguq.callbacks.passes import Passes, Step
 from seguq.core.errors import SeguqError
 from seguq.functional.logits import Task
 from seguq.inference import Estimator
@@ -84,33 +85,25 @@ class Calibrate(EstimatorCallback):
         self._weights: str | None = None
         self._fitted: dict[str, Calibrator] = {}  # by tag: what checkpoints are given
 
-    @property
-    def state_key(self) -> str:
-        """Lightning's key of a callback: one for each estimator, so that several can stand side by side."""
-        name = type(self._checked).__name__ if self._checked is not None else "deterministic"
-        return f"{type(self).__qualname__}{{estimator={name}, dataloader={self.dataloader}}}"
-
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take part in what is saved."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._fitted = {}  # what an earlier training has left; a checkpoint that is loaded now brings its own
-
-            def saved(checkpoint: dict[str, Any]) -> None:
-                if self._fitted:
-                    add_calibrators(checkpoint, self._fitted)
-
-            self._undo.append(listen(pl_module, "on_save_checkpoint", saved))
+            self._undo.append(listen(pl_module, "on_save_checkpoint", self._saved))
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take part in what is saved after training, too."""
+        self._saved(checkpoint)
+
+    def _saved(self, checkpoint: dict[str, Any]) -> None:
         if self._fitted:
             add_calibrators(checkpoint, self._fitted)
 
     def _loaded(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         super()._loaded(trainer, module, checkpoint)
         known = getattr(module, "calibrators", None) or {}
-        tag = "deterministic" if self._checked is None else self._checked.tag
+        tag = self._checked.tag
         self._fitted = {tag: known[tag]} if tag in known else {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -177,8 +170,7 @@ class Calibrate(EstimatorCallback):
             )
         else:
             values |= {"ece_after": fit.ece_after, "nll_after": fit.nll_after}
-        kind = tag.partition("(")[0]
-        ending = "" if kind == "deterministic" else f"/{kind}"
+        ending = "" if self._kind == "deterministic" else f"/{self._kind}"
         log_values(trainer, module, {f"{PREFIX[stage]}/{name}{ending}": value for name, value in values.items()})
 
     def _abandoned(self) -> None:

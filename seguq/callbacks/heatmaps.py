@@ -15,11 +15,11 @@ import torch
 from seguq.calibration import Calibrator, weights_sha256
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import PREFIX, EstimatorCallback, require_count
-from seguq.callbacks.passes import BatchForward, Passes, Step
+from seguq.callbacks.batches import BatchForward, loaders_of
+from seguq.callbacks.passes import Passes, Step
 from seguq.core.errors import SeguqError
 from seguq.core.files import require_plain_name, write_json
 from seguq.core.log import logger, say_once
-from seguq.core.trees import leaves
 from seguq.data.normalization import Normalization
 from seguq.export import PredictionFolder
 from seguq.export.folder import predicted_ids
@@ -28,6 +28,7 @@ from seguq.export.scale import Scale, ScaleFinder, scales_from_dict
 from seguq.export.writer import BackgroundWriter, writing
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
+from seguq.inference.measures import named_measures
 
 _DEFAULT = ("predictive_entropy", "mutual_information")
 _TWICE = "HeatmapWriter: two images have the id {!r}: give each one of its own"
@@ -85,7 +86,7 @@ class HeatmapWriter(EstimatorCallback):
         super().__init__(estimator, calibrator, forward, task, every_n_epochs)
         require_count("images", images)
         self.dir = Path(dir)
-        self.measures = (measures,) if isinstance(measures, str) else None if measures is None else tuple(measures)
+        self.measures = named_measures(measures)
         self.images = images
         self.overwrite = overwrite
         self._writer = BackgroundWriter("HeatmapWriter")
@@ -153,14 +154,12 @@ class HeatmapWriter(EstimatorCallback):
         return self._passes.stage == "predict" or not places or bool(self._of(dataloader) & set(places))
 
     def _of(self, dataloader: int) -> set[int]:
-        """The positions of the images of a loader that validation and test show."""
-        return self._chosen.get(dataloader, set(range(self.images)))
-
-    def _choose(self, trainer: Any, stage: str, dataloader: int) -> None:
-        """Spread the images evenly over a loader, if its length is known."""
-        if dataloader in self._chosen or stage == "predict":
-            return
-        loaders = self._loaders(trainer, stage)
+        """The positions of the images of a loader that are shown: spread evenly, if its length is known."""
+        if dataloader in self._chosen:
+            return self._chosen[dataloader]
+        assert self._passes is not None
+        trainer, stage = self._passes.trainer, self._passes.stage
+        loaders = loaders_of(trainer, stage)
         batches = (trainer.num_val_batches if stage == "validate" else trainer.num_test_batches)[dataloader]
         loader = loaders[dataloader] if dataloader < len(loaders) else None
         sampler = getattr(loader, "batch_sampler", None)
@@ -174,25 +173,7 @@ class HeatmapWriter(EstimatorCallback):
         count = min(self.images, int(min(total, 1e9)))
         spread = total < 1e9
         self._chosen[dataloader] = {int(i * total / count) if spread else i for i in range(count)}
-
-    def _loaders(self, trainer: Any, stage: str) -> list[Any]:
-        return leaves(trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders)
-
-    def on_validation_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Watch the module's own step, and choose the images when a loader begins."""
-        if self._passes is not None:
-            self._choose(trainer, "validate", dataloader_idx)
-        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-
-    def on_test_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Watch the module's own step, and choose the images when a loader begins."""
-        if self._passes is not None:
-            self._choose(trainer, "test", dataloader_idx)
-        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        return self._chosen[dataloader]
 
     def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
         if step.pooled.ndim != 4 + (step.pooled.ndim == 5 and self._is_multilabel()):
@@ -218,7 +199,7 @@ class HeatmapWriter(EstimatorCallback):
     def _named(self, trainer: Any, stage: str, ids: Sequence[str], dataloader: int) -> list[str]:
         """What the files of images are called; all are checked before the first is written."""
         prefix = ""
-        if stage != "predict" and len(self._loaders(trainer, stage)) > 1:  # they may show the same images
+        if stage != "predict" and len(loaders_of(trainer, stage)) > 1:  # they may show the same images
             prefix = f"dataloader_idx_{dataloader}/"
         for image_id in ids:
             require_plain_name("the image id", image_id)

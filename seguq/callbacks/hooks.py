@@ -22,6 +22,13 @@ class _Replaced:
             each(*args, **kwargs)
         return result
 
+    def put_back(self) -> None:
+        """Leave the module as it was found."""
+        if vars(self.module).get(self.name) is self:
+            delattr(self.module, self.name)
+            if self.found is not None:
+                setattr(self.module, self.name, self.found)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if self.found is not None:
             return copy.deepcopy(self.found, memo)
@@ -44,8 +51,7 @@ def listen(module: Any, name: str, listener: Listener) -> Callable[[], None]:
     """Call ``listener`` with the checkpoint after each call of a module's own hook.
 
     Lightning calls the module's ``on_save_checkpoint`` for every file, those of ``save_weights_only`` too, of which
-    callbacks hear nothing. What is put in its place is a plain function, so that a copy of the module (an averaging
-    callback makes one) takes nothing else along.
+    callbacks hear nothing. A copy of the module (an averaging callback makes one) has its own hook again.
 
     Args:
         module: a LightningModule.
@@ -57,21 +63,15 @@ def listen(module: Any, name: str, listener: Listener) -> Callable[[], None]:
     """
     hook: Any = vars(module).get(name)
     if not isinstance(hook, _Replaced):
-        found = vars(module).get(name)
-        original = getattr(module, name)
-
-        hook = _Replaced(module, name, original, found)
+        hook = _Replaced(module, name, getattr(module, name), found=hook)
         setattr(module, name, hook)
     hook.listeners.append(listener)
 
     def stop() -> None:
         if listener in hook.listeners:
             hook.listeners.remove(listener)
-        if not hook.listeners and vars(module).get(name) is hook:
-            if hook.found is None:
-                delattr(module, name)
-            else:
-                setattr(module, name, hook.found)
+        if not hook.listeners:
+            hook.put_back()
 
     return stop
 
@@ -83,11 +83,4 @@ def stand_in(module: Any, name: str, function: Callable[..., Any]) -> Callable[[
         return lambda: None  # another callback's is there, and does the same
     method = _Replaced(module, name, function, found)
     setattr(module, name, method)
-
-    def stop() -> None:
-        if vars(module).get(name) is method:
-            delattr(module, name)
-            if found is not None:
-                setattr(module, name, found)
-
-    return stop
+    return method.put_back

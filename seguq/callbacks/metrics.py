@@ -11,13 +11,14 @@ from torch import Tensor
 
 from seguq.calibration import Calibrator
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_count
+from seguq.callbacks.batches import BatchForward, loaders_of
 from seguq.callbacks.loggers import log_figure, log_table
 from seguq.callbacks.metrics_figure import Row, uncertainty_figure
-from seguq.callbacks.passes import BatchForward, Passes, Step
+from seguq.callbacks.passes import Passes, Step
 from seguq.core.errors import SeguqError
-from seguq.core.trees import leaves
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
+from seguq.inference.measures import named_measures
 from seguq.metrics import BrierScore, CalibrationError, ErrorRanking, NegativeLogLikelihood
 from seguq.metrics.bootstrap import BootstrapMetric
 
@@ -77,7 +78,7 @@ class UncertaintyMetrics(EstimatorCallback):
         if max_images is not None:
             require_count("max_images", max_images)
         self.max_images = max_images
-        self.measures = (measures,) if isinstance(measures, str) else None if measures is None else tuple(measures)
+        self.measures = named_measures(measures)
         self.ignore_index = ignore_index
         self._names: tuple[str, ...] = ()
         self._sums: dict[int, dict[str, BootstrapMetric]] = {}
@@ -95,10 +96,6 @@ class UncertaintyMetrics(EstimatorCallback):
                 "leave one out"
             )
         self._ending = "" if len(kinds) == 1 or self._kind == "deterministic" else f"/{self._kind}"
-
-    @property
-    def _kind(self) -> str:
-        return "deterministic" if self._checked is None else self._checked.tag.partition("(")[0]
 
     def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
         assert self._passes is not None
@@ -161,7 +158,7 @@ class UncertaintyMetrics(EstimatorCallback):
             warnings.warn("UncertaintyMetrics saw no image in this run: nothing was measured", stacklevel=2)
             return
         # one that had no batch counts, too: names are those that Lightning gives
-        several = len(leaves(trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders)) > 1
+        several = len(loaders_of(trainer, stage)) > 1
         for dataloader in sorted(self._sums):
             ending = f"/dataloader_idx_{dataloader}" if several else ""
             self._report(trainer, module, stage, self._sums[dataloader], self._ending + ending)

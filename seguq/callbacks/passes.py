@@ -12,30 +12,28 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from seguq.callbacks.batches import EXAMPLE, BatchForward, loaders_of, logits_and_mask, taken_in
 from seguq.callbacks.observer import ForwardObserver, network_of
 from seguq.core.errors import SeguqError
-from seguq.core.seeds import derive_seed, seeded
-from seguq.core.trees import leaves
-from seguq.data.batches import describe, output_logits, unpack_batch
+from seguq.core.seeds import derive_seed, device_of, seeded
+from seguq.data.batches import describe, output_logits
 from seguq.data.positions import PositionCounter, Positions
 from seguq.functional.logits import TASKS, Task, class_target
 from seguq.inference import Deterministic, Estimator, MCDropout, UncertaintyMaps
 from seguq.inference.estimator import evaluation_mode
 
-BatchForward = Callable[[nn.Module, Any], Any]
-"""From a module and a batch as the loader gave it to logits, or to ``(logits, mask)``."""
-
 _NAMES: dict[str, Callable[..., Estimator]] = {"deterministic": Deterministic, "mc_dropout": MCDropout}
-_EXAMPLE = "forward=lambda module, batch: (module(batch['my_image']), batch['my_mask'])"
 
 
-def estimator_from(estimator: Estimator | str | None) -> Estimator | None:
-    """Check what a callback was given; a name becomes an estimator without a model, None stays.
+def estimator_from(estimator: Estimator | str | None) -> Estimator:
+    """Check what a callback was given; a name, or None for one deterministic pass, becomes an unbound estimator.
 
     Raises:
         SeguqError: for another type or an unknown name.
     """
-    if estimator is None or isinstance(estimator, Estimator):
+    if estimator is None:
+        return Deterministic()
+    if isinstance(estimator, Estimator):
         return estimator
     if isinstance(estimator, str) and estimator in _NAMES:
         return _NAMES[estimator]()
@@ -78,7 +76,7 @@ class Passes:
         trainer: the Trainer.
         module: the LightningModule.
         stage: ``"validate"``, ``"test"`` or ``"predict"``.
-        estimator: the estimator, or None for a deterministic pass.
+        estimator: the estimator, with a model or without.
         forward: see `BatchForward`.
         task: the task, or None for the module's own, or multiclass. One logit a pixel is taken as a sigmoid's.
     """
@@ -88,12 +86,11 @@ class Passes:
         trainer: Any,
         module: Any,
         stage: str,
-        estimator: Estimator | None,
+        estimator: Estimator,
         forward: BatchForward | None,
         task: Task | None,
     ) -> None:
         self.trainer, self.stage, self.forward = trainer, stage, forward
-        estimator = Deterministic() if estimator is None else estimator
         unbound = getattr(estimator, "model", self) is None
         network = module if forward is not None or not unbound else network_of(module)
         self._module = module if forward is None and unbound else None
@@ -160,7 +157,7 @@ class Passes:
         self._rebind()
         self._key, self._batch = (batch_idx, dataloader_idx), batch
         self._place, self._ids = None, ()
-        image, _, given = self._unpacked(batch)
+        image, _, given = taken_in(batch, self.forward)
         if image is not None:
             self._number(len(image), given)
             if self._observable and not isinstance(self.network, torch.jit.ScriptModule):  # which takes no hooks
@@ -181,7 +178,7 @@ class Passes:
             if self._key != (batch_idx, dataloader_idx):
                 self.begin(batch, batch_idx, dataloader_idx)
             self._batch = batch
-            device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
+            device = device_of(self.network)
             seed = derive_seed("callback", self.stage, dataloader_idx, batch_idx)
             with torch.no_grad(), self._precision(), seeded(seed, device):
                 self._step = self._asked(batch)
@@ -202,29 +199,25 @@ class Passes:
         plugin = getattr(self.trainer, "precision_plugin", None)
         return nullcontext() if plugin is None else plugin.forward_context()
 
-    def _unpacked(self, batch: Any) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
-        return taken_in(batch, self.forward)
-
     def _number(self, images: int, given: tuple[str, ...] | None) -> None:
         assert self._key is not None
         loader = self._key[1]
+        loaders = loaders_of(self.trainer, self.stage)
         if loader not in self._counters:
-            loaders = leaves(_loaders(self.trainer, self.stage))
             this = loaders[loader] if loader < len(loaders) else None
             self._counters[loader] = PositionCounter(this, self.trainer.global_rank, self.trainer.world_size)
         self._place = self._counters[loader].take(images)
         numbers = self._place.numbers if self._place.indices is None else self._place.indices
-        several = len(leaves(_loaders(self.trainer, self.stage))) > 1
         if given is not None and len(given) != images:
             raise SeguqError(f"a batch has {images} images, but {len(given)} image ids")
-        self._ids = given or tuple(f"{loader}-{number}" if several else str(number) for number in numbers)
+        self._ids = given or tuple(f"{loader}-{number}" if len(loaders) > 1 else str(number) for number in numbers)
 
     def _asked(self, batch: Any) -> Step:
-        image, mask, given = self._unpacked(batch)
+        image, mask, given = taken_in(batch, self.forward)
         output = None
         if self.forward is not None:  # it may know the mask, and where the images are
             with evaluation_mode(self.network):
-                output, told = _logits_and_mask(self.forward(self.network, batch))
+                output, told = logits_and_mask(self.forward(self.network, batch))
             mask = mask if told is None else told
             shape = output_logits(output).shape
             if self._place is None:
@@ -305,13 +298,13 @@ class Passes:
                     "an estimator with seed= runs image by image, which forward= with a whole batch cannot: leave "
                     "seed out, or make the loader give (image, mask)"
                 )
-            output, _ = _logits_and_mask(self.forward(model, self._batch))
+            output, _ = logits_and_mask(self.forward(model, self._batch))
         else:
             output = self._called(model, images) if self._own_forward is None else self._own_forward(model, images)
         try:
             logits = output_logits(output)
         except SeguqError as error:
-            raise SeguqError(f"{error}, such as {_EXAMPLE}; the batch is {describe(self._batch)}") from error
+            raise SeguqError(f"{error}, such as {EXAMPLE}; the batch is {describe(self._batch)}") from error
         return self._two(logits)
 
     def _called(self, model: nn.Module, images: Tensor) -> Any:
@@ -320,7 +313,7 @@ class Passes:
         except (TypeError, AttributeError, LookupError) as error:
             raise SeguqError(
                 f"{type(model).__name__} was called with the images of the batch alone, and failed ({error}): pass the "
-                f"callback {_EXAMPLE}; the batch is {describe(self._batch)}"
+                f"callback {EXAMPLE}; the batch is {describe(self._batch)}"
             ) from error
 
     def _two(self, logits: Tensor) -> Tensor:
@@ -328,35 +321,3 @@ class Passes:
         if self.estimator.task == "multiclass" and logits.ndim > 2 and logits.shape[1] == 1:
             return torch.cat((torch.zeros_like(logits), logits), 1)
         return logits
-
-
-def taken_in(batch: Any, forward: BatchForward | None) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
-    """Images, masks and ids of a batch; None where only ``forward=`` understands it.
-
-    Raises:
-        SeguqError: where nobody does, with an example.
-    """
-    try:
-        taken = unpack_batch(batch)
-    except SeguqError as error:
-        if forward is not None:
-            return None, None, None
-        raise SeguqError(f"{error}; or pass the callback {_EXAMPLE}") from error
-    return taken.image, taken.mask, taken.image_id
-
-
-def _logits_and_mask(output: Any) -> tuple[Any, Tensor | None]:
-    """What ``forward=`` gave: logits alone, or with the mask."""
-    if isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Tensor):
-        logits, mask = output_logits(output[0]), output[1]
-        if mask.ndim == logits.ndim - 1 or not mask.is_floating_point():
-            return logits, mask
-    return output_logits(output), None
-
-
-def _loaders(trainer: Any, stage: str) -> Any:
-    return {
-        "validate": trainer.val_dataloaders,
-        "test": trainer.test_dataloaders,
-        "predict": trainer.predict_dataloaders,
-    }[stage]

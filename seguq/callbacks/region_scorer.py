@@ -11,7 +11,8 @@ from seguq.acquisition.strategies import Strategy
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import EstimatorCallback
-from seguq.callbacks.passes import BatchForward, Passes, Step
+from seguq.callbacks.batches import BatchForward
+from seguq.callbacks.passes import Passes, Step
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers

@@ -47,6 +47,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def device_of(model: torch.nn.Module) -> torch.device:
+    """The device whose generator a model draws from: that of its weights."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def generator_state(device: torch.device) -> tuple[torch.Tensor, ...]:
     """The state of the global generators that code on ``device`` may draw from, to see whether it moved."""
     if device.type == "cuda":

@@ -20,7 +20,7 @@ from seguq.core.seeds import GENERATOR_LOCK
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference.maps import UncertaintyMaps
-from seguq.inference.measures import checked_measures, of_probs
+from seguq.inference.measures import checked_measures, named_measures, of_probs
 from seguq.inference.pooled import PooledBatches
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ class Estimator(ABC):
         if not (calibrator is None or calibrator == "auto" or isinstance(calibrator, Calibrator)):
             raise SeguqError(f"calibrator must be a calibrator, 'auto' or None, but is {calibrator!r}")
         self.task: Task = task
-        wanted = (measures,) if isinstance(measures, str) else None if measures is None else tuple(measures)
-        self.measures = checked_measures(wanted, self.available, type(self).__name__)
+        self.measures = checked_measures(named_measures(measures), self.available, type(self).__name__)
         self.calibrator = calibrator
         self.forward = forward
         self._images_seen = 0

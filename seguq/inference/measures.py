@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,11 @@ def explain_missing(name: str, estimator: str, available: tuple[str, ...]) -> st
         hint = "" if name in available else f": it is a measure of {_HOLDERS[name]}"
         return f"{name!r} is not among the maps of {estimator}, which are {', '.join(available)}{hint}"
     return f"{name!r} is no measure: {estimator} has {', '.join(available)}"
+
+
+def named_measures(measures: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names of measures as they are asked for: one, several, or None for all."""
+    return (measures,) if isinstance(measures, str) else None if measures is None else tuple(measures)
 
 
 def checked_measures(measures: tuple[str, ...] | None, available: tuple[str, ...], estimator: str) -> tuple[str, ...]:

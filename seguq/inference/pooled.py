@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from seguq.calibration.base import require_reiterable
-from seguq.core.seeds import derive_seed, seeded
+from seguq.core.seeds import derive_seed, device_of, seeded
 
 _MEMORY = 2**30
 
@@ -38,7 +37,7 @@ class PooledBatches:
     ) -> None:
         require_reiterable(batches)
         self.compute, self.batches, self.seed, self.memory = compute, batches, seed, memory
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.device = device_of(model)
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._complete = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from seguq.core.errors import SeguqError
 from seguq.core.files import TEMPORARY_PREFIX
-from seguq.regions.table import _META, _SCHEMA_VERSION, RegionTable
+from seguq.regions.table import RegionTable, schema_metadata
 
 _SHARD = TEMPORARY_PREFIX + "shard-"
 _ROWS = 2**16  # of a row group: many small ones are slow to read and pack badly
@@ -81,9 +80,8 @@ class ShardWriter:
     def _open(self, table: RegionTable) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._meta = dict(table.meta)
-        content = json.dumps({"version": _SCHEMA_VERSION, **self._meta}).encode()
         with self._guarded():
-            schema = table.table.schema.with_metadata({_META: content})
+            schema = table.table.schema.with_metadata(schema_metadata(self._meta))
             self._writer = pq.ParquetWriter(self.path, schema, write_page_checksum=True)
 
     def _write(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,7 @@ class RegionTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file, as a whole."""
-        content = json.dumps({"version": _SCHEMA_VERSION, **self.meta}).encode()
-        table = self.table.replace_schema_metadata({_META: content})
+        table = self.table.replace_schema_metadata(schema_metadata(self.meta))
         with whole_file(path) as temporary:
             pq.write_table(table, temporary, write_page_checksum=True)
 
@@ -103,3 +102,8 @@ class RegionTable:
             return cls(table, meta)
         except ValueError as error:
             raise SeguqError(f"{path}: {error}") from error
+
+
+def schema_metadata(meta: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The meta data of a table as its Parquet file has them, with the schema version."""
+    return {_META: json.dumps({"version": _SCHEMA_VERSION, **meta}).encode()}

@@ -1,0 +1,47 @@
+"""What a Trainer's loaders give: which there are, and how a batch and the answer of ``forward=`` are taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from seguq.core.errors import SeguqError
+from seguq.core.trees import leaves
+from seguq.data.batches import output_logits, unpack_batch
+
+BatchForward = Callable[[nn.Module, Any], Any]
+"""From a module and a batch as the loader gave it to logits, or to ``(logits, mask)``."""
+
+EXAMPLE = "forward=lambda module, batch: (module(batch['my_image']), batch['my_mask'])"
+
+
+def taken_in(batch: Any, forward: BatchForward | None) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
+    """Images, masks and ids of a batch; None where only ``forward=`` understands it.
+
+    Raises:
+        SeguqError: where nobody does, with an example.
+    """
+    try:
+        taken = unpack_batch(batch)
+    except SeguqError as error:
+        if forward is not None:
+            return None, None, None
+        raise SeguqError(f"{error}; or pass the callback {EXAMPLE}") from error
+    return taken.image, taken.mask, taken.image_id
+
+
+def logits_and_mask(output: Any) -> tuple[Any, Tensor | None]:
+    """What ``forward=`` gave: logits alone, or with the mask."""
+    if isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Tensor):
+        logits, mask = output_logits(output[0]), output[1]
+        if mask.ndim == logits.ndim - 1 or not mask.is_floating_point():
+            return logits, mask
+    return output_logits(output), None
+
+
+def loaders_of(trainer: Any, stage: str) -> list[Any]:
+    """The loaders of a stage in the order of their numbers, whatever nest they were given in."""
+    names = {"validate": "val_dataloaders", "test": "test_dataloaders", "predict": "predict_dataloaders"}
+    return leaves(getattr(trainer, names[stage]))
