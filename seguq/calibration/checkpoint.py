@@ -120,6 +120,8 @@ def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
     try:
         calibrator = _calibrator_class(packed["class"])(**packed["arguments"])
         calibrator.load_state_dict(packed["tensors"])
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in calibrator.state_dict().values()):
+            raise ValueError("its tensors hold NaN or infinite values")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise SeguqError(f"the calibrator {tag!r} in the checkpoint cannot be understood ({error})") from error
     calibrator.tag = tag
@@ -140,6 +142,24 @@ def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("version") != SCHEMA_VERSION:
         raise SeguqError(f"the checkpoint was written by another version of seguq (schema {found.get('version')})")
     return dict(found)
+
+
+def carried(module: nn.Module) -> dict[str, Calibrator]:
+    """The calibrators that a module carries in its attribute ``calibrators``, by tag."""
+    found = vars(module).get(_attribute(module)) or {}
+    return dict(found)
+
+
+def carry(module: nn.Module, calibrators: Mapping[str, Calibrator]) -> None:
+    """Give a module calibrators, by tag, beside those that it carries."""
+    setattr(module, _attribute(module), {**carried(module), **calibrators})
+
+
+def _attribute(module: nn.Module) -> str:
+    """``calibrators``; another name where somebody's module has something else under it."""
+    taken = getattr(module, "calibrators", None)
+    ours = isinstance(taken, dict) and all(isinstance(item, Calibrator) for item in taken.values())
+    return "calibrators" if taken is None or ours else "_seguq_calibrators"
 
 
 def add_calibrators(checkpoint: dict[str, Any], calibrators: Mapping[str, Calibrator]) -> None:
@@ -233,7 +253,7 @@ def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
         own = weights_sha256(model)  # the file may hold more than the model
         for calibrator in calibrators.values():
             calibrator.weights_sha256 = own
-    model.calibrators = calibrators  # type: ignore[assignment]
+    setattr(model, _attribute(model), calibrators)
     return model
 
 

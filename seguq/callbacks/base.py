@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from seguq.calibration import Calibrator, weights_sha256
-from seguq.calibration.checkpoint import section, unpack
+from seguq.calibration.checkpoint import carried, carry, section, unpack
+from seguq.callbacks.agreement import together
 from seguq.callbacks.batches import BatchForward, taken_in
 from seguq.callbacks.hooks import listen, stand_in
 from seguq.callbacks.passes import Passes, Step, estimator_from
@@ -22,6 +25,11 @@ from seguq.functional.logits import TASKS, Task
 from seguq.inference import Estimator
 
 PREFIX = {"validate": "val", "test": "test", "predict": "predict"}
+_EPOCH_STARTS = {
+    "validate": "on_validation_epoch_start",
+    "test": "on_test_epoch_start",
+    "predict": "on_predict_epoch_start",
+}
 _PRECISIONS = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 
@@ -38,7 +46,7 @@ class EstimatorCallback(Callback):
             as the loader gave it, that returns logits ``(B, C, *spatial)`` or ``(logits, mask)``.
         task: ``"multiclass"``, ``"binary"`` or ``"multilabel"``; None: what the module says in its attribute ``task``,
             otherwise multiclass, or binary where there is one logit a pixel.
-        every_n_epochs: look at every n-th validation epoch of a training, and at its last.
+        every_n_epochs: look at the first validation epoch of a training, at every n-th after it, and at its last.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("validate", "test", "predict")
@@ -70,6 +78,15 @@ class EstimatorCallback(Callback):
         self._verified: dict[str, set[str]] = {}  # by tag: hashes of the loaded weights in each precision
         self._applied: Calibrator | None = None
         self._looked_up = False
+        self._met_first = False  # of the validations of a training
+        self._failure: Exception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, pickled or not, takes part in no run."""
+        state = {**vars(self), **self._at_rest()}
+        for name in ("log", "log_dict"):  # methods of the module, which a Trainer puts here; they hold all of it
+            state.pop(name, None)
+        return state
 
     # ---- what a subclass does ----
 
@@ -95,6 +112,10 @@ class EstimatorCallback(Callback):
     def _abandoned(self) -> None:
         """The run has ended with an error, or everything is over: let go of what is held."""
 
+    def _at_rest(self) -> dict[str, Any]:
+        """What its attributes of a run are outside of one."""
+        return {"_passes": None, "_undo": [], "_verified": {}, "_applied": None, "_looked_up": False, "_failure": None}
+
     @property
     def _kind(self) -> str:
         """The kind of its estimator: the tag without the settings."""
@@ -103,7 +124,7 @@ class EstimatorCallback(Callback):
     # ---- calibrators ----
 
     def _calibrator_for(self, trainer: Any, module: Any) -> Calibrator | None:
-        """The calibrator to apply in this run; asked when the first batch has run, with the weights in place."""
+        """The calibrator to apply in this run."""
         if self._looked_up:
             return self._applied
         self._looked_up, self._applied = True, None
@@ -125,7 +146,7 @@ class EstimatorCallback(Callback):
         return module if any(part is network for part in module.modules()) else network
 
     def _matching(self, module: Any, tag: str) -> Calibrator | None:
-        known: dict[str, Calibrator] = getattr(module, "calibrators", None) or {}
+        known = carried(module)
         found = known.get(tag)
         if found is None:
             others = f" (there are some for {', '.join(known)})" if known else ""
@@ -151,7 +172,7 @@ class EstimatorCallback(Callback):
             return
         weights = weights_sha256(checkpoint["state_dict"])
         found = {tag: unpack(tag, item) for tag, item in packed.items()}
-        module.calibrators = {**(getattr(module, "calibrators", None) or {}), **found}
+        carry(module, found)
         if trainer.state.fn != "fit":
             other = {weights} | _hashes_once_loaded(trainer, module, checkpoint["state_dict"])
             self._verified = {tag: other for tag, item in found.items() if item.weights_sha256 == weights}
@@ -159,14 +180,17 @@ class EstimatorCallback(Callback):
     # ---- Lightning's hooks ----
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Listen to what is loaded; stand in for a missing ``predict_step``."""
+        """Listen to what is loaded, and to the start of epochs; stand in for a missing ``predict_step``."""
         self._end()
-        self._verified = {}
+        self._verified, self._met_first = {}, False
 
         def loaded(checkpoint: dict[str, Any]) -> None:
             self._loaded(trainer, pl_module, checkpoint)
 
         self._undo.append(listen(pl_module, "on_load_checkpoint", loaded))
+        for each in self.stages:  # the module's own hooks come after those of all callbacks, which may swap weights
+            opened = functools.partial(self._open, trainer, pl_module, each)
+            self._undo.append(listen(pl_module, _EPOCH_STARTS[each], opened))
         if stage == "predict" and "predict" in self.stages and not has_own(pl_module, "predict_step"):
 
             def ids(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
@@ -195,7 +219,7 @@ class EstimatorCallback(Callback):
         if self._passes is not None:
             self._passes.forget()
         self._passes = None
-        self._looked_up, self._applied = False, None
+        self._looked_up, self._applied, self._failure = False, None, None
 
     def _due(self, trainer: Any, stage: str) -> bool:
         if stage not in self.stages or trainer.sanity_checking:
@@ -206,7 +230,9 @@ class EstimatorCallback(Callback):
         epoch = trainer.current_epoch + 1
         last = trainer.max_epochs not in (None, -1) and epoch + every > trainer.max_epochs
         last = last or 0 <= trainer.max_steps <= trainer.global_step
-        return bool(last or (epoch // every) % self.every_n_epochs == 0)
+        # the first, also after a resume: a ModelCheckpoint that monitors our figures ends a training that has none
+        first, self._met_first = not self._met_first, True
+        return bool(first or last or (epoch // every - 1) % self.every_n_epochs == 0)
 
     def _open(self, trainer: Any, module: Any, stage: str) -> None:
         self._drop_passes()
@@ -233,29 +259,52 @@ class EstimatorCallback(Callback):
     def _before(self, trainer: Any, batch: Any, batch_idx: int, dataloader: int) -> None:
         if trainer.sanity_checking and "validate" in self.stages and self._looks_at(dataloader):
             taken_in(batch, self.forward)  # what is not understood is said now, not after the first epoch
-        if self._passes is not None and self._looks_at(dataloader):
-            self._passes.begin(batch, batch_idx, dataloader)
+        passes = self._passes
+        if passes is not None and self._looks_at(dataloader):
+            self._try(trainer, lambda: passes.begin(batch, batch_idx, dataloader))
 
     def _after(self, trainer: Any, module: Any, batch: Any, batch_idx: int, dataloader: int) -> None:
         passes = self._passes
-        if passes is not None and self._looks_at(dataloader) and self._wants(batch, batch_idx, dataloader):
-            self._batch(trainer, module, passes.stage, passes.end(batch, batch_idx, dataloader), dataloader)
+        if passes is None or not self._looks_at(dataloader):
+            return
+
+        def look() -> None:
+            if self._wants(batch, batch_idx, dataloader):
+                self._batch(trainer, module, passes.stage, passes.end(batch, batch_idx, dataloader), dataloader)
+
+        self._try(trainer, look)
+
+    def _try(self, trainer: Any, function: Callable[[], object]) -> None:
+        """Look at a batch. What goes wrong on one of several processes is told when the run ends, to all of them."""
+        if self._failure is not None:
+            return
+        try:
+            function()
+        except Exception as error:
+            if trainer.state.fn == "fit" and self._passes is not None and self._passes.diverged:
+                # a training may recover from it, and is not ours to end
+                warnings.warn(f"{type(self).__name__} leaves a validation batch out: {error}", stacklevel=2)
+            elif trainer.world_size == 1:
+                raise
+            else:
+                self._failure = error
 
     def _finish(self, trainer: Any, module: Any) -> None:
         if self._passes is not None:
             stage = self._passes.stage
             self._passes.forget()
+            together(trainer, module, self._tell)
             self._closed(trainer, module, stage)
         self._drop_passes()
+
+    def _tell(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Fail now, and not after an epoch, where it is not clear what to call."""
         if "validate" in self.stages and trainer.enable_validation:
             Passes(trainer, pl_module, "validate", self._checked, self.forward, self.task)
-
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin."""
-        self._open(trainer, pl_module, "validate")
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -273,10 +322,6 @@ class EstimatorCallback(Callback):
         """End."""
         self._finish(trainer, pl_module)
 
-    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin."""
-        self._open(trainer, pl_module, "test")
-
     def on_test_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -292,10 +337,6 @@ class EstimatorCallback(Callback):
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """End."""
         self._finish(trainer, pl_module)
-
-    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin."""
-        self._open(trainer, pl_module, "predict")
 
     def on_predict_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0

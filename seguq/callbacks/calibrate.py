@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
+import math
 import warnings
 from typing import Any, ClassVar
 
 from seguq.calibration import Calibrator, TemperatureScaling, weights_sha256
-from seguq.calibration.checkpoint import add_calibrators
+from seguq.calibration.checkpoint import add_calibrators, carried, carry
 from seguq.calibration.streamed import StreamedTemperature
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_count
 from seguq.callbacks.batches import BatchForward
@@ -32,12 +34,16 @@ class Calibrate(EstimatorCallback):
 
     The calibrator ends in ``module.calibrators`` under the estimator's tag, and in each checkpoint under the key
     ``seguq`` (also in those of ``save_weights_only``), with the hash of the weights that the validation ran with. A
-    checkpoint written between two validations has the last one fitted, which is then not applied.
+    checkpoint written between two validations has the last one fitted, which is then not applied. One that is asked
+    for after the training, ``trainer.save_checkpoint(path)``, has it as well, but not with ``weights_only=True``:
+    Lightning tells callbacks nothing of such a file.
+
+    A validation batch whose logits hold NaN is left out with a warning; where nothing can be fitted, NaN is logged.
 
     Args:
         calibrator: ``"global"`` (one temperature), or an unfitted `TemperatureScaling` for settings of its own.
         estimator: whose pooled output is calibrated; None: one deterministic pass.
-        every_n_epochs: fit in every n-th epoch, and in the last.
+        every_n_epochs: fit in the first validation epoch of a training, in every n-th after it, and in the last.
         dataloader: number of the validation loader to fit on, where there are several: data like the training data.
         forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
@@ -90,19 +96,26 @@ class Calibrate(EstimatorCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._fitted = {}  # what an earlier training has left; a checkpoint that is loaded now brings its own
-            self._undo.append(listen(pl_module, "on_save_checkpoint", self._saved))
+            saved = functools.partial(self._saved, pl_module)
+            self._undo.append(listen(pl_module, "on_save_checkpoint", saved))
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take part in what is saved after training, too."""
-        self._saved(checkpoint)
+        self._saved(pl_module, checkpoint)
 
-    def _saved(self, checkpoint: dict[str, Any]) -> None:
-        if self._fitted:
-            add_calibrators(checkpoint, self._fitted)
+    def _saved(self, module: Any, checkpoint: dict[str, Any]) -> None:
+        known = carried(module)  # one that another module carries is not for this one's file
+        fitted = {
+            tag: item
+            for tag, item in self._fitted.items()
+            if tag in known and known[tag].weights_sha256 == item.weights_sha256
+        }
+        if fitted:
+            add_calibrators(checkpoint, fitted)
 
     def _loaded(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         super()._loaded(trainer, module, checkpoint)
-        known = getattr(module, "calibrators", None) or {}
+        known = carried(module)
         tag = self._checked.tag
         self._fitted = {tag: known[tag]} if tag in known else {}
 
@@ -126,7 +139,8 @@ class Calibrate(EstimatorCallback):
         settings = copy.deepcopy(self.fitting)
         if settings.task == "multiclass":
             settings.task = passes.estimator.task
-        self._stream, self._weights = StreamedTemperature(settings), None
+        self._stream = StreamedTemperature(settings)
+        self._weights = weights_sha256(self._weights_owner(module))
 
     def _looks_at(self, dataloader: int) -> bool:
         return dataloader == self.dataloader
@@ -137,8 +151,6 @@ class Calibrate(EstimatorCallback):
                 "Calibrate needs labels, but a validation batch has no mask that it understands: make the loader give "
                 "(image, mask), or let forward= return (logits, mask)"
             )
-        if self._weights is None:  # now: an averaging callback may have put other weights in place for this run
-            self._weights = weights_sha256(self._weights_owner(module))
         assert self._stream is not None
         if len(step.ids):
             self._stream.add(step.pooled, step.mask, step.numbers)
@@ -150,14 +162,17 @@ class Calibrate(EstimatorCallback):
         tag, weights = self._passes.tag, self._weights
         fit = self._stream.fit()
         self._stream = self._weights = None
+        # those that are not known are logged as well: a ModelCheckpoint that misses its figure ends the training
+        values = dict.fromkeys(("temperature", "ece_before", "nll_before", "ece_after", "nll_after"), math.nan)
         if fit is None:
             warnings.warn("Calibrate saw no labeled pixel in this validation: nothing was fitted", stacklevel=2)
+            self._log(trainer, module, stage, values)
             return
         fit.calibrator.tag, fit.calibrator.weights_sha256 = tag, weights
         fit.calibrator.global_step = trainer.global_step
         self._fitted = {tag: fit.calibrator}
-        module.calibrators = {**(getattr(module, "calibrators", None) or {}), tag: fit.calibrator}
-        values = {
+        carry(module, {tag: fit.calibrator})
+        values |= {
             "temperature": fit.calibrator.temperature,
             "ece_before": fit.ece_before,
             "nll_before": fit.nll_before,
@@ -170,8 +185,14 @@ class Calibrate(EstimatorCallback):
             )
         else:
             values |= {"ece_after": fit.ece_after, "nll_after": fit.nll_after}
+        self._log(trainer, module, stage, values)
+
+    def _log(self, trainer: Any, module: Any, stage: str, values: dict[str, float]) -> None:
         ending = "" if self._kind == "deterministic" else f"/{self._kind}"
         log_values(trainer, module, {f"{PREFIX[stage]}/{name}{ending}": value for name, value in values.items()})
 
     def _abandoned(self) -> None:
         self._stream = self._weights = None
+
+    def _at_rest(self) -> dict[str, Any]:
+        return {**super()._at_rest(), "_stream": None, "_weights": None}

@@ -17,7 +17,7 @@ from seguq.callbacks.agreement import together
 from seguq.callbacks.base import PREFIX, EstimatorCallback, require_count
 from seguq.callbacks.batches import BatchForward, loaders_of
 from seguq.callbacks.passes import Passes, Step
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import require_plain_name, write_json
 from seguq.core.log import logger, say_once
 from seguq.data.normalization import Normalization
@@ -53,18 +53,19 @@ class HeatmapWriter(EstimatorCallback):
         dir: the folder.
         measures: names of the measures; None: ``predictive_entropy`` and, where there are samples,
             ``mutual_information``.
-        every_n_epochs: in a training, write in every n-th validation epoch, and in the last.
+        every_n_epochs: in a training, write in the first validation epoch, in every n-th after it, and in the last.
         images: number of images of each loader in validation and test.
         estimator: as in `EstimatorCallback`.
         calibrator: as in `EstimatorCallback`; in the validations of a training none is applied.
         forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
-        overwrite: replace predictions of other weights or settings in ``DIR/predict``, instead of refusing to.
+        overwrite: replace predictions in ``DIR/predict`` that are of other weights or settings, or of images that
+            cannot be told from these because neither have ids of their own, instead of refusing to.
 
     Raises:
         SeguqError: for wrong arguments, image ids that cannot be file names or come twice, or files that cannot be
             written.
-        UsageError: if ``DIR/predict`` holds something else, or predictions of other weights or settings.
+        UsageError: if ``DIR/predict`` holds something else, or predictions that are not to be replaced.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -97,6 +98,8 @@ class HeatmapWriter(EstimatorCallback):
         self._finders: dict[str, ScaleFinder] = {}
         self._written: dict[str, None] = {}  # in order
         self._earlier: list[str] = []  # ids that a prediction has to draw again if the scale changes
+        self._any_earlier = False  # on whatever process
+        self._numbered = False
 
     # ---- a run ----
 
@@ -117,6 +120,9 @@ class HeatmapWriter(EstimatorCallback):
         self._folder, self._written, self._earlier, self._chosen = None, {}, [], {}
         self._finders = {name: ScaleFinder() for name in self._names}
         self._folder = self._make_folder(trainer, module, stage)
+        earlier = torch.tensor(float(len(self._earlier)), device=module.device)
+        self._any_earlier = bool(trainer.strategy.reduce(earlier, reduce_op="sum"))
+        self._numbered = False
 
     def _make_folder(self, trainer: Any, module: Any, stage: str) -> PredictionFolder:
         assert self._passes is not None
@@ -185,9 +191,16 @@ class HeatmapWriter(EstimatorCallback):
         assert self._passes is not None and folder is not None
         if stage != "predict" and not self._passes.in_order:
             say_once("HeatmapWriter: the loader is shuffled, so that each validation shows other images")
+        if stage == "predict" and self._passes.numbered:
+            self._require_no_others(folder)
         shown = [i for i, n in enumerate(step.positions) if stage == "predict" or n in self._of(dataloader)]
-        named = self._named(trainer, stage, [step.ids[i] for i in shown], dataloader)
         maps = step.maps_of(self._calibrator_for(trainer, module)).cpu().split()
+        for i in shown:
+            if not all(bool(torch.isfinite(maps[i][name]).all()) for name in self._names):
+                raise SeguqError(
+                    f"the maps of image {step.ids[i]!r} hold NaN: the model has diverged, or its input has it"
+                )
+        named = self._named(trainer, stage, [step.ids[i] for i in shown], dataloader)
         for i, image_id in zip(shown, named, strict=True):
             one = alone(maps[i], image_id, self._names)
             picture = None if step.image is None else self._picture(step.image[i])
@@ -195,6 +208,14 @@ class HeatmapWriter(EstimatorCallback):
             size = sum(one[name].nbytes for name in one.names) + one.prediction.nbytes
             size += 0 if picture is None else picture.nbytes
             self._writer.submit(_Job(folder, one, picture), size)
+
+    def _require_no_others(self, folder: PredictionFolder) -> None:
+        self._numbered = True
+        if self._any_earlier and not self.overwrite:
+            raise UsageError(
+                f"{folder.path} holds predictions already, and the images have no ids by which those of other data "
+                "could be told apart: make the loader give an image_id, choose another folder, or pass overwrite=True"
+            )
 
     def _named(self, trainer: Any, stage: str, ids: Sequence[str], dataloader: int) -> list[str]:
         """What the files of images are called; all are checked before the first is written."""
@@ -226,15 +247,26 @@ class HeatmapWriter(EstimatorCallback):
 
     def _closed(self, trainer: Any, module: Any, stage: str) -> None:
         together(trainer, module, self._writer.close)
-        self._require_different(trainer, module)
-        scales = self._scales(trainer, module, stage)
-        together(trainer, module, lambda: self._keep(scales, stage), first_only=True)
+        written = self._require_different(trainer, module)
+        scales: dict[str, Scale] = {}
+        for finder in self._finders.values():
+            finder.merge(lambda counts: trainer.strategy.reduce(counts.to(module.device), reduce_op="sum").cpu())
+        together(trainer, module, lambda: scales.update(self._scales(trainer, stage)))
+        together(trainer, module, lambda: self._keep(scales, stage, written), first_only=True)
         together(trainer, module, lambda: self._draw(scales))
         self._abandoned()
 
-    def _keep(self, scales: dict[str, Scale], stage: str) -> None:
+    def _keep(self, scales: dict[str, Scale], stage: str, written: set[int]) -> None:
         assert self._folder is not None
         with writing("HeatmapWriter"):
+            if stage != "predict":
+                file = self._first_scales(stage)
+                known = scales_from_dict(json.loads(file.read_text())) if file.is_file() else {}
+                write_json(file, {name: scale.as_dict() for name, scale in {**known, **scales}.items()})
+            elif self._numbered:  # no image of these data, so one of other data
+                stale = [image_id for image_id in self._earlier if _hash(image_id) not in written]
+                self._folder.remove(stale)
+                self._earlier = [image_id for image_id in self._earlier if image_id not in stale]
             self._folder.keep_scales(scales)
         if stage == "predict":
             logger.info("HeatmapWriter: maps are in %s; drawing the pictures", self._folder.path)
@@ -246,11 +278,11 @@ class HeatmapWriter(EstimatorCallback):
             self._writer.submit(_Drawing(self._folder, image_id, scales), size)
         self._writer.close()
 
-    def _require_different(self, trainer: Any, module: Any) -> None:
-        """Raise, on all processes, if two of them had images of one id."""
-        if trainer.world_size == 1:
-            return
+    def _require_different(self, trainer: Any, module: Any) -> set[int]:
+        """Raise, on all processes, if two of them had images of one id; give hashes of the ids of all."""
         ids = list(self._written)
+        if trainer.world_size == 1:
+            return {_hash(image_id) for image_id in ids}
         counts = module.all_gather(torch.tensor(len(ids), device=module.device)).reshape(-1).tolist()
         hashes = np.zeros(max(counts), np.int64)  # 64 bits of each id: names of unequal length cannot be gathered
         hashes[: len(ids)] = [_hash(image_id) for image_id in ids]
@@ -261,30 +293,26 @@ class HeatmapWriter(EstimatorCallback):
         if twice:
             mine = next((image_id for image_id in ids if _hash(image_id) in twice), None)
             raise SeguqError(_TWICE.format(mine) if mine is not None else "HeatmapWriter: two images have the same id")
+        return set(values.tolist())
 
-    def _scales(self, trainer: Any, module: Any, stage: str) -> dict[str, Scale]:
-        """One scale for all images of all processes; in validation and test that of the first time."""
-        for finder in self._finders.values():
-            finder.merge(lambda counts: trainer.strategy.reduce(counts.to(module.device), reduce_op="sum").cpu())
+    def _scales(self, trainer: Any, stage: str) -> dict[str, Scale]:
+        """One scale for all images of all processes; in the validations of a training that of the first."""
         found = {name: finder.scale() for name, finder in self._finders.items()}
-        if stage == "predict":
-            return found
-        file = self.dir / PREFIX[stage] / "scale.json"
-        if trainer.state.fn != "fit" or not file.is_file():
-            known = {}
-        else:
+        file = self._first_scales(stage)
+        if trainer.state.fn == "fit" and file.is_file():
             known = scales_from_dict(json.loads(file.read_text()))
-        trainer.strategy.barrier()  # all have read before one writes
-        if not set(found) <= set(known):
-            known = {**found, **known}
-            if trainer.is_global_zero:
-                with writing("HeatmapWriter"):
-                    write_json(file, {name: scale.as_dict() for name, scale in known.items()})
-        return {name: known[name] for name in found}
+            found = {name: known.get(name, scale) for name, scale in found.items()}
+        return found
+
+    def _first_scales(self, stage: str) -> Path:
+        return self.dir / PREFIX[stage] / "scale.json"
 
     def _abandoned(self) -> None:
         self._writer.cancel()
         self._folder, self._written, self._earlier, self._finders = None, {}, [], {}
+
+    def _at_rest(self) -> dict[str, Any]:
+        return {**super()._at_rest(), "_folder": None, "_written": {}, "_earlier": [], "_finders": {}}
 
 
 def alone(maps: UncertaintyMaps, image_id: str, names: Sequence[str]) -> UncertaintyMaps:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-Listener = Callable[[dict[str, Any]], None]
+Listener = Callable[..., object]
 
 
 class _Replaced:
@@ -48,15 +48,16 @@ def _same(value: Any) -> Any:
 
 
 def listen(module: Any, name: str, listener: Listener) -> Callable[[], None]:
-    """Call ``listener`` with the checkpoint after each call of a module's own hook.
+    """Call ``listener`` after each call of a module's own hook, with the same arguments.
 
-    Lightning calls the module's ``on_save_checkpoint`` for every file, those of ``save_weights_only`` too, of which
-    callbacks hear nothing. A copy of the module (an averaging callback makes one) has its own hook again.
+    Lightning calls the module's hook after those of all callbacks, and its ``on_save_checkpoint`` for every file,
+    those of ``save_weights_only`` too, of which callbacks hear nothing. A copy of the module (an averaging callback
+    makes one) has its own hook again.
 
     Args:
         module: a LightningModule.
-        name: ``on_save_checkpoint`` or ``on_load_checkpoint``.
-        listener: called with the checkpoint.
+        name: of the hook, such as ``on_save_checkpoint``.
+        listener: a function.
 
     Returns:
         A function that ends it; the last one to end leaves the module as it was found.

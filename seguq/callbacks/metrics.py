@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -41,7 +42,7 @@ class UncertaintyMetrics(EstimatorCallback):
 
     Args:
         estimator: as in `EstimatorCallback`.
-        every_n_epochs: in a training, look at every n-th validation epoch, and at the last.
+        every_n_epochs: in a training, look at the first validation epoch, at every n-th after it, and at the last.
         max_images: look at the first so many images of each loader only; None: at all.
         measures: names of the measures; None: all that the estimator has.
         calibrator: as in `EstimatorCallback`.
@@ -154,11 +155,17 @@ class UncertaintyMetrics(EstimatorCallback):
             self._classes, loaders = (int(value) for value in everywhere)
             for dataloader in range(loaders if self._classes else 0):
                 self._metrics(dataloader, module.device)
+        # one that had no batch counts, too: names are those that Lightning gives
+        loaders = len(loaders_of(trainer, stage))
+        several = loaders > 1
         if not self._sums:
             warnings.warn("UncertaintyMetrics saw no image in this run: nothing was measured", stacklevel=2)
+            # a ModelCheckpoint that misses its figure ends the training
+            names = (*_OF_PROBS, *(f"{figure}/{measure}" for measure in self._names for figure in _OF_RANKING))
+            endings = [f"/dataloader_idx_{number}" for number in range(loaders)] if several else [""]
+            labels = [f"{PREFIX[stage]}/{name}{self._ending}{ending}" for name in names for ending in endings]
+            log_values(trainer, module, dict.fromkeys(labels, math.nan))
             return
-        # one that had no batch counts, too: names are those that Lightning gives
-        several = len(loaders_of(trainer, stage)) > 1
         for dataloader in sorted(self._sums):
             ending = f"/dataloader_idx_{dataloader}" if several else ""
             self._report(trainer, module, stage, self._sums[dataloader], self._ending + ending)
@@ -198,3 +205,6 @@ class UncertaintyMetrics(EstimatorCallback):
 
     def _abandoned(self) -> None:
         self._sums = {}
+
+    def _at_rest(self) -> dict[str, Any]:
+        return {**super()._at_rest(), "_sums": {}}

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import has_own
@@ -121,6 +122,20 @@ def _gives_logits(output: Any, given: Tensor, image: Tensor) -> bool:
         return False
     fits = logits.ndim == image.ndim and len(logits) == len(image) == len(given)
     return fits and logits.is_floating_point()
+
+
+def is_turned(given: Tensor, image: Tensor) -> bool:
+    """Whether an image of a batch ``(B, channels, H, W)`` was flipped or turned before it was given to a network."""
+    if given.ndim != 4 or image.ndim != 4 or len(given) != len(image):
+        return False
+    small = [functional.adaptive_avg_pool2d(batch.float().mean(1), 16) for batch in (given, image)]
+    small = [functional.normalize((batch - batch.mean((1, 2), keepdim=True)).flatten(1)) for batch in small]
+    as_given, as_it_came = small[0], small[1].reshape(-1, 16, 16)
+    views = [torch.rot90(side, turns, (1, 2)) for side in (as_it_came, as_it_came.mT) for turns in range(4)]
+    likeness = torch.stack([(as_given * view.flatten(1)).sum(1).abs() for view in views])
+    # a symmetric image fits in several ways, and one that was changed beyond recognition in none
+    best = likeness[1:].amax(0)
+    return bool(((best > 0.7) & (likeness[0] < best - 0.1)).any())
 
 
 def network_of(module: Any) -> nn.Module:

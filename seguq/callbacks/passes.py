@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seguq.callbacks.batches import EXAMPLE, BatchForward, loaders_of, logits_and_mask, taken_in
-from seguq.callbacks.observer import ForwardObserver, network_of
+from seguq.callbacks.observer import ForwardObserver, is_turned, network_of
 from seguq.core.errors import SeguqError
 from seguq.core.seeds import derive_seed, device_of, seeded
 from seguq.data.batches import describe, output_logits
@@ -105,7 +105,7 @@ class Passes:
         self._own_forward = self.estimator.forward
         self.estimator.forward = self._logits
         self.measures: set[str] = set()
-        self._compared = False
+        self._compared = self._mask_seen = False
         self._batch: Any = None
         self._key: tuple[int, int] | None = None
         self._observer: ForwardObserver | None = None
@@ -113,6 +113,7 @@ class Passes:
         self._counters: dict[int, PositionCounter] = {}
         self._place: Positions | None = None
         self._ids: tuple[str, ...] = ()
+        self._numbered = False
         # a network that was compiled together with its steps may have traced hooks into them
         compiled = getattr(module, "_compiler_ctx", None) is not None
         self._observable = self.network is network and forward is None and not compiled
@@ -143,9 +144,19 @@ class Passes:
         return () if self._place is None else self._place.numbers
 
     @property
+    def numbered(self) -> bool:
+        """Whether the images of the batch in hand have no ids of their own."""
+        return self._numbered
+
+    @property
     def in_order(self) -> bool:
         """Whether the loader of the batch in hand goes through its data in an order that is known."""
         return self._place is None or self._place.indices is not None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the logits of the batch in hand hold NaN or infinite values."""
+        return self._step is not None and not bool(torch.isfinite(self._step.pooled).all())
 
     # ---- one batch ----
 
@@ -210,6 +221,7 @@ class Passes:
         numbers = self._place.numbers if self._place.indices is None else self._place.indices
         if given is not None and len(given) != images:
             raise SeguqError(f"a batch has {images} images, but {len(given)} image ids")
+        self._numbered = given is None
         self._ids = given or tuple(f"{loader}-{number}" if len(loaders) > 1 else str(number) for number in numbers)
 
     def _asked(self, batch: Any) -> Step:
@@ -230,8 +242,8 @@ class Passes:
         else:
             network_image = image
         seen = None if self._observer is None else self._observer.seen()
-        if seen is not None and image is not None:
-            self._compare(seen.image, image)
+        if seen is not None and image is not None and self._changed(seen.image, image):
+            seen = None
         if seen is not None and seen.image.shape[2:] == network_image.shape[2:]:
             network_image = seen.image  # a step may normalize the batch first
         est = copy.copy(self.estimator)
@@ -245,18 +257,25 @@ class Passes:
             logits, maps = est._pool(network_image, self._ids, est.measures)
         return self._step_of(est, image, mask, network_image, logits, maps)
 
-    def _compare(self, given: Tensor, image: Tensor) -> None:
-        """Say once if a step feeds its network something else than the images of the batch."""
-        if self._compared or given is image:
-            return
-        self._compared = True
-        if given.shape != image.shape or not torch.equal(given.float(), image.float()):
+    def _changed(self, given: Tensor, image: Tensor) -> bool:
+        """Whether what a step fed its network does not lie as the images of the batch; says once if it differs."""
+        if given is image or (given.shape == image.shape and torch.equal(given.float(), image.float())):
+            return False
+        turned = is_turned(given, image)
+        if not self._compared:
+            self._compared = True
+            what, used = (
+                ("flips or turns", "Its output is not used, and the network runs again on the images as they came")
+                if turned
+                else ("changes", "What the network was given is used as it is, but predict cannot know of it")
+            )
             warnings.warn(
-                "the module's own step changes the images before its forward (normalizes or flips them?). What the "
-                "network was given is used as it is, but predict cannot know of it: pass the callback "
-                "forward=lambda module, batch: ..., a function that does the same",
+                f"the module's own step {what} the images before its forward. {used}: pass the callback "
+                "forward=lambda module, batch: ..., a function that prepares the images and returns logits that lie "
+                "as the masks do",
                 stacklevel=2,
             )
+        return turned
 
     def _step_of(
         self,
@@ -278,6 +297,7 @@ class Passes:
             ids = tuple(ids[i] for i in real)
         numbers = place.numbers if place.indices is None else place.indices
         if mask is not None:
+            self._look_at(mask, logits)
             reference = logits[:, 1] if est.task == "multilabel" else logits
             mask = class_target(mask.to(logits.device), reference, est.task)
 
@@ -289,6 +309,18 @@ class Passes:
 
         picked = tuple(numbers[i] for i in real)
         return Step(image, mask, ids, picked, tuple(place.numbers[i] for i in real), logits, maps_of)
+
+    def _look_at(self, mask: Tensor, logits: Tensor) -> None:
+        """Say so if the masks of the first batch seem to mean foreground by 255."""
+        if self._mask_seen or logits.shape[1] != 2:
+            return
+        self._mask_seen = True
+        if bool((mask == 255).any()) and not bool((mask == 1).any()):
+            warnings.warn(
+                "the masks of a batch hold 0 and 255, but no 1: pixels of 255 are left out as not labeled. If they "
+                "are the foreground, divide the masks by 255",
+                stacklevel=2,
+            )
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """How the estimator calls a model for the batch in hand."""

@@ -97,6 +97,9 @@ class RegionScorer(EstimatorCallback):
         self._shard: ShardWriter | None = None
 
     def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
+        for other in trainer.callbacks:
+            if isinstance(other, RegionScorer) and other is not self and other.dir.resolve() == self.dir.resolve():
+                raise SeguqError(f"two RegionScorers write into {self.dir}: give each a folder of its own")
         available = passes.estimator.measures
         default = [name for name in ("mutual_information", "predictive_entropy") if name in available]
         self._by = self.by or (*default, *available)[0]
@@ -150,3 +153,6 @@ class RegionScorer(EstimatorCallback):
         if self._shard is not None:
             self._shard.abort()
             self._shard = None
+
+    def _at_rest(self) -> dict[str, Any]:
+        return {**super()._at_rest(), "_shard": None}

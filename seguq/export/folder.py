@@ -86,6 +86,16 @@ class PredictionFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / "scale.json").unlink(missing_ok=True)
 
+    def remove(self, image_ids: Sequence[str]) -> None:
+        """Remove all results of some images."""
+        for image_id in image_ids:
+            self.maps_file(image_id).unlink(missing_ok=True)
+            for file in (self.path / "predictions" / f"{image_id}.png", self.picture_file(image_id)):
+                file.unlink(missing_ok=True)
+            for name in _PICTURES:
+                for folder in (self.path / name).glob("*"):
+                    (folder / f"{image_id}.png").unlink(missing_ok=True)
+
     def picture_file(self, image_id: str) -> Path:
         """Where the image itself is kept as a picture, for those who have no file of it."""
         return self.path / "images" / f"{image_id}.png"

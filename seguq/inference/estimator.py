@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seguq.calibration import Calibrator, weights_sha256
+from seguq.calibration.checkpoint import carried, carry
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
@@ -186,7 +187,7 @@ class Estimator(ABC):
         owner = self.models[0]
         calibrator.tag, calibrator.weights_sha256 = self.tag, self._weights_hash()
         self.calibrator = calibrator
-        owner.calibrators = {**getattr(owner, "calibrators", {}), self.tag: calibrator}  # type: ignore[assignment]
+        carry(owner, {self.tag: calibrator})
         return calibrator
 
     def describe(self, images: Tensor | None = None) -> dict[str, Any]:
@@ -269,7 +270,7 @@ class Estimator(ABC):
                     stacklevel=3,
                 )
             return self.calibrator
-        known: dict[str, Calibrator] = getattr(self.models[0], "calibrators", {})
+        known = carried(self.models[0])
         found = known.get(self.tag)
         if found is not None and not self._is_for_these_weights(found):
             warnings.warn(

@@ -103,6 +103,7 @@ def errors(folder, devices):
     """What goes wrong, by its name."""
     same = Images(2, ids=["same", "same"])
     (folder / "other").mkdir(parents=True, exist_ok=True)
+    (folder / "no scale" / "val" / "scale.json").mkdir(parents=True, exist_ok=True)
     return {
         "same id in heat maps": lambda: refused(folder, devices, same, HeatmapWriter(folder / "same")),
         "same id in regions": lambda: refused(folder, devices, same, RegionScorer(folder / "same regions")),
@@ -111,7 +112,41 @@ def errors(folder, devices):
         "full disk of the second": lambda: with_full_disk(
             lambda: refused(folder, devices, Images(2), HeatmapWriter(folder / "full"))
         ),
+        "no mask on the second": lambda: refused_validation(folder, devices, Calibrate()),
+        "no mask for the metrics of the second": lambda: refused_validation(folder, devices, UncertaintyMetrics()),
+        "no place for the scale": lambda: refused_validation(
+            folder, devices, HeatmapWriter(folder / "no scale"), masks=True
+        ),
+        "numbers of other data": lambda: refused(
+            folder, devices, Images(4), HeatmapWriter(folder / "predict of lightning" / "heat")
+        ),
     }
+
+
+class Partly(Images):
+    """Every second image, those of the second process, has no mask."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        return item if index % 2 == 0 else {"image": item["image"]}
+
+
+class Indifferent(type(make_module(PACKAGES["pytorch_lightning"]))):
+    """Its validation needs no mask."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self(batch["image"])
+
+
+def refused_validation(folder, devices, callback, masks=False):
+    """The error of a validation whose masks the second process has not, or None."""
+    data = Images(4) if masks else Partly(4)
+    try:
+        trainer = trainer_of(PACKAGES["pytorch_lightning"], folder, devices, callback)
+        trainer.validate(Indifferent(), loader(data, 1), verbose=False)
+    except SeguqError as error:
+        return str(error)
+    return None
 
 
 def with_full_disk(function):

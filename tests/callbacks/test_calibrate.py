@@ -284,15 +284,15 @@ def test_a_calibrator_of_ones_own_is_left_unfitted_for_the_next_validation(tmp_p
 @pytest.mark.parametrize(
     ("settings", "every", "fits"),
     [
-        ({"max_epochs": 7, "check_val_every_n_epoch": 2}, 2, [False, True, True]),
-        ({"max_epochs": 7, "check_val_every_n_epoch": 2}, 9, [False, False, True]),
-        ({"max_epochs": 4}, 3, [False, False, True, True]),
-        ({"max_epochs": -1, "max_steps": 9}, 2, [False, True, True]),
-        ({"max_epochs": 9, "max_steps": 9}, 9, [False, False, True]),
+        ({"max_epochs": 7, "check_val_every_n_epoch": 2}, 2, [True, False, True]),
+        ({"max_epochs": 7, "check_val_every_n_epoch": 2}, 9, [True, False, True]),
+        ({"max_epochs": 4}, 3, [True, False, False, True]),
+        ({"max_epochs": -1, "max_steps": 9}, 2, [True, False, True]),
+        ({"max_epochs": 9, "max_steps": 9}, 9, [True, False, True]),
     ],
     ids=str,
 )
-def test_every_n_th_validation_is_fitted_and_the_last(settings, every, fits, tmp_path, monkeypatch):
+def test_the_first_validation_is_fitted_every_n_th_after_it_and_the_last(settings, every, fits, tmp_path, monkeypatch):
     found = []
 
     class Note(pytorch_lightning.Callback):

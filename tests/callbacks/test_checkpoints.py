@@ -339,6 +339,20 @@ def test_a_calibrator_that_does_not_say_its_weights_is_not_applied(change, tmp_p
     assert seguq.load(path, make(package)).calibrators == {}
 
 
+@pytest.mark.parametrize("how", ["load", "predict"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_calibrator_of_numbers_that_are_none_is_an_error_at_once(value, how, tmp_path):
+    package = pytorch_lightning
+    trained(package, tmp_path, Calibrate(), keep(package, tmp_path))
+
+    def damage(content):
+        content["seguq"]["calibrators"]["deterministic"]["tensors"]["log_temperature"].fill_(value)
+
+    path = broken(tmp_path / "kept.ckpt", damage)
+    with pytest.raises(SeguqError, match=r"'deterministic' in the checkpoint cannot be understood .*NaN or infinite"):
+        seguq.load(path, make(package)) if how == "load" else asked(package, tmp_path, path, Answers())
+
+
 def test_a_later_versions_file_is_an_error_that_says_so(tmp_path):
     package = pytorch_lightning
     trained(package, tmp_path, Calibrate(), keep(package, tmp_path))

@@ -194,6 +194,10 @@ def test_no_temporary_file_is_left(two):
         ("other folder", "holds other files already: choose a new folder"),
         ("other table", "regions.parquet exists already"),
         ("full disk of the second", "the disk is full"),
+        ("no mask on the second", "Calibrate needs labels, but a validation batch has no mask"),
+        ("no mask for the metrics of the second", "UncertaintyMetrics needs labels, but a batch has no mask"),
+        ("no place for the scale", "HeatmapWriter cannot write"),
+        ("numbers of other data", "no ids by which those of other data could be told apart"),
     ],
 )
 def test_an_error_of_one_process_ends_both_and_one_says_why(two, name, told):
