@@ -21,8 +21,16 @@ _BETAS = tuple(math.exp(log_beta) for log_beta in LOG_BETAS)
 _BINNED = (0, 2, *range(4, 15), 16, 18)
 
 _SMALL = 1 << 19  # logits
-_CPU_PIXELS = 1 << 14  # pixels at once: all that is made of them stays in the cache
-_GPU_PIXELS = 1 << 21
+_CPU_VALUES = 5 << 18  # at once, of the logits and of what is summed for each point: more would leave the cache
+_GPU_VALUES = 1 << 26
+# what is made of a pixel lies in the order of these points, so that the sloped and the binned are the first ones
+_ORDER = (
+    *range(0, _POINTS, 2),
+    *(k for k in _BINNED if k % 2),
+    *(k for k in range(_POINTS) if k % 2 and k not in _BINNED),
+)
+_PLACE = {k: place for place, k in enumerate(_ORDER)}
+_FACTORS = 8  # totals whose product is taken before its logarithm: classes to the power of it must be a float
 
 
 class TemperatureSums(NamedTuple):
@@ -83,59 +91,92 @@ def temperature_curve(
     nll = torch.zeros(_POINTS, dtype=torch.float64, device=logits.device)
     slope = torch.zeros_like(nll[_SLOPED])
     gaps = nll.new_zeros(_POINTS, n_bins + 1)
-    betas = nll.new_tensor(_BETAS)
-    step = _CPU_PIXELS if logits.device.type == "cpu" else _GPU_PIXELS
-    for start in range(0, flat.shape[1], step):
-        part = slice(start, start + step)
+    betas = nll.new_tensor([_BETAS[k] for k in _ORDER])
+    most = max(1, (_CPU_VALUES if logits.device.type == "cpu" else _GPU_VALUES) // (classes + _POINTS))
+    memory = _Memory(flat, min(most, flat.shape[1]))
+    for start in range(0, flat.shape[1], most):
+        part = slice(start, start + most)
         y, counted = target[part], labeled[part].to(logits.dtype)
-        below_top, true_below, right = _distances(flat[:, part], y)
-        totals, products = _partition_sums(below_top)
-        shares = totals.reciprocal().mul_(counted)
+        below_top, true_below, right = _distances(flat[:, part], y, memory)
+        totals, products = _partition_sums(below_top, memory)
+        shares = torch.reciprocal(totals, out=memory("shares", _POINTS, len(y))).mul_(counted)
         # a class that is ruled out by the smallest float must not make the sum overflow
         true_sum = (true_below.clamp_max(1e6).double() * counted).sum()
-        nll += torch.mv(totals.log_(), counted).double() + betas * true_sum
-        slope += true_sum - products.mul_(shares[_SLOPED]).sum(1).double()
-        shares = shares[_BINNED,]
+        nll += _log_sums(totals, labeled[part]) + betas * true_sum
+        slope += true_sum - products.mul_(shares[: len(slope)]).sum(1).double()
+        shares = shares[: len(_BINNED)]
         # a pixel that is not counted has no share, and falls into a bin of its own, the first
-        bins = (shares * n_bins).ceil_().long()
+        bins = memory("bins", len(_BINNED), len(y), torch.int64)
+        bins.copy_(torch.mul(shares, n_bins, out=totals[: len(_BINNED)]).ceil_())
         part_gaps = shares.new_zeros(len(_BINNED), n_bins + 1)
         part_gaps.scatter_add_(1, bins, shares.sub_(right.to(logits.dtype) * counted))
-        gaps[_BINNED,] += part_gaps.double()
-    return TemperatureSums(labeled.sum(dtype=torch.float64), nll, slope, gaps[:, 1:])
+        gaps[: len(_BINNED)] += part_gaps.double()
+    places = [_PLACE[k] for k in range(_POINTS)]
+    return TemperatureSums(labeled.sum(dtype=torch.float64), nll[places], slope, gaps[places, 1:])
 
 
-def _partition_sums(below_top: Tensor) -> tuple[Tensor, Tensor]:
-    """``sum_c e_c``, ``(K, P)``, and ``sum_c e_c d_c`` at every second point, of distances d ``(C, P)``."""
-    totals = below_top.new_empty(_POINTS, below_top.shape[1])
-    products = torch.empty_like(totals[_SLOPED])
+class _Memory:
+    """Memory by name, used again for each part of the pixels: asking for it anew would take a third of the time.
+
+    Args:
+        like: a tensor of the type and on the device of what it is for.
+        pixels: the most that are asked for.
+    """
+
+    def __init__(self, like: Tensor, pixels: int) -> None:
+        self._like, self._pixels = like, pixels
+        self._held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, rows: int, pixels: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialized tensor ``(rows, pixels)``; it lies where the last one of this name did."""
+        if name not in self._held:
+            self._held[name] = self._like.new_empty(rows * self._pixels, dtype=dtype or self._like.dtype)
+        return self._held[name][: rows * pixels].view(rows, pixels)
+
+
+def _log_sums(totals: Tensor, labeled: Tensor) -> Tensor:
+    """Sums of the logarithms of ``(K, P)`` over the labeled pixels, ``(K,)`` float64; it overwrites them."""
+    totals.masked_fill_(~labeled, 1)
+    points, pixels = totals.shape
+    whole = pixels // _FACTORS * _FACTORS
+    products = totals[:, :whole].view(points, _FACTORS, -1).prod(1)
+    return products.log_().sum(1).double() + totals[:, whole:].log_().sum(1).double()
+
+
+def _partition_sums(below_top: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
+    """Of distances d ``(C, P)``: ``sum_c e_c``, ``(K, P)`` in `_ORDER`, and ``sum_c e_c d_c`` at every second point."""
+    classes, pixels = below_top.shape
+    totals = memory("totals", _POINTS, pixels)
+    products = memory("products", len(range(*_SLOPED.indices(_POINTS))), pixels)
     for first in (0, 1):
-        powers = torch.exp(below_top * -_BETAS[first])
-        weighted = powers * below_top if first == 0 else None
+        powers = torch.mul(below_top, -_BETAS[first], out=memory("powers", classes, pixels)).exp_()
+        weighted = None if first else torch.mul(powers, below_top, out=memory("weighted", classes, pixels))
         for k in range(first, _POINTS, 2):
             if k > first:  # the next inverse temperature of this chain is twice the last
                 if weighted is not None:
                     weighted.mul_(powers)
                 powers.mul_(powers)
-            torch.sum(powers, 0, out=totals[k])
+            torch.sum(powers, 0, out=totals[_PLACE[k]])
             if weighted is not None:
                 torch.sum(weighted, 0, out=products[k // 2])
     return totals, products
 
 
-def _distances(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _distances(z: Tensor, y: Tensor, memory: _Memory) -> tuple[Tensor, Tensor, Tensor]:
     """How far each logit ``(C, P)`` lies below the largest, the same of the true class, and who is predicted rightly.
 
     Of several largest logits the first is the prediction, as argmax has it. That kernel is slow on a CPU, so there it
     is asked only where there are ties.
     """
+    below = memory("below", *z.shape)
     if z.device.type != "cpu":
         top, prediction = z.max(0)
-        below = (top - z).contiguous()
+        torch.sub(top, z, out=below)
         return below, below.gather(0, y[None])[0], prediction == y
-    below = (z.amax(0) - z).contiguous()
+    torch.sub(z.amax(0), z, out=below)
     true_below = below.gather(0, y[None])[0]
     right = true_below == 0
-    if bool((below.sign().sum(0) < len(z) - 1).any()):
+    if int(torch.count_nonzero(below)) < (len(z) - 1) * z.shape[1]:
         right &= z.argmax(0) == y
     return below, true_below, right
 

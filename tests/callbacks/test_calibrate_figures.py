@@ -1,5 +1,6 @@
 """What Calibrate logs, on modules and batches of the kinds that people have."""
 
+import math
 import warnings
 from types import SimpleNamespace
 
@@ -317,7 +318,8 @@ def test_too_little_to_fit_on_is_one_clear_message(data, message, tmp_path):
     trainer = make_trainer(pytorch_lightning, tmp_path, Calibrate())
     with pytest.warns(UserWarning, match=message):
         trainer.fit(make_module(pytorch_lightning), loader(Images(2)), data())
-    assert "val/ece_after" not in trainer.callback_metrics
+    after = [float(trainer.callback_metrics.get(f"val/{name}_after", math.nan)) for name in ("ece", "nll")]
+    assert all(math.isnan(value) for value in after)
 
 
 def blank():
