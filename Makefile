@@ -19,7 +19,7 @@ demo:
 
 test:
 	$(require)@sh scripts/install.sh dev
-	@.venv/bin/python -m pytest
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench:
 	$(require)@sh scripts/install.sh dev
