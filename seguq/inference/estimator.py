@@ -199,15 +199,16 @@ class Estimator(ABC):
         """
         out: dict[str, Any] = {"estimator": self.tag, "measures": self.measures, **self._details()}
         if images is not None:
-            out["forwards"] = self._forwards(len(images))
-            out["random"] = self._seen_random(self._take_in(images, [""] * len(images))[0])
+            images = self._take_in(images, [""] * len(images))[0]
+            out["forwards"] = self._forwards(images)
+            out["random"] = self._seen_random(images)
         return out
 
     def _details(self) -> dict[str, Any]:
         return {"layers": (), "passes": len(self.models)}
 
-    def _forwards(self, images: int) -> int:
-        """Calls of the network for a batch of so many images."""
+    def _forwards(self, images: Tensor) -> int:
+        """Passes through the whole network for a batch like this one."""
         return len(self.models)
 
     def _seen_random(self, images: Tensor) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
 from seguq.inference.estimator import OneModelEstimator, evaluation_mode
+from seguq.inference.replay import Replay
 from seguq.inference.sampling import SamplingEstimator
 
 Layers = str | Callable[[str, nn.Module], bool]
@@ -20,10 +22,14 @@ Layers = str | Callable[[str, nn.Module], bool]
 class MCDropout(OneModelEstimator, SamplingEstimator):
     """Samples of the model by dropout at prediction time.
 
-    Without ``seed``, the samples are those of a plain loop over the model that draws from torch's global generator.
-    With ``seed``, the masks depend on (seed, image id, sample) alone: an image has the same maps whatever batch it
-    comes in, and the global generator is left as it was. A seed costs passes of one image each, in place of passes
-    of a whole batch.
+    What does not depend on a random draw is computed once a batch, and only the rest for each sample. This is found by
+    watching the generators during the first pass, and the first batch of a model is compared with whole passes; where
+    it cannot be done, a warning says why, and every sample is a whole pass.
+
+    Without ``seed``, the samples are those of a plain loop over the model that draws from torch's global generator, to
+    the bit. With ``seed``, the masks depend on (seed, image id, sample) alone: an image has the same maps whatever
+    batch it comes in, and the global generator is left as it was. A seed costs passes of one image each, in place of
+    passes of a whole batch.
 
     Args:
         model: any module whose output holds logits ``(B, C, *spatial)``; None: bound later, by a callback.
@@ -33,6 +39,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             StochasticDepth; ``"all"``: every layer that behaves differently in training, but for those that
             keep running statistics; or a predicate ``(name, module)`` that picks modules. Everything else stays in
             evaluation mode.
+        verify: compare two samples of a model's first batch with whole passes.
         **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
 
     Raises:
@@ -54,6 +61,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         samples: int = 20,
         seed: int | None = None,
         layers: Layers = "dropout",
+        verify: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
@@ -64,6 +72,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         self.number_of_samples = samples
         self.seed = seed
         self.layers = layers
+        self._replay = Replay(verify)
 
     @property
     def tag(self) -> str:
@@ -82,36 +91,47 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         layers = tuple(name for name, module in self.network.named_modules() if self._switched_on(name, module))
         return {"layers": layers, "passes": self.number_of_samples}
 
-    def _forwards(self, images: int) -> int:
-        return self.number_of_samples * (1 if self.seed is None else images)
+    def _forwards(self, images: Tensor) -> int:
+        with torch.no_grad(), seeded(0, images.device):
+            can = self._replay.can(self.network, functools.partial(self._pass, images), images.device)
+        return (1 if can else self.number_of_samples) * (1 if self.seed is None else len(images))
+
+    def _pass(self, images: Tensor) -> Tensor:
+        with evaluation_mode(self.network, self._switched_on):
+            return self._logits(self.network, images)
 
     def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
-        for sample in range(self.number_of_samples):
-            with evaluation_mode(self.network, self._switched_on):
-                if self.seed is None:
-                    before = generator_state(images.device) if sample == 0 else None
-                    logits = self._logits(self.network, images)
-                    drawn = before is None or not same_state(before, generator_state(images.device))
-                else:
-                    logits, drawn = self._seeded_logits(images, ids, sample)
-            if sample == 0 and len(images) and not drawn:
+        if self.seed is not None and len(images):
+            yield from self._seeded_logits(images, ids, self.seed)
+            return
+        before: tuple[Tensor, ...] | None = generator_state(images.device)
+        count = self.number_of_samples
+        for logits in self._replay.samples(self.network, lambda: self._pass(images), count, images.device):
+            if before is not None and len(images) and same_state(before, generator_state(images.device)):
                 raise SeguqError(self._nothing_random())
+            before = None
             yield logits
 
     def _pooling_seed(self) -> int:
         return int(torch.randint(2**62, ()).item()) if self.seed is None else 0
 
-    def _seeded_logits(self, images: Tensor, ids: tuple[str, ...], sample: int) -> tuple[Tensor, bool]:
-        assert self.seed is not None
-        if not len(images):
-            return self._logits(self.network, images), True
-        rows, drawn = [], sample > 0
-        for number, image_id in enumerate(ids):
-            with seeded(derive_seed(self.seed, image_id, sample), images.device):
-                before = generator_state(images.device) if sample == 0 else None
-                rows.append(self._logits(self.network, images[number : number + 1]))
-                drawn = drawn or (before is not None and not same_state(before, generator_state(images.device)))
-        return torch.cat(rows), drawn
+    def _seeded_logits(self, images: Tensor, ids: tuple[str, ...], seed: int) -> Iterator[Tensor]:
+        count, device = self.number_of_samples, images.device
+        streams = [
+            self._replay.samples(self.network, functools.partial(self._pass, image[None]), count, device)
+            for image in images
+        ]
+        drawn = False
+        for sample in range(self.number_of_samples):
+            rows = []
+            for stream, image_id in zip(streams, ids, strict=True):
+                with seeded(derive_seed(seed, image_id, sample), images.device):
+                    before = None if drawn else generator_state(images.device)
+                    rows.append(next(stream))
+                    drawn = drawn or (before is not None and not same_state(before, generator_state(images.device)))
+            if not drawn:
+                raise SeguqError(self._nothing_random())
+            yield torch.cat(rows)
 
     def _nothing_random(self) -> str:
         layers = self._details()["layers"]

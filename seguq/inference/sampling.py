@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from seguq.inference.estimator import Estimator
-from seguq.inference.measures import PROB_MEASURES, SAMPLE_MEASURES, RunningMeasures
+from seguq.inference.measures import PROB_MEASURES, SAMPLE_MEASURES
+from seguq.inference.running import RunningMeasures
 
 
 class SamplingEstimator(Estimator):
@@ -25,9 +26,8 @@ class SamplingEstimator(Estimator):
     def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         running = RunningMeasures(names)
         for logits in self._sample_logits(images, ids):
-            running.add(torch.softmax(logits, dim=1))
+            running.add(logits)
         maps = running.maps()
-        assert running.mean is not None
         # a probability may underflow to 0, and its logarithm must stay finite
         return running.mean.clamp_min(torch.finfo(running.mean.dtype).tiny).log(), maps
 

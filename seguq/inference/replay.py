@@ -1,0 +1,151 @@
+"""Samples of a model for little more than one pass: the first is recorded, the others run from its tape."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from seguq.core.seeds import generator_state, restore_state, same_state
+from seguq.inference.tape import Recorder, Tape, first_difference
+
+Pass = Callable[[], Tensor]
+
+_VERIFIED = 2  # samples of a model that are compared with those of whole passes
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_WITHOUT_EFFECTS = ("torch.", "timm.")  # hooks of theirs do nothing but to the tensors that go through
+
+
+class Replay:
+    """What was found out about models: which of them can be run from a tape, and why the others cannot.
+
+    Args:
+        verify: compare the first samples of each model with whole passes.
+    """
+
+    def __init__(self, verify: bool = True) -> None:
+        self.verify = verify
+        self._verdicts: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+        self._verified: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy finds out for itself."""
+        return {"verify": self.verify}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def _judge(self, model: nn.Module, problem: str | None, where: nn.Module | None = None) -> None:
+        if problem is not None and self._verdicts.get(model) is None:
+            warnings.warn(
+                f"every sample of {type(model).__name__} is a pass through the whole model, as "
+                f"{_named(model, where)} {problem}: the result is right, but takes longer",
+                stacklevel=4,
+            )
+        self._verdicts[model] = problem
+
+    def record(self, model: nn.Module, run: Pass, device: torch.device) -> tuple[Tensor, Tape | None]:
+        """Run a pass; gives its output, and the tape that gives others where it can."""
+        if self._verdicts.get(model) is not None:
+            return run(), None
+        found = seen_at_once(model)
+        if found is not None:
+            self._judge(model, *found)
+            return run(), None
+        recorder = Recorder(device, log=self._verifies(model))
+        with recorder:
+            output = run()
+        tape = recorder.finish(output)
+        if tape.problem is not None:
+            self._judge(model, tape.problem, tape.where)
+            return output, None
+        return output, tape
+
+    def can(self, model: nn.Module, run: Pass, device: torch.device) -> bool:
+        """Whether a pass can be run again from its tape, as far as one pass shows."""
+        return self.record(model, run, device)[1] is not None
+
+    def _verifies(self, model: nn.Module) -> bool:
+        return self.verify and model not in self._verdicts
+
+    def another(self, model: nn.Module, tape: Tape, run: Pass, device: torch.device) -> tuple[Tensor, bool]:
+        """One more sample from a tape; gives whether the tape can be trusted. If not, it was a whole pass."""
+        if self._verdicts.get(model) is not None:
+            return run(), False
+        if not self._verifies(model) or tape.log is None:
+            return tape.run(), True
+        before = generator_state(device)
+        found = tape.run()
+        after = generator_state(device)
+        restore_state(device, before)
+        recorder = Recorder(device, log=True)
+        with recorder:
+            expected = run()
+        again = recorder.finish(expected)
+        if same_state(after, generator_state(device)) and _same(found, expected):
+            self._verified[model] = self._verified.get(model, 0) + 1
+            if self._verified[model] == _VERIFIED:
+                self._judge(model, None)
+            return expected, True
+        where = first_difference(tape.log, again.log or ())
+        self._judge(model, "does something else in a second pass than in the first", where)
+        return expected, False
+
+    def samples(self, model: nn.Module, run: Pass, count: int, device: torch.device) -> Iterator[Tensor]:
+        """What so many passes would give, one after another.
+
+        Args:
+            model: what the pass is of.
+            run: a whole pass.
+            count: number of samples.
+            device: whose generator is drawn from, beside the CPU's.
+        """
+        tape: Tape | None = None
+        for sample in range(count):
+            if sample == 0 and count > 1:
+                output, tape = self.record(model, run, device)
+            elif tape is None:
+                output = run()
+            else:
+                output, trusted = self.another(model, tape, run, device)
+                tape = tape if trusted else None
+            yield output
+
+
+def seen_at_once(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Why a model cannot be recorded, and the part of it that it is due to, as far as that is seen without a pass."""
+    hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+    if any(_with_effects(hook) for found in hooks for hook in found.values()):
+        return "has a hook, as all modules have now, which may do more than what is seen of it", model
+    for part in model.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            return "is a script, inside of which nothing is seen", part
+        if type(part).__name__ == "OptimizedModule" or getattr(part, "_compiled_call_impl", None) is not None:
+            return "is compiled, inside of which nothing is seen", part
+        if any(_with_effects(hook) for kind in _HOOKS for hook in getattr(part, kind).values()):
+            return "has a hook, which may do more than what is seen of it", part
+    return None
+
+
+def _named(model: nn.Module, part: nn.Module | None) -> str:
+    name = next((name for name, other in model.named_modules() if other is part and name), None)
+    return "it" if name is None else f"its part {name!r} ({type(part).__name__})"
+
+
+def _with_effects(hook: Any) -> bool:
+    function = getattr(hook, "func", hook)  # of a partial
+    place = getattr(function, "__module__", None) or type(function).__module__
+    return not f"{place}.".startswith(_WITHOUT_EFFECTS)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """To the bit; on a GPU to its rounding, as not all of its kernels add up in one order."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    tolerance = 0.0 if one.device.type == "cpu" else 1e-3
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -1,0 +1,126 @@
+"""Running sums over samples, from which their measures are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from seguq.core.memory import Workspace
+from seguq.functional.uncertainty import predictive_entropy
+
+_ENTROPIES = frozenset(("expected_entropy", "mutual_information", "total_entropy"))
+_RULED_OUT = -1e4  # a class so far below the first has no share in any precision, and its product with 0 must be 0
+_VALUES = 1 << 19  # logits at once on a CPU: what is made of them stays in the cache
+
+
+class RunningMeasures:
+    """Running sums over samples: memory does not grow with their number, and no sample is kept.
+
+    Each sample is gone through in parts that stay in the cache, with one exponential a logit: with the distances d of
+    the logits below the first, s = sum exp(d), the entropy is log s - sum exp(d) d / s.
+
+    Args:
+        names: the measures that will be asked for; sums that none of them needs are not made.
+
+    References:
+        The update of mean and sum of squares: Welford, Note on a Method for Calculating Corrected Sums of Squares
+        and Products, 1962.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.count = 0
+        self._shape: torch.Size | None = None
+        self._sums: dict[str, Tensor] = {}  # (B, C or 1, pixels)
+        self._memory: Workspace | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean probabilities, ``(B, C, *spatial)``."""
+        assert self._shape is not None, "no sample was added"
+        return self._sums["mean"].view(self._shape)
+
+    def add(self, logits: Tensor) -> None:
+        """Take in one sample: class logits ``(B, C, *spatial)``, at least float32. They are not kept, and not changed.
+
+        Args:
+            logits: finite, or minus infinity for a class that is ruled out.
+        """
+        self.count += 1
+        flat = logits.flatten(2)
+        if self._shape is None:
+            self._begin(logits.shape, flat)
+        for image, part in self._parts(flat):
+            self._add(flat[image, :, part], {name: values[image, :, part] for name, values in self._sums.items()})
+
+    def _begin(self, shape: torch.Size, flat: Tensor) -> None:
+        self._shape = shape
+        one = flat[:, :1]
+        self._sums["mean"] = torch.zeros_like(flat, memory_format=torch.contiguous_format)
+        if _ENTROPIES & set(self.names):
+            self._sums["entropy"] = torch.zeros_like(one, memory_format=torch.contiguous_format)
+        if "variance" in self.names:
+            self._sums["squares"] = torch.zeros_like(one, memory_format=torch.contiguous_format)
+        if "variation_ratio" in self.names:
+            self._sums["losses"] = torch.zeros_like(self._sums["mean"])
+
+    def _parts(self, flat: Tensor) -> Iterator[tuple[int, slice]]:
+        images, classes, pixels = flat.shape
+        most = max(1, _VALUES // max(1, classes)) if flat.device.type == "cpu" else max(1, pixels)
+        if self._memory is None:
+            self._memory = Workspace(flat, min(most, pixels))
+        for image in range(images):
+            for start in range(0, pixels, most):
+                yield image, slice(start, start + most)
+
+    def _add(self, logits: Tensor, sums: dict[str, Tensor]) -> None:
+        assert self._memory is not None
+        classes, pixels = logits.shape
+        below = torch.sub(logits, logits.amax(0), out=self._memory("below", classes, pixels))
+        if "losses" in sums:
+            _count_losses(sums["losses"], logits, below, self._memory("probs", classes, pixels))
+        below.clamp_min_(_RULED_OUT)
+        probs = torch.exp(below, out=self._memory("probs", classes, pixels))
+        total = probs.sum(0)
+        if "entropy" in sums:
+            sums["entropy"].add_(total.log()).sub_(below.mul_(probs).sum(0).div_(total))
+        delta = probs.div_(total).sub_(sums["mean"])
+        sums["mean"].add_(delta, alpha=1 / self.count)
+        if "squares" in sums and self.count > 1:
+            sums["squares"].add_(delta.square_().sum(0), alpha=(self.count - 1) / self.count)
+
+    def maps(self) -> dict[str, Tensor]:
+        """The measures of the samples taken in so far, ``(B, *spatial)`` each, by name."""
+        mean, out = self.mean, {}
+        like = mean[:, 0]
+        if "entropy" in self._sums:
+            expected = (self._sums["entropy"] / self.count).view_as(like)
+            information = (predictive_entropy(mean) - expected).clamp_min(0)
+            out = {
+                "expected_entropy": expected,
+                "mutual_information": information,
+                "total_entropy": expected + information,
+            }
+        if "squares" in self._sums:
+            out["variance"] = (self._sums["squares"] / self.count).view_as(like)
+        if "losses" in self._sums:
+            out["variation_ratio"] = (self._sums["losses"].amax(1) / -self.count).view_as(like)
+        return {name: out[name] for name in self.names if name in out}
+
+
+def _count_losses(losses: Tensor, logits: Tensor, below: Tensor, memory: Tensor) -> None:
+    """Take 1 from each class of a pixel, ``(C, P)``, but from the predicted one.
+
+    Of several largest logits the first is predicted, as argmax has it. That kernel is slow on a CPU, so there it is
+    asked only where there are ties.
+    """
+    classes, pixels = below.shape
+    if below.device.type == "cpu":
+        lost = torch.sign(below, out=memory)
+        if float(lost.sum()) == -(classes - 1) * pixels:  # exact: whole numbers below 2^24
+            losses.add_(lost)
+            return
+    winner = logits.argmax(0, keepdim=True)
+    losses.sub_(1).scatter_add_(0, winner, torch.ones_like(winner, dtype=losses.dtype))
