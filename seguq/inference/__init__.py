@@ -6,5 +6,14 @@ from seguq.inference.ensemble import DeepEnsemble
 from seguq.inference.estimator import Estimator
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.mc_dropout import MCDropout
+from seguq.inference.tta import TestTimeAugmentation
 
-__all__ = ["DeepEnsemble", "Deterministic", "Estimator", "MCDropout", "UncertaintyMaps", "inject_dropout"]
+__all__ = [
+    "DeepEnsemble",
+    "Deterministic",
+    "Estimator",
+    "MCDropout",
+    "TestTimeAugmentation",
+    "UncertaintyMaps",
+    "inject_dropout",
+]

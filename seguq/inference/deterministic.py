@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Deterministic(OneModelEstimator):
         torch.Size([1, 4, 4])
     """
 
-    available: ClassVar[tuple[str, ...]] = (*PROB_MEASURES, *LOGIT_MEASURES)
+    available: tuple[str, ...] = (*PROB_MEASURES, *LOGIT_MEASURES)
 
     def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
         super().__init__(model, **settings)

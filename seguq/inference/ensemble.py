@@ -7,13 +7,14 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from seguq.calibration import load, weights_sha256
 from seguq.core.errors import SeguqError
-from seguq.inference.estimator import evaluation_mode
+from seguq.inference.estimator import Estimator, evaluation_mode
 from seguq.inference.sampling import SamplingEstimator
 
 
@@ -21,8 +22,11 @@ class DeepEnsemble(SamplingEstimator):
     """The members of an ensemble as samples of the model.
 
     Args:
-        members: modules, or checkpoint files (Lightning checkpoints or bare state dicts), or both mixed.
+        members: modules, checkpoint files (Lightning checkpoints or bare state dicts), or estimators, also mixed. Of a
+            member that has samples of its own (`MCDropout`) each is a sample of the ensemble, so that the mutual
+            information is that over all samples of all members.
         model: the module that the weights of checkpoint files go into; a copy of it is made for each.
+        lazy: read the files one after another in each call, into one copy: ten members need one member's memory.
         **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
 
     Raises:
@@ -41,22 +45,35 @@ class DeepEnsemble(SamplingEstimator):
 
     def __init__(
         self,
-        members: Sequence[nn.Module | str | os.PathLike[str]],
+        members: Sequence[Estimator | nn.Module | str | os.PathLike[str]],
         model: nn.Module | None = None,
+        lazy: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if isinstance(members, (str, os.PathLike, nn.Module)) or not members:
-            raise SeguqError("members must be a list of at least one module or checkpoint file")
+        if isinstance(members, (str, os.PathLike, nn.Module, Estimator)) or not members:
+            raise SeguqError("members must be a list of at least one module, checkpoint file or estimator")
+        self.lazy = lazy
+        self._slot = copy.deepcopy(model) if lazy and model is not None else None
+        self._hashes_of_files: list[str] = []
         self.members = [self._member(member, model) for member in members]
 
-    @staticmethod
-    def _member(member: nn.Module | str | os.PathLike[str], model: nn.Module | None) -> nn.Module:
+    def _member(
+        self, member: Estimator | nn.Module | str | os.PathLike[str], model: nn.Module | None
+    ) -> Estimator | nn.Module | Path:
+        if isinstance(member, Estimator):
+            if member.task != self.task:
+                raise SeguqError(f"a member has task={member.task!r}, but the ensemble task={self.task!r}")
+            return member
         if isinstance(member, nn.Module):
             return member
         if model is None:
             raise SeguqError(f"{member}: pass model=, the module that the weights of a checkpoint go into")
-        return load(member, copy.deepcopy(model))
+        loaded = load(member, copy.deepcopy(model) if self._slot is None else self._slot)
+        if self._slot is None:
+            return loaded
+        self._hashes_of_files.append(weights_sha256(loaded))
+        return Path(member)
 
     @property
     def tag(self) -> str:
@@ -65,8 +82,13 @@ class DeepEnsemble(SamplingEstimator):
 
     @cached_property
     def _weights(self) -> str:
-        hashes = sorted(weights_sha256(member) for member in self.members)
-        return hashlib.sha256("".join(hashes).encode()).hexdigest()[:8]
+        hashes = list(self._hashes_of_files)
+        for member in self.members:
+            if isinstance(member, Estimator):
+                hashes += [member.tag, *map(weights_sha256, member.models)]
+            elif isinstance(member, nn.Module):
+                hashes.append(weights_sha256(member))
+        return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()[:8]
 
     def bind(self, model: nn.Module) -> DeepEnsemble:
         """Itself: the members are its models."""
@@ -74,18 +96,51 @@ class DeepEnsemble(SamplingEstimator):
 
     @property
     def models(self) -> Sequence[nn.Module]:
-        """The members."""
-        return self.members
+        """The models of the members; of files that are read one after another, the module that they are read into."""
+        found: list[nn.Module] = []
+        for member in self.members:
+            if isinstance(member, Estimator):
+                found += member.models
+            elif isinstance(member, nn.Module):
+                found.append(member)
+            elif self._slot is not None and self._slot not in found:
+                found.append(self._slot)
+        return found
+
+    def _details(self) -> dict[str, Any]:
+        inner = [member._details() for member in self.members if isinstance(member, Estimator)]
+        layers = [layer for details in inner for layer in details["layers"]]
+        plain = len(self.members) - len(inner)
+        return {"layers": tuple(layers), "passes": plain + sum(details["passes"] for details in inner)}
+
+    def _forwards(self, images: Tensor) -> int:
+        return sum(member._forwards(images) if isinstance(member, Estimator) else 1 for member in self.members)
+
+    def _seen_random(self, images: Tensor) -> tuple[str, ...]:
+        estimators = [member for member in self.members if isinstance(member, Estimator)]
+        return tuple(dict.fromkeys(name for member in estimators for name in member._seen_random(images)))
 
     def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         shape = None
         for number, member in enumerate(self.members):
-            with evaluation_mode(member):
-                logits = self._logits(member, images)
-            if shape is not None and logits.shape != shape:
-                raise SeguqError(
-                    f"the members of an ensemble must agree in shape: member 0 gives {tuple(shape)}, "
-                    f"member {number} {tuple(logits.shape)}"
-                )
-            shape = logits.shape
-            yield logits
+            for logits in self._of_member(member, images, ids):
+                if shape is not None and logits.shape != shape:
+                    raise SeguqError(
+                        f"the members of an ensemble must agree in shape: member 0 gives {tuple(shape)}, "
+                        f"member {number} {tuple(logits.shape)}"
+                    )
+                shape = logits.shape
+                yield logits
+
+    def _of_member(
+        self, member: Estimator | nn.Module | Path, images: Tensor, ids: tuple[str, ...]
+    ) -> Iterator[Tensor]:
+        if isinstance(member, Estimator):
+            yield from member._sample_logits(member._take_in(images, ids)[0], ids)
+            return
+        if isinstance(member, Path):
+            assert self._slot is not None
+            member = load(member, self._slot)
+        with evaluation_mode(member):
+            logits = self._logits(member, images)
+        yield logits

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class Estimator(ABC):
         forward: a function of the model and the images that returns the logits; None: the model is called.
     """
 
-    available: ClassVar[tuple[str, ...]]
+    available: tuple[str, ...]
 
     def __init__(
         self,
@@ -97,6 +97,10 @@ class Estimator(ABC):
     @abstractmethod
     def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """The pooled class logits ``(B, C, *spatial)``, and the maps that no calibrator changes."""
+
+    def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+        """Class logits of one sample at a time, as an ensemble takes them: without samples, the pooled ones."""
+        yield self._pool(images, ids, ())[0]
 
     @abstractmethod
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:

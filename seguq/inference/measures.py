@@ -22,6 +22,7 @@ _FROM_LOGITS = {"energy": energy, "max_logit": max_logit}
 _HOLDERS = {
     **dict.fromkeys(PROB_MEASURES, "every estimator"),
     **dict.fromkeys(SAMPLE_MEASURES, "estimators with samples (MCDropout, DeepEnsemble)"),
+    "augmentation_variance": "TestTimeAugmentation",
     **dict.fromkeys(LOGIT_MEASURES, "Deterministic"),
 }
 

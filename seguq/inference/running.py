@@ -110,6 +110,13 @@ class RunningMeasures:
         return {name: out[name] for name in self.names if name in out}
 
 
+def log_mean(running: RunningMeasures) -> Tensor:
+    """Pooled class logits: the logarithms of the mean probabilities."""
+    mean = running.mean
+    # a probability may underflow to 0, and its logarithm must stay finite
+    return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+
+
 def _count_losses(losses: Tensor, logits: Tensor, below: Tensor, memory: Tensor) -> None:
     """Take 1 from each class of a pixel, ``(C, P)``, but from the predicted one.
 

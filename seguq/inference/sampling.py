@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from seguq.inference.estimator import Estimator
 from seguq.inference.measures import PROB_MEASURES, SAMPLE_MEASURES
-from seguq.inference.running import RunningMeasures
+from seguq.inference.running import RunningMeasures, log_mean
 
 
 class SamplingEstimator(Estimator):
     """An estimator whose answer is pooled from several samples of the model, by running sums."""
 
-    available: ClassVar[tuple[str, ...]] = (*PROB_MEASURES, *SAMPLE_MEASURES)
+    available: tuple[str, ...] = (*PROB_MEASURES, *SAMPLE_MEASURES)
 
     @abstractmethod
     def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
@@ -27,9 +26,7 @@ class SamplingEstimator(Estimator):
         running = RunningMeasures(names)
         for logits in self._sample_logits(images, ids):
             running.add(logits)
-        maps = running.maps()
-        # a probability may underflow to 0, and its logarithm must stay finite
-        return running.mean.clamp_min(torch.finfo(running.mean.dtype).tiny).log(), maps
+        return log_mean(running), running.maps()
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of one sample at a time, ``(B, C, *spatial)``, raw (never calibrated)."""

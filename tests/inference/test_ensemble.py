@@ -249,3 +249,39 @@ def test_members_that_are_no_list_of_some_are_an_error(nothing):
 
 def test_the_package_hands_on_the_estimator():
     assert seguq.DeepEnsemble is DeepEnsemble
+
+
+# members that are read one after another
+
+
+def test_lazy_members_give_what_loaded_ones_give(tmp_path):
+    paths = [tmp_path / f"{i}.pt" for i in range(3)]
+    for model, path in zip(members(), paths, strict=True):
+        bare(model, path)
+    lazy, loaded = ensemble(paths, member(9), lazy=True), ensemble(paths, member(9))
+    for _ in range(2):
+        assert torch.equal(lazy(images()).probs, loaded(images()).probs)
+    assert lazy.tag == loaded.tag and lazy.describe() == loaded.describe()
+
+
+def test_lazy_members_need_the_memory_of_one(tmp_path):
+    paths = [tmp_path / f"{i}.pt" for i in range(3)]
+    for model, path in zip(members(), paths, strict=True):
+        bare(model, path)
+    assert len({id(model) for model in ensemble(paths, member(9), lazy=True).models}) == 1
+    assert len({id(model) for model in ensemble(paths, member(9)).models}) == 3
+
+
+def test_lazy_members_may_be_mixed_with_modules(tmp_path):
+    first, second = members(2)
+    bare(second, tmp_path / "second.pt")
+    given = member(9)
+    est = ensemble([first, tmp_path / "second.pt"], given, lazy=True)
+    assert torch.equal(est(images()).probs, ensemble([first, second])(images()).probs)
+    assert same_tensors(tensors(given), tensors(member(9)))  # a copy is filled
+
+
+def test_a_lazy_member_that_does_not_fit_is_an_error_at_once(tmp_path):
+    bare(member(0, classes=5), tmp_path / "other.pt")
+    with pytest.raises(SeguqError, match=r"other\.pt does not fit the model"):
+        ensemble([tmp_path / "other.pt"], member(9), lazy=True)

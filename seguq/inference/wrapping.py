@@ -1,0 +1,59 @@
+"""What estimators that stand around another one share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from seguq.core.errors import SeguqError
+from seguq.inference.deterministic import Deterministic
+from seguq.inference.estimator import Estimator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_OF_THE_INNER = ("task", "forward")
+
+
+class WrappingEstimator(Estimator):
+    """An estimator that asks another one several times.
+
+    Args:
+        inner: an estimator; or a model, which is asked by one pass; or None for one that a callback binds.
+        **settings: ``measures`` and ``calibrator`` as in `Estimator`; ``task`` and ``forward`` are those of ``inner``,
+            and can be given only where that is a model.
+    """
+
+    adds: ClassVar[tuple[str, ...]] = ()
+    """Measures beside those of the inner estimator."""
+
+    def __init__(self, inner: Estimator | nn.Module | None, **settings: Any) -> None:
+        own = {name: settings.pop(name) for name in _OF_THE_INNER if name in settings}
+        if not isinstance(inner, Estimator):
+            inner = Deterministic(inner, calibrator=None, **own)
+        elif own:
+            name = next(iter(own))
+            raise SeguqError(f"{name}= belongs to the estimator inside: pass it to {type(inner).__name__}")
+        self.inner: Estimator = inner
+        self.available = (*inner.available, *self.adds)
+        super().__init__(task=inner.task, **settings)
+
+    @property
+    def models(self) -> Sequence[nn.Module]:
+        """The models of the inner estimator."""
+        return self.inner.models
+
+    def bind(self, model: nn.Module) -> Self:
+        """The same estimator around the inner one bound to another model."""
+        bound = copy.copy(self)
+        bound.inner = self.inner.bind(model)
+        return self if bound.inner is self.inner else bound
+
+    def _names_inside(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self.inner.available)
+
+    def _seen_random(self, images: Tensor) -> tuple[str, ...]:
+        return self.inner._seen_random(images)
