@@ -92,10 +92,8 @@ def test_an_equivariant_model_has_no_disagreement_to_the_bit(kind, size):
     torch.testing.assert_close(maps.probs, torch.softmax(model(x), 1), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "scale", "expected"), [
-    ((64, 96), 0.75, (32, 64)), ((64, 64), 1.25, (96, 64)), ((17, 20), 0.5, (8, 8)), ((10, 10), 1.2, (12, 12)),
-])  # fmt: skip
-def test_scaled_views_have_sizes_that_can_be_halved_as_often(size, scale, expected):
+@pytest.mark.parametrize(("size", "scale"), [((64, 96), 0.75), ((64, 64), 1.25), ((17, 20), 0.5), ((10, 10), 1.2)])
+def test_scaled_views_have_sizes_that_can_be_halved_as_often(size, scale):
     seen = []
 
     class Noting(Pointwise):
@@ -114,7 +112,7 @@ def test_scaled_views_have_sizes_that_can_be_halved_as_often(size, scale, expect
 
 @pytest.mark.parametrize("kind", ["none", "d4"])
 def test_scaled_views_are_resampled(kind):
-    model, x = fixed(SmallNet), rectangle()
+    model, x = fixed(SmallNet), images(1, 128)[:, :, :64]
     size = x.shape[2:]
     expected = []
     for scale in (0.5, 1.0, 2.0):
