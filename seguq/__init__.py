@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from seguq.inference import DeepEnsemble as DeepEnsemble
     from seguq.inference import Deterministic as Deterministic
     from seguq.inference import MCDropout as MCDropout
+    from seguq.inference import SlidingWindow as SlidingWindow
     from seguq.inference import TestTimeAugmentation as TestTimeAugmentation
     from seguq.inference import UncertaintyMaps as UncertaintyMaps
     from seguq.inference import inject_dropout as inject_dropout
@@ -49,6 +50,7 @@ _NAMES = {
     "DeepEnsemble": "seguq.inference",
     "Deterministic": "seguq.inference",
     "MCDropout": "seguq.inference",
+    "SlidingWindow": "seguq.inference",
     "TestTimeAugmentation": "seguq.inference",
     "UncertaintyMaps": "seguq.inference",
     "inject_dropout": "seguq.inference",

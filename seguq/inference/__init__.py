@@ -6,6 +6,7 @@ from seguq.inference.ensemble import DeepEnsemble
 from seguq.inference.estimator import Estimator
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.mc_dropout import MCDropout
+from seguq.inference.sliding_window import SlidingWindow
 from seguq.inference.tta import TestTimeAugmentation
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Deterministic",
     "Estimator",
     "MCDropout",
+    "SlidingWindow",
     "TestTimeAugmentation",
     "UncertaintyMaps",
     "inject_dropout",
