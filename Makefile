@@ -1,5 +1,5 @@
 # make demo: install where needed, and run the demo. make test: install where needed, and run the tests.
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test bench bench-peers lint format clean
 PYTHON ?=
 export PYTHON
 problem = $(shell sh scripts/install.sh check)
@@ -9,6 +9,7 @@ help:
 	@echo "make demo    train a small model, look at what it does not know, and at what to label next"
 	@echo "make test    run the tests"
 	@echo "make bench   measure what is measured in benchmarks/README.md (some minutes)"
+	@echo "make bench-peers    the same of MC dropout beside other libraries, in an environment of its own"
 	@echo "make lint    check style and types"
 	@echo "make format  put the code into form"
 	@echo "make clean   remove the virtual environment and what the demo wrote"
@@ -24,6 +25,11 @@ test:
 bench:
 	$(require)@sh scripts/install.sh dev
 	@.venv/bin/python benchmarks/callbacks.py
+	@.venv/bin/python benchmarks/mc_dropout.py
+
+bench-peers:
+	$(require)@sh scripts/install.sh peers
+	@.venv-peers/bin/python benchmarks/mc_dropout.py
 
 lint:
 	$(require)@sh scripts/install.sh dev
@@ -37,4 +43,4 @@ format:
 	@.venv/bin/python -m ruff format .
 
 clean:
-	@rm -rf .venv demo-out
+	@rm -rf .venv .venv-peers demo-out

@@ -2,6 +2,7 @@
 # Makes .venv where it is missing and installs seguq into it; does nothing where that was done before.
 #   sh scripts/install.sh check      prints one sentence if something is missing on this machine
 #   sh scripts/install.sh demo|dev   installs what the demo, or the tests and linters, need
+#   sh scripts/install.sh peers      makes .venv-peers with the libraries that benchmarks compare with
 set -u
 cd "$(dirname "$0")/.." || exit 1
 venv=.venv
@@ -46,6 +47,7 @@ install() {
     fi
     case $1 in
         dev) what='.[dev]' ;;
+        peers) what='.[peers]' ;;
         *) what='.' ;;
     esac
     # what is installed depends on pyproject.toml and on where the project lies
@@ -65,8 +67,12 @@ install() {
 case ${1:-} in
     check) check ;;
     demo | dev) install "$1" ;;
+    peers)
+        venv=.venv-peers
+        install peers
+        ;;
     *)
-        echo "usage: sh scripts/install.sh check|demo|dev" >&2
+        echo "usage: sh scripts/install.sh check|demo|dev|peers" >&2
         exit 2
         ;;
 esac
