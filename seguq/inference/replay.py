@@ -125,6 +125,8 @@ def seen_at_once(model: nn.Module) -> tuple[str, nn.Module] | None:
     for part in model.modules():
         if isinstance(part, torch.jit.ScriptModule):
             return "is a script, inside of which nothing is seen", part
+        if isinstance(part, nn.DataParallel):
+            return "runs in several threads, which are not seen", part
         if type(part).__name__ == "OptimizedModule" or getattr(part, "_compiled_call_impl", None) is not None:
             return "is compiled, inside of which nothing is seen", part
         if any(_with_effects(hook) for kind in _HOOKS for hook in getattr(part, kind).values()):

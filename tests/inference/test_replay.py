@@ -515,6 +515,13 @@ def test_a_part_that_is_compiled_is_run_as_a_whole():
         sampled(seguq.MCDropout(model, samples=SAMPLES, calibrator=None), images())
 
 
+@pytest.mark.filterwarnings("default:every sample of")
+def test_what_runs_in_threads_of_its_own_is_run_as_a_whole():
+    model = nn.DataParallel(net(nn.Dropout(0.4)))
+    with pytest.warns(UserWarning, match="it runs in several threads, which are not seen"):
+        sampled(seguq.MCDropout(model, samples=SAMPLES, calibrator=None), images())
+
+
 def test_without_verifying_the_prefix_is_run_once_from_the_start():
     assert require_equal(net(nn.Dropout(0.4)), verify=False) == (1, 1)
 
