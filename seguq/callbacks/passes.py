@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -91,19 +92,22 @@ class Passes:
         task: Task | None,
     ) -> None:
         self.trainer, self.stage, self.forward = trainer, stage, forward
-        unbound = getattr(estimator, "model", self) is None
+        unbound = estimator.unbound
+        if forward is not None and estimator.looks_around:
+            raise SeguqError(
+                f"{type(estimator).__name__} shows its model other images than the batch, which forward= with a whole "
+                "batch cannot: make the loader give (image, mask) and leave forward= out"
+            )
         network = module if forward is not None or not unbound else network_of(module)
         self._module = module if forward is None and unbound else None
         self._given = estimator
-        self.estimator = copy.copy(estimator.bind(network))
-        self.network = self.estimator.models[0]
         own: Any = getattr(module, "task", None)
-        if task is not None:
-            self.estimator.task = task
-        elif unbound and isinstance(own, str) and own in TASKS:
-            self.estimator.task = cast(Task, own)
-        self._own_forward = self.estimator.forward
-        self.estimator.forward = self._logits
+        if task is None and unbound and isinstance(own, str) and own in TASKS:
+            task = cast(Task, own)
+        self._task = task
+        self.estimator = estimator.bind(network).adapted(task, self._calls)
+        self.network = self.estimator.models[0]
+        self._own_forward = estimator.forward
         self.measures: set[str] = set()
         self._compared = self._mask_seen = False
         self._batch: Any = None
@@ -179,9 +183,8 @@ class Passes:
         """Another callback may have put another network into the module's place for this run."""
         network = self.network if self._module is None else network_of(self._module)
         if network is not self.network:
-            bound = copy.copy(self._given.bind(network))
-            bound.task, bound.forward = self.estimator.task, self.estimator.forward
-            self.estimator, self.network = bound, network
+            self.estimator = self._given.bind(network).adapted(self._task, self._calls)
+            self.network = network
 
     def end(self, batch: Any, batch_idx: int, dataloader_idx: int) -> Step:
         """What the estimator says of the batch, after the module's own step."""
@@ -322,8 +325,11 @@ class Passes:
                 stacklevel=2,
             )
 
-    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """How the estimator calls a model for the batch in hand."""
+    def _calls(self, own: Callable[[nn.Module, Tensor], Any] | None) -> Callable[[nn.Module, Tensor], Tensor]:
+        """How an estimator calls a model for the batch in hand, made of the ``forward`` that it was given."""
+        return functools.partial(self._logits, own)
+
+    def _logits(self, own: Callable[[nn.Module, Tensor], Any] | None, model: nn.Module, images: Tensor) -> Tensor:
         if self.forward is not None:
             if len(images) != len(self._ids):
                 raise SeguqError(
@@ -332,7 +338,7 @@ class Passes:
                 )
             output, _ = logits_and_mask(self.forward(model, self._batch))
         else:
-            output = self._called(model, images) if self._own_forward is None else self._own_forward(model, images)
+            output = self._called(model, images) if own is None else own(model, images)
         try:
             logits = output_logits(output)
         except SeguqError as error:

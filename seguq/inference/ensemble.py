@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from seguq.calibration import load, weights_sha256
 from seguq.core.errors import SeguqError
-from seguq.inference.estimator import Estimator, evaluation_mode
+from seguq.functional.logits import Task
+from seguq.inference.estimator import Estimator, Forward, evaluation_mode
 from seguq.inference.sampling import SamplingEstimator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class DeepEnsemble(SamplingEstimator):
@@ -93,6 +97,19 @@ class DeepEnsemble(SamplingEstimator):
     def bind(self, model: nn.Module) -> DeepEnsemble:
         """Itself: the members are its models."""
         return self
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether a member does."""
+        return any(isinstance(member, Estimator) and member.looks_around for member in self.members)
+
+    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward]) -> Self:
+        """The same of adapted members."""
+        made = super().adapted(task, forward)
+        made.members = [
+            member.adapted(task, forward) if isinstance(member, Estimator) else member for member in self.members
+        ]
+        return made
 
     @property
     def models(self) -> Sequence[nn.Module]:

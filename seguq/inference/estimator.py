@@ -152,6 +152,22 @@ class Estimator(ABC):
     def bind(self, model: nn.Module) -> Self:
         """The same estimator of another model; an estimator that holds its models already gives itself."""
 
+    @property
+    def unbound(self) -> bool:
+        """Whether it waits for a model."""
+        return False
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether its models are given other images than those of a call: other views of them, or parts."""
+        return False
+
+    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward]) -> Self:
+        """A copy for another task (None: its own), which calls its models by a function made of its own ``forward``."""
+        made = copy.copy(self)
+        made.task, made.forward = task or self.task, forward(self.forward)
+        return made
+
     def pooled(self, batches: Iterable[Any]) -> PooledBatches:
         """This estimator's pooled output over labeled batches: a re-iterable of ``(class logits, class indices)``.
 
@@ -318,6 +334,11 @@ class OneModelEstimator(Estimator):
                 "module in training"
             )
         return self.model
+
+    @property
+    def unbound(self) -> bool:
+        """Whether it waits for a model."""
+        return self.model is None
 
     @property
     def models(self) -> Sequence[nn.Module]:

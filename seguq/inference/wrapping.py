@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from seguq.core.errors import SeguqError
+from seguq.functional.logits import Task
 from seguq.inference.deterministic import Deterministic
-from seguq.inference.estimator import Estimator
+from seguq.inference.estimator import Estimator, Forward
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,6 +52,23 @@ class WrappingEstimator(Estimator):
         bound = copy.copy(self)
         bound.inner = self.inner.bind(model)
         return self if bound.inner is self.inner else bound
+
+    @property
+    def unbound(self) -> bool:
+        """Whether the inner estimator waits for a model."""
+        return self.inner.unbound
+
+    @property
+    def looks_around(self) -> bool:
+        """That it does."""
+        return True
+
+    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward]) -> Self:
+        """The same around the inner estimator, adapted."""
+        made = copy.copy(self)
+        made.inner = self.inner.adapted(task, forward)
+        made.task = made.inner.task
+        return made
 
     def _names_inside(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.inner.available)

@@ -302,3 +302,54 @@ def test_volumes_are_taken(tmp_path):
     look = Look()
     validated(tmp_path, look, module=Volumes(), val=loader(data))
     assert [maps["predictive_entropy"].shape for maps in look.maps] == [(3, 4, 8, 8), (1, 4, 8, 8)]
+
+
+# estimators around others
+
+
+AROUND = {
+    "views": lambda: seguq.TestTimeAugmentation(MCDropout(samples=2, seed=0), "flips", calibrator=None),
+    "windows": lambda: seguq.SlidingWindow(MCDropout(samples=2, seed=0), window=8, calibrator=None),
+    "views of one pass": lambda: seguq.TestTimeAugmentation(views="flips", calibrator=None),
+}
+
+
+@both_names
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_estimators_around_others_are_bound_to_the_module(package, around, tmp_path):
+    module, look = make(package), Look(around())
+    trainer_of(package, tmp_path, look).validate(module, loader(data_for(module)), verbose=False)
+    image, _ = next(iter(loader(data_for(module))))
+    maps = around().bind(module.net)(image, look.steps[0].ids)
+    torch.testing.assert_close(look.steps[0].pooled.softmax(1), maps.probs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_other_outputs_than_logits_go_through_estimators_around_others(around, tmp_path):
+    class Quarter(type(make(pytorch_lightning))):
+        def forward(self, x):
+            return {"out": torch.nn.functional.avg_pool2d(self.net(x), 2)}
+
+        def evaluate(self, batch):
+            return self(batch[0])["out"].mean()
+
+    module, look = Quarter(), Look(around())
+    validated(tmp_path, look, module=module)
+    assert look.steps[0].pooled.shape[2:] == look.steps[0].mask.shape[1:]
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_forward_of_a_whole_batch_does_not_go_with_estimators_around_others(around, tmp_path):
+    module = make(pytorch_lightning)
+    with pytest.raises(SeguqError, match="shows its model other images than the batch, which forward= with a whole"):
+        validated(tmp_path, Look(around(), forward=lambda module, batch: module(batch[0])), module=module)
+
+
+def test_an_ensemble_of_estimators_keeps_its_members(tmp_path):
+    module = make(pytorch_lightning)
+    members = [MCDropout(make(pytorch_lightning, seed=s).net, samples=2, seed=0, calibrator=None) for s in (1, 2)]
+    est = seguq.DeepEnsemble(members, calibrator=None)
+    look = Look(est)
+    validated(tmp_path, look, module=module)
+    image, _ = next(iter(loader(data_for(module))))
+    torch.testing.assert_close(look.steps[0].pooled.softmax(1), est(image, look.steps[0].ids).probs, rtol=0, atol=1e-5)
