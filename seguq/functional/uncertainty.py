@@ -22,7 +22,7 @@ def _entropy(probs: Tensor) -> Tensor:
     # p log p has the limit 0 at p = 0, and is a third of what torch.special.entr costs on a CPU; sums that come out a
     # rounding error above 1 give a tiny minus
     logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log_()
-    return logs.mul_(probs).sum(1).neg_().clamp_min_(0)
+    return (0 - logs.mul_(probs).sum(1)).clamp_min_(0)
 
 
 def _require_samples(sample_probs: Tensor) -> None:
@@ -316,3 +316,42 @@ def max_logit(logits: Tensor) -> Tensor:
     """
     require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
     return -full_precision(logits.amax(1))
+
+
+def standardized_max_logit(logits: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    r"""Minus the largest logit, standardized by how large it is for the pixels of its class as a rule, per pixel.
+
+    .. math:: -\frac{z_c - \mu_c}{\sigma_c}, \quad c = \arg\max_k z_k
+
+    Args:
+        logits: ``(B, C, *spatial)``.
+        mean: mean of the largest logit of the pixels that are predicted as each class, ``(C,)`` (see
+            `seguq.inference.MaxLogitStatistics`).
+        std: its standard deviation, ``(C,)``, above 0.
+
+    Returns:
+        ``(B, *spatial)``, unbounded; about 0 on average for images like those of the statistics.
+
+    Raises:
+        SeguqError: if the shapes do not go together or a deviation is not above 0.
+
+    References:
+        Jung et al., Standardized Max Logits: A Simple yet Effective Approach for Identifying Unexpected Road Obstacles
+        in Urban-Scene Segmentation, 2021, eq. 3.
+
+    Example:
+        >>> z = torch.tensor([[5.0, 0.0], [0.0, 5.0]])           # alike, but class 1 is usually surer of itself
+        >>> standardized_max_logit(z, torch.tensor([4.0, 8.0]), torch.tensor([1.0, 2.0]))
+        tensor([-1.0000,  1.5000])
+    """
+    require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
+    if mean.shape != (logits.shape[1],) or std.shape != mean.shape:
+        raise SeguqError(
+            f"logits have {logits.shape[1]} classes, but mean has shape {tuple(mean.shape)} and std {tuple(std.shape)}"
+        )
+    logits = full_precision(logits)
+    mean, std = mean.to(logits), std.to(logits)
+    if not bool((std > 0).all()):
+        raise SeguqError("every standard deviation must be above 0")
+    largest, winner = logits.max(1)
+    return (mean[winner] - largest) / std[winner]

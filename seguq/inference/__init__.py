@@ -5,6 +5,7 @@ from seguq.inference.dropout import inject_dropout
 from seguq.inference.ensemble import DeepEnsemble
 from seguq.inference.estimator import Estimator
 from seguq.inference.maps import UncertaintyMaps
+from seguq.inference.max_logits import MaxLogitStatistics
 from seguq.inference.mc_dropout import MCDropout
 from seguq.inference.sliding_window import SlidingWindow
 from seguq.inference.tta import TestTimeAugmentation
@@ -14,6 +15,7 @@ __all__ = [
     "Deterministic",
     "Estimator",
     "MCDropout",
+    "MaxLogitStatistics",
     "SlidingWindow",
     "TestTimeAugmentation",
     "UncertaintyMaps",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seguq.data.batches import output_logits
+from seguq.core.errors import SeguqError
+from seguq.data.batches import output_logits, unpack_batch
 from seguq.functional.logits import class_logits
+from seguq.functional.uncertainty import standardized_max_logit
 from seguq.inference.estimator import OneModelEstimator, evaluation_mode
+from seguq.inference.max_logits import MaxLogitStatistics
 from seguq.inference.measures import LOGIT_MEASURES, PROB_MEASURES, of_logits
 
 
@@ -21,6 +24,8 @@ class Deterministic(OneModelEstimator):
 
     Args:
         model: any module whose output holds logits ``(B, C, *spatial)``; None: bound later, by a callback.
+        max_logits: statistics of training data, for the measure ``standardized_max_logit``; `fit_max_logits` makes
+            them.
         **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
 
     Example:
@@ -31,8 +36,50 @@ class Deterministic(OneModelEstimator):
 
     available: tuple[str, ...] = (*PROB_MEASURES, *LOGIT_MEASURES)
 
-    def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
+    def __init__(
+        self, model: nn.Module | None = None, max_logits: MaxLogitStatistics | None = None, **settings: Any
+    ) -> None:
+        self._all_measures = settings.get("measures") is None
+        self.max_logits = max_logits
+        if max_logits is not None:
+            self.available = (*type(self).available, "standardized_max_logit")
         super().__init__(model, **settings)
+
+    def fit_max_logits(self, batches: Iterable[Any]) -> MaxLogitStatistics:
+        """Learn how large the largest logit is for each predicted class, and offer ``standardized_max_logit``.
+
+        Args:
+            batches: of training data, as `seguq.data.unpack_batch` takes them; masks are not looked at.
+
+        Returns:
+            The statistics, for other estimators of the same model (``Deterministic(model, max_logits=...)``).
+
+        Raises:
+            SeguqError: without a batch.
+        """
+        statistics: MaxLogitStatistics | None = None
+        for batch in batches:
+            images, _ = self._take_in((taken := unpack_batch(batch)).image, [""] * len(taken.image))
+            with torch.no_grad():
+                logits = self._pool(images, (), ())[0]
+            if self.task == "multilabel":
+                raise SeguqError("standardized_max_logit is of one class a pixel, not of task='multilabel'")
+            statistics = MaxLogitStatistics(logits.shape[1]).to(logits.device) if statistics is None else statistics
+            statistics.update(logits)
+        if statistics is None:
+            raise SeguqError("there is no batch to learn from")
+        self.max_logits = statistics
+        self.available = (*type(self).available, "standardized_max_logit")
+        if self._all_measures:
+            self.measures = self.available
+        return statistics
+
+    def _measures_of(self, logits: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        maps = of_logits(logits, names)
+        if "standardized_max_logit" in names:
+            assert self.max_logits is not None
+            maps["standardized_max_logit"] = standardized_max_logit(logits, self.max_logits.mean, self.max_logits.std)
+        return maps
 
     @property
     def tag(self) -> str:
@@ -42,7 +89,7 @@ class Deterministic(OneModelEstimator):
     def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         with evaluation_mode(self.network):
             logits = self._logits(self.network, images)
-        return logits, of_logits(logits, names)
+        return logits, self._measures_of(logits, names)
 
     def of_output(self, output: Any, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Class logits, and the measures of them, of a pass that has run already.
@@ -52,7 +99,7 @@ class Deterministic(OneModelEstimator):
             images: what it was given, for the size.
         """
         logits = class_logits(output_logits(output, images.shape[2:]), self.task)
-        return logits, of_logits(logits, self.measures)
+        return logits, self._measures_of(logits, self.measures)
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of the one pass, ``(B, C, *spatial)``."""

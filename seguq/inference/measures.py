@@ -23,6 +23,7 @@ _HOLDERS = {
     **dict.fromkeys(PROB_MEASURES, "every estimator"),
     **dict.fromkeys(SAMPLE_MEASURES, "estimators with samples (MCDropout, DeepEnsemble)"),
     "augmentation_variance": "TestTimeAugmentation",
+    "standardized_max_logit": "Deterministic, once fit_max_logits(batches) was called",
     **dict.fromkeys(LOGIT_MEASURES, "Deterministic"),
 }
 
