@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 import seguq
+from seguq.inference.recorder import Recorder
 from seguq.inference.running import RunningMeasures
-from seguq.inference.tape import Recorder
 
 T = 20
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from seguq.core.seeds import generator_state, restore_state, same_state
-from seguq.inference.tape import Recorder, Tape, first_difference
+from seguq.inference.pass_log import first_difference
+from seguq.inference.recorder import Recorder
+from seguq.inference.tape import Tape
 
 Pass = Callable[[], Tensor]
 
