@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from seguq.data import SegmentationFolder, check_files, unpack_batch
 from seguq.data.transforms import evaluation_transform
 from seguq.export import PredictionFolder
 from seguq.export.folder import predicted_ids
+from seguq.export.writer import BackgroundWriter
 from seguq.inference import Estimator
 from seguq.task import SegmentationTask
 
@@ -135,9 +137,13 @@ def _predict(
     loader = DataLoader(data, batch_sampler=batches, num_workers=num_workers)
 
     def one_by_one() -> Iterator[str]:
-        for batch in map(unpack_batch, loader):
-            results.save(est(batch.image, batch.image_id).cpu(), probs=save_probs)
-            yield from batch.image_id or ()
+        # the network does not wait for files; what was not written when a run is killed is predicted again
+        with BackgroundWriter("seguq predict") as writer:
+            for batch in map(unpack_batch, loader):
+                maps = est(batch.image, batch.image_id).cpu()
+                size = sum(maps[name].nbytes for name in maps.names) + maps.prediction.nbytes + maps.probs.nbytes
+                writer.submit(functools.partial(results.save, maps, probs=save_probs), size)
+                yield from batch.image_id or ()
 
     for _ in progress(one_by_one(), est.tag, total=len(data), done=finished):
         pass

@@ -20,7 +20,8 @@ Pass = Callable[[], Tensor]
 
 _VERIFIED = 2  # samples of a model that are compared with those of whole passes
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_WITHOUT_EFFECTS = ("torch.", "timm.")  # hooks of theirs do nothing but to the tensors that go through
+# hooks of theirs do nothing but to the tensors that go through
+_WITHOUT_EFFECTS = ("torch.", "timm.", "seguq.inference.dropout.")
 
 
 class Replay:

@@ -492,6 +492,14 @@ def test_hooks_are_called_in_every_pass(place):
     assert len(seen) == SAMPLES * (1 if place == "module" else 5)
 
 
+def test_injected_dropout_is_recorded():
+    import segmentation_models_pytorch as smp
+
+    for where in ("head", "decoder", "encoder.layer3"):
+        model = smp.Unet("resnet18", encoder_weights=None, classes=3).eval()
+        require_replayed(seguq.inject_dropout(model, p=0.3, where=where), images(1, (64, 64)))
+
+
 def test_hooks_of_torch_itself_are_recorded():
     model = net(nn.Dropout(0.4))
     nn.utils.parametrizations.weight_norm(model[0])
