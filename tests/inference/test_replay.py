@@ -90,19 +90,19 @@ def require_equal(model, x=None, count=SAMPLES, **settings):
     return first, calls.count - first
 
 
-def require_replayed(model, x=None, **settings):
-    """... and the first module was called once a batch, and twice more while the tape was verified."""
-    assert require_equal(model, x, **settings) == (3, 1)
+def replayed(model, x=None, **settings):
+    """... and whether the first module was called once a batch, and twice more while the tape was verified."""
+    return require_equal(model, x, **settings) == (3, 1)
 
 
-def require_whole(model, told, x=None, **settings):
-    """... and all was run again for each sample, with one warning that says why."""
+def said_and_run_as_a_whole(model, told, x=None, **settings):
+    """... and whether all was run again for each sample, with one warning that says why."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         first, again = require_equal(model, x, **settings)
     ours = [str(one.message) for one in said if str(one.message).startswith("every sample of")]
     assert len(ours) == 1 and told in ours[0], ours
-    assert (first, again) == (SAMPLES, SAMPLES)
+    return (first, again) == (SAMPLES, SAMPLES)
 
 
 # what draws
@@ -132,7 +132,7 @@ DRAWING = {
 
 @pytest.mark.parametrize("middle", DRAWING.values(), ids=DRAWING)
 def test_samples_are_those_of_a_plain_loop(middle):
-    require_replayed(net(copy.deepcopy(middle)), layers="all")
+    assert replayed(net(copy.deepcopy(middle)), layers="all")
 
 
 def shared():
@@ -141,7 +141,7 @@ def shared():
 
 
 def test_layers_that_are_used_twice_are_run_as_often():
-    require_replayed(net(shared()))
+    assert replayed(net(shared()))
 
 
 def test_layers_of_torchvision_and_timm_are_seen():
@@ -149,16 +149,16 @@ def test_layers_of_torchvision_and_timm_are_seen():
     from torchvision.ops import StochasticDepth
 
     for layer in (StochasticDepth(0.5, "row"), StochasticDepth(0.5, "batch"), DropPath(0.5), DropBlock2d(0.3, 3)):
-        require_replayed(net(layer), layers="all")
+        assert replayed(net(layer), layers="all")
 
 
 def test_attention_with_dropout_is_seen():
     layer = nn.TransformerEncoderLayer(8, 2, 16, 0.2, batch_first=True)
-    require_replayed(net(lambda self, x: layer(x.flatten(2).mT).mT.reshape(x.shape)), layers="all")
+    assert replayed(net(lambda self, x: layer(x.flatten(2).mT).mT.reshape(x.shape)), layers="all")
     encoder = nn.Sequential(
         Function(lambda self, x: x.flatten(2).mT), layer, Function(lambda self, x: x.mT.unflatten(2, (12, 10)))
     )
-    require_replayed(net(encoder))
+    assert replayed(net(encoder))
 
 
 class Keyed(nn.Module):
@@ -173,18 +173,18 @@ class Keyed(nn.Module):
 
 
 def test_a_forward_of_keywords_that_gives_a_dict_is_recorded():
-    require_replayed(Keyed(), forward=lambda model, x: model(pixel_values=x))
+    assert replayed(Keyed(), forward=lambda model, x: model(pixel_values=x))
 
 
 def test_smaller_logits_are_resized_in_every_sample():
     model = nn.Sequential(net(nn.Dropout(0.4)), nn.AvgPool2d(2)).eval()
-    require_replayed(model, images(size=(12, 16)))
+    assert replayed(model, images(size=(12, 16)))
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
 def test_other_tasks_are_recorded(task):
     model = nn.Sequential(net(nn.Dropout(0.4)), nn.Conv2d(3, 1 if task == "binary" else 3, 1)).eval()
-    require_replayed(model, task=task)
+    assert replayed(model, task=task)
 
 
 # memory that is written in place, and views of it
@@ -263,7 +263,7 @@ IN_PLACE = [halves, view_before, changed_later, changed_later_by_a_draw, set_whe
 
 @pytest.mark.parametrize("middle", IN_PLACE, ids=lambda middle: middle.__name__)
 def test_what_is_written_in_place_is_written_anew_in_every_sample(middle):
-    require_replayed(net(middle))
+    assert replayed(net(middle))
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_what_is_written_in_place_is_written_anew_in_every_sample(middle):
     ],
 )
 def test_views_and_operations_of_many_kinds_are_run_again(middle):
-    require_replayed(net(middle))
+    assert replayed(net(middle))
 
 
 def test_random_programs_are_replayed():
@@ -316,20 +316,20 @@ def test_random_programs_are_replayed():
                     a[:, one % 8 : one % 8 + 1].copy_(torch.rand_like(b[:, :1]))
             return sum(held)
 
-        require_replayed(net(run), images(1, (4, 5)))
+        assert replayed(net(run), images(1, (4, 5)))
 
 
 # numbers of other kinds
 
 
 def test_double_precision_and_channels_last_are_recorded():
-    require_replayed(net(nn.Dropout(0.4)).double(), images().double())
-    require_replayed(net(nn.Dropout(0.4)).to(memory_format=torch.channels_last),
+    assert replayed(net(nn.Dropout(0.4)).double(), images().double())
+    assert replayed(net(nn.Dropout(0.4)).to(memory_format=torch.channels_last),
                      images().contiguous(memory_format=torch.channels_last))  # fmt: skip
 
 
 def test_half_precision_is_recorded():
-    require_replayed(net(nn.Dropout(0.4)).bfloat16(), images().bfloat16())
+    assert replayed(net(nn.Dropout(0.4)).bfloat16(), images().bfloat16())
 
 
 def test_under_autocast_the_tape_is_of_what_was_cast():
@@ -338,19 +338,19 @@ def test_under_autocast_the_tape_is_of_what_was_cast():
             return F.conv2d(F.dropout(x.float(), 0.4, True), torch.ones(8, 8, 1, 1))
 
     with torch.autocast("cpu", torch.bfloat16):
-        require_replayed(net(nn.Dropout(0.4)))
-        require_replayed(net(forced))
+        assert replayed(net(nn.Dropout(0.4)))
+        assert replayed(net(forced))
 
 
 def test_under_inference_mode_it_works():
     with torch.inference_mode():
-        require_replayed(net(nn.Dropout(0.4, inplace=True)))
-        require_replayed(net(halves))
+        assert replayed(net(nn.Dropout(0.4, inplace=True)))
+        assert replayed(net(halves))
 
 
 def test_volumes_are_recorded():
     model = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.Dropout3d(0.4), nn.Conv3d(4, 3, 1)).eval()
-    require_replayed(model, torch.randn(1, 3, 4, 6, 5))
+    assert replayed(model, torch.randn(1, 3, 4, 6, 5))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -431,11 +431,11 @@ NOT_RECORDED = {
 @pytest.mark.filterwarnings("default:every sample of")
 @pytest.mark.parametrize(("middle", "told"), NOT_RECORDED.values(), ids=NOT_RECORDED)
 def test_what_cannot_be_recorded_is_run_as_a_whole_and_said_once(middle, told):
-    require_whole(net(copy.deepcopy(middle)), told)
+    assert said_and_run_as_a_whole(net(copy.deepcopy(middle)), told)
 
 
-def differing(model, told, count=SAMPLES, start=lambda: None):
-    """What depends on more than the generator: samples are those of a plain loop over a copy of the model."""
+def those_of_a_loop(model, told, count=SAMPLES, start=lambda: None):
+    """What depends on more than the generator: whether samples are those of a plain loop over a copy of the model."""
     copied, x = copy.deepcopy(model), images()
     start()
     torch.manual_seed(7)
@@ -445,12 +445,14 @@ def differing(model, told, count=SAMPLES, start=lambda: None):
     with pytest.warns(UserWarning) as said:
         found, state = sampled(seguq.MCDropout(model, samples=count, calibrator=None), x)
     assert [told in str(one.message) for one in said] == [True]
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)) and torch.equal(state, end)
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)) and torch.equal(state, end)
 
 
 @pytest.mark.filterwarnings("default:every sample of")
 def test_a_module_that_counts_its_calls_is_found_out_by_name():
-    differing(net(Counter()), "its part '2' (Counter) does something else in a second pass than in the first")
+    assert those_of_a_loop(
+        net(Counter()), "its part '2' (Counter) does something else in a second pass than in the first"
+    )
 
 
 @pytest.mark.filterwarnings("default:every sample of")
@@ -459,7 +461,7 @@ def test_a_module_with_a_generator_of_its_own_is_run_as_a_whole():
         def __deepcopy__(self, memo):
             return OwnGenerator()
 
-    differing(net(Copied()), "its part '2' (Copied) draws from a generator of its own")
+    assert those_of_a_loop(net(Copied()), "its part '2' (Copied) draws from a generator of its own")
 
 
 @pytest.mark.filterwarnings("default:every sample of")
@@ -468,7 +470,9 @@ def test_a_module_that_draws_from_python_is_found_out():
         def forward(self, x):
             return F.dropout(x * random.random(), 0.4, True)
 
-    differing(net(Python()), "its part '2' (Python) does something else in a second pass", start=lambda: random.seed(3))
+    assert those_of_a_loop(
+        net(Python()), "its part '2' (Python) does something else in a second pass", start=lambda: random.seed(3)
+    )
 
 
 @pytest.mark.filterwarnings("default:every sample of")
@@ -497,14 +501,14 @@ def test_injected_dropout_is_recorded():
 
     for where in ("head", "decoder", "encoder.layer3"):
         model = smp.Unet("resnet18", encoder_weights=None, classes=3).eval()
-        require_replayed(seguq.inject_dropout(model, p=0.3, where=where), images(1, (64, 64)))
+        assert replayed(seguq.inject_dropout(model, p=0.3, where=where), images(1, (64, 64)))
 
 
 def test_hooks_of_torch_itself_are_recorded():
     model = net(nn.Dropout(0.4))
     nn.utils.parametrizations.weight_norm(model[0])
     nn.utils.spectral_norm(model[3])
-    require_equal(model.eval())
+    assert require_equal(model.eval())[1] == 1
 
 
 @pytest.mark.filterwarnings("default:every sample of")
@@ -575,7 +579,7 @@ def test_a_stream_that_is_left_in_the_middle_leaves_the_model_as_it_was():
     next(stream), next(stream)
     assert not any(part.training for part in model.modules())
     stream.close()
-    require_replayed(model)
+    assert replayed(model)
 
 
 def test_estimators_can_be_copied_and_pickled():
