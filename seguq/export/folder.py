@@ -14,7 +14,7 @@ import numpy as np
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import TEMPORARY_PREFIX, remove_leftovers, write_json
 from seguq.data.reading import read_image
-from seguq.export.heatmap import colorize, heatmap, overlay, with_color_bar
+from seguq.export.heatmap import colorize, overlay, with_color_bar
 from seguq.export.images import to_rgb, write_index_png, write_png
 from seguq.export.scale import Scale, ScaleFinder, label_of, scales_from_dict
 from seguq.inference import UncertaintyMaps
@@ -172,10 +172,11 @@ class PredictionFolder:
         for measure, scale in scales.items():
             values = maps[measure][0].numpy()
             label = label_of(measure)
-            write_png(self.path / "heatmaps" / measure / f"{image_id}.png", heatmap(values, scale, label))
+            colors = colorize(values, scale)
+            write_png(self.path / "heatmaps" / measure / f"{image_id}.png", with_color_bar(colors, scale, label))
             if shown is None:
                 continue
-            laid_over = with_color_bar(overlay(shown, colorize(values, scale)), scale, label)
+            laid_over = with_color_bar(overlay(shown, colors), scale, label)
             write_png(self.path / "overlays" / measure / f"{image_id}.png", laid_over)
 
     def stream(self, image_ids: Sequence[str]) -> Iterator[UncertaintyMaps]:
