@@ -500,7 +500,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_half_is_left(tmp_path, monke
 
 
 def test_a_full_disk_while_pictures_are_drawn_is_the_same_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("seguq.export.folder.heatmap", full)
+    monkeypatch.setattr("seguq.export.folder.with_color_bar", full)
     with pytest.raises(SeguqError, match="the disk is full"):
         predict(tmp_path)
 
