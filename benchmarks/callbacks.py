@@ -8,17 +8,18 @@ validation of the same round: where the two differ, the machine was not idle.
 """
 
 import argparse
+import functools
 import logging
 import platform
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 
 import pytorch_lightning as pl
 import segmentation_models_pytorch as smp
 import torch
+from in_turn import in_turn, wall_seconds
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -69,17 +70,16 @@ def images_and_masks(count, classes, size):
     return smooth.repeat(1, 3, 1, 1) + 0.3 * torch.randn(count, 3, size, size), masks
 
 
-def seconds_of(module, loader, callbacks):
+def validate(module, loader, callbacks):
+    """Seconds of one validation, without the making of its Trainer."""
     trainer = pl.Trainer(
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=callbacks,
+        callbacks=callbacks(),
     )
-    begun = time.perf_counter()
-    trainer.validate(module, loader, verbose=False)
-    return time.perf_counter() - begun
+    return wall_seconds(lambda: trainer.validate(module, loader, verbose=False))
 
 
 def import_seconds(statement):
@@ -120,12 +120,10 @@ def main():
         "UncertaintyMetrics, one measure": (module, lambda: [UncertaintyMetrics(measures=["predictive_entropy"])]),
         "both": (module, lambda: [Calibrate(), UncertaintyMetrics()]),
     }
-    times = {name: [] for name in variants}
-    for round_ in range(options.rounds + 1):
-        for name, (which, callbacks) in variants.items():
-            spent = seconds_of(which, loader, callbacks())
-            if round_:  # the first is for warming up
-                times[name].append(spent)
+    ways = {
+        name: functools.partial(validate, which, loader, callbacks) for name, (which, callbacks) in variants.items()
+    }
+    times = in_turn(ways, options.rounds, warm_up=1, clock=lambda way: way())
     print(f"\n{options.images} images of {options.size} x {options.size}, {options.classes} classes, FPN/resnet18")
     for name, spent in times.items():
         of_medians = statistics.median(spent) / statistics.median(times["plain"])

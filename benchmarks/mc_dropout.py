@@ -13,11 +13,11 @@ import contextlib
 import copy
 import platform
 import statistics
-import time
 import warnings
 
 import segmentation_models_pytorch as smp
 import torch
+from in_turn import in_turn, wall_seconds
 from torch import nn
 
 import seguq
@@ -81,13 +81,10 @@ def peers(model, x):
 
 
 def seconds(function, device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    if device.type != "cuda":
+        return wall_seconds(function)
+    torch.cuda.synchronize()
+    return wall_seconds(lambda: (function(), torch.cuda.synchronize()))
 
 
 def measured(model, x, rounds):
@@ -121,12 +118,8 @@ def measured(model, x, rounds):
         "seguq, seeded": lambda: seeded(x),
         **peers(model, x),
     }
-    times = {name: [] for name in ways}
-    for round_ in range(rounds + 1):
-        for name, way in ways.items():
-            spent = seconds(way, x.device)
-            if round_:  # the first is for warming up, and verifies
-                times[name].append(spent)
+    # the round for warming up verifies, too
+    times = in_turn(ways, rounds, warm_up=1, clock=lambda way: seconds(way, x.device))
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 

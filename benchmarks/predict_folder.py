@@ -11,12 +11,12 @@ import logging
 import shutil
 import statistics
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from in_turn import in_turn
 from PIL import Image
 
 import seguq
@@ -80,12 +80,7 @@ def main():
             "folder, maps, one reader": lambda: folder(pictures=False, num_workers=1),
             "folder, maps and pictures": lambda: folder(pictures=True),
         }
-        times = {name: [] for name in ways}
-        for _ in range(options.rounds):
-            for name, way in ways.items():
-                begun = time.perf_counter()
-                way()
-                times[name].append(time.perf_counter() - begun)
+        times = in_turn(ways, options.rounds)
         for name, spent in times.items():
             ratio = statistics.median(a / b for a, b in zip(spent, times["preloaded"], strict=True))
             print(f"{name:30s} {statistics.median(spent):6.1f} s   {ratio:.3f}")

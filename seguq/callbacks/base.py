@@ -114,7 +114,8 @@ class EstimatorCallback(Callback):
 
     def _at_rest(self) -> dict[str, Any]:
         """What its attributes of a run are outside of one."""
-        return {"_passes": None, "_undo": [], "_verified": {}, "_applied": None, "_looked_up": False, "_failure": None}
+        of_a_run = {"_passes": None, "_applied": None, "_looked_up": False, "_failure": None}
+        return {**of_a_run, "_undo": [], "_verified": {}, "_met_first": False}
 
     @property
     def _kind(self) -> str:
@@ -182,7 +183,6 @@ class EstimatorCallback(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Listen to what is loaded, and to the start of epochs; stand in for a missing ``predict_step``."""
         self._end()
-        self._verified, self._met_first = {}, False
 
         def loaded(checkpoint: dict[str, Any]) -> None:
             self._loaded(trainer, pl_module, checkpoint)
@@ -213,7 +213,7 @@ class EstimatorCallback(Callback):
         self._abandoned()
         for undo in self._undo:
             undo()
-        self._undo = []
+        vars(self).update(self._at_rest())
 
     def _drop_passes(self) -> None:
         if self._passes is not None:

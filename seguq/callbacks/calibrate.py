@@ -191,8 +191,5 @@ class Calibrate(EstimatorCallback):
         ending = "" if self._kind == "deterministic" else f"/{self._kind}"
         log_values(trainer, module, {f"{PREFIX[stage]}/{name}{ending}": value for name, value in values.items()})
 
-    def _abandoned(self) -> None:
-        self._stream = self._weights = None
-
     def _at_rest(self) -> dict[str, Any]:
         return {**super()._at_rest(), "_stream": None, "_weights": None}

@@ -205,8 +205,7 @@ class HeatmapWriter(EstimatorCallback):
             one = alone(maps[i], image_id, self._names)
             picture = None if step.image is None else self._picture(step.image[i])
             self._find_scale(one)
-            size = sum(one[name].nbytes for name in one.names) + one.prediction.nbytes
-            size += 0 if picture is None else picture.nbytes
+            size = one.nbytes + (0 if picture is None else picture.nbytes)
             self._writer.submit(_Job(folder, one, picture), size)
 
     def _require_no_others(self, folder: PredictionFolder) -> None:
@@ -254,7 +253,6 @@ class HeatmapWriter(EstimatorCallback):
         together(trainer, module, lambda: scales.update(self._scales(trainer, stage)))
         together(trainer, module, lambda: self._keep(scales, stage, written), first_only=True)
         together(trainer, module, lambda: self._draw(scales))
-        self._abandoned()
 
     def _keep(self, scales: dict[str, Scale], stage: str, written: set[int]) -> None:
         assert self._folder is not None
@@ -309,7 +307,6 @@ class HeatmapWriter(EstimatorCallback):
 
     def _abandoned(self) -> None:
         self._writer.cancel()
-        self._folder, self._written, self._earlier, self._finders = None, {}, [], {}
 
     def _at_rest(self) -> dict[str, Any]:
         return {**super()._at_rest(), "_folder": None, "_written": {}, "_earlier": [], "_finders": {}}

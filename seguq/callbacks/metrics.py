@@ -203,8 +203,5 @@ class UncertaintyMetrics(EstimatorCallback):
                     trainer.global_step,
                 )
 
-    def _abandoned(self) -> None:
-        self._sums = {}
-
     def _at_rest(self) -> dict[str, Any]:
         return {**super()._at_rest(), "_sums": {}}

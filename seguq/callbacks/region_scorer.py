@@ -152,7 +152,6 @@ class RegionScorer(EstimatorCallback):
     def _abandoned(self) -> None:
         if self._shard is not None:
             self._shard.abort()
-            self._shard = None
 
     def _at_rest(self) -> dict[str, Any]:
         return {**super()._at_rest(), "_shard": None}

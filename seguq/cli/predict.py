@@ -141,8 +141,7 @@ def _predict(
         with BackgroundWriter("seguq predict") as writer:
             for batch in map(unpack_batch, loader):
                 maps = est(batch.image, batch.image_id).cpu()
-                size = sum(maps[name].nbytes for name in maps.names) + maps.prediction.nbytes + maps.probs.nbytes
-                writer.submit(functools.partial(results.save, maps, probs=save_probs), size)
+                writer.submit(functools.partial(results.save, maps, probs=save_probs), maps.nbytes)
                 yield from batch.image_id or ()
 
     for _ in progress(one_by_one(), est.tag, total=len(data), done=finished):

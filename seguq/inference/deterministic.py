@@ -40,10 +40,14 @@ class Deterministic(OneModelEstimator):
         self, model: nn.Module | None = None, max_logits: MaxLogitStatistics | None = None, **settings: Any
     ) -> None:
         self._all_measures = settings.get("measures") is None
+        self._offer(max_logits)
+        super().__init__(model, **settings)
+
+    def _offer(self, max_logits: MaxLogitStatistics | None) -> None:
+        """Have ``standardized_max_logit`` among the measures, where there are statistics."""
         self.max_logits = max_logits
         if max_logits is not None:
             self.available = (*type(self).available, "standardized_max_logit")
-        super().__init__(model, **settings)
 
     def fit_max_logits(self, batches: Iterable[Any]) -> MaxLogitStatistics:
         """Learn how large the largest logit is for each predicted class, and offer ``standardized_max_logit``.
@@ -57,19 +61,17 @@ class Deterministic(OneModelEstimator):
         Raises:
             SeguqError: without a batch.
         """
+        if self.task == "multilabel":
+            raise SeguqError("standardized_max_logit is of one class a pixel, not of task='multilabel'")
         statistics: MaxLogitStatistics | None = None
         for batch in batches:
-            images, _ = self._take_in((taken := unpack_batch(batch)).image, [""] * len(taken.image))
-            with torch.no_grad():
-                logits = self._pool(images, (), ())[0]
-            if self.task == "multilabel":
-                raise SeguqError("standardized_max_logit is of one class a pixel, not of task='multilabel'")
+            images = unpack_batch(batch).image
+            logits = self.pooled_logits(images, [""] * len(images))
             statistics = MaxLogitStatistics(logits.shape[1]).to(logits.device) if statistics is None else statistics
             statistics.update(logits)
         if statistics is None:
             raise SeguqError("there is no batch to learn from")
-        self.max_logits = statistics
-        self.available = (*type(self).available, "standardized_max_logit")
+        self._offer(statistics)
         if self._all_measures:
             self.measures = self.available
         return statistics

@@ -93,6 +93,12 @@ class UncertaintyMaps:
         """The names of the maps."""
         return tuple(self._maps)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the maps, of the prediction, and of the probabilities where they are there."""
+        tensors = [*self._maps.values(), self.prediction, *([] if self._probs is None else [self._probs])]
+        return sum(tensor.nbytes for tensor in tensors)
+
     def __getitem__(self, name: str) -> Tensor:
         """The map of a measure, ``(B, *spatial)``.
 

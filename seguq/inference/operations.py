@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,8 +34,7 @@ class Kind:
         self.may_draw = _SEEDED in tags or not aten or any("Generator" in str(a.type) for a in schema.arguments)
         self.by_value = any(tag in tags for tag in _BY_VALUE)
         self.indexes = self.name == "aten::index"  # by masks, the shape depends on values; by numbers it does not
-        self.metadata = _METADATA in tags and self.name not in REPLACING
-        if self.metadata:
+        if _METADATA in tags and self.name not in REPLACING:  # it changes how a tensor lies, and no value
             self.written = ()
         # an operator of other people may write or give anything
         self.plain_outputs = all("Tensor" in str(value.type) for value in schema.returns)
@@ -44,6 +43,11 @@ class Kind:
         self.statistics = None
         if "batch_norm" in self.name and {"training", "running_mean"} <= set(names):
             self.statistics = (names.index("training"), names.index("running_mean"))
+
+    def targets(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+        """The tensors among the arguments that the operation writes into."""
+        for position, name in self.written:
+            yield from outputs_of(args[position] if position < len(args) else kwargs.get(name))
 
 
 KINDS: dict[Any, Kind] = {}
@@ -71,6 +75,7 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def memory_of(tensor: Tensor) -> int:
+    """A name of the memory that a tensor lies in, the same for all of its views while it lasts."""
     name: int = tensor.untyped_storage()._cdata
     return name
 
@@ -82,6 +87,7 @@ def copy_of_memory(tensor: Tensor) -> Tensor:
 
 
 def view_of(memory: Tensor, like: Tensor) -> Tensor:
+    """A tensor that lies in a memory, as `copy_of_memory` gives it, as another one does in its own."""
     return memory.view(like.dtype).as_strided(like.shape, like.stride(), like.storage_offset())
 
 
@@ -98,6 +104,7 @@ def tensors_of(args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any, Te
 
 
 def outputs_of(out: Any) -> Iterator[Tensor]:
+    """The tensors of a value that is one, or a list of some, or neither."""
     if isinstance(out, Tensor):
         yield out
     elif isinstance(out, (list, tuple)):

@@ -43,6 +43,7 @@ def _alike(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def logged(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Logged:
+    """The entry of an operation; ``out`` is None where its values are not to be compared."""
     values = [value for value in (*args, *kwargs.items()) if not isinstance(value, (Tensor, list, tuple))]
     found: list[float] = []
     for tensor in () if "empty" in kind.name else outputs_of(out):

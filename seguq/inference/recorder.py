@@ -109,10 +109,8 @@ class Recorder(TorchDispatchMode):
     def _set_free(self) -> None:
         last: dict[int, int] = {}
         for number, entry in enumerate(self.tape.entries):
-            for _, _, slot, _ in entry.refs:
-                last[slot] = number
-            for _, slot in entry.outputs:
-                last[slot] = number
+            read, made = (slot for _, _, slot, _ in entry.refs), (slot for _, slot in entry.outputs)
+            last.update(dict.fromkeys((*read, *made), number))
         kept = self.tape.output[0] if isinstance(self.tape.output, tuple) else None
         for slot, number in last.items():
             if slot != kept:
@@ -189,28 +187,24 @@ class Recorder(TorchDispatchMode):
     ) -> dict[int, Tensor | None]:
         """Save what an operation is about to overwrite; gives by memory what was there, where the tape may need it."""
         restored: dict[int, Tensor | None] = {}
-        for position, name in kind.written:
-            target = args[position] if position < len(args) else kwargs.get(name)
-            for tensor in target if isinstance(target, (list, tuple)) else (target,):
-                if not isinstance(tensor, Tensor):
-                    continue
-                memory = memory_of(tensor)
-                if memory in self._slots:
-                    continue
-                if memory not in self._made and tensor.untyped_storage().nbytes():
-                    self.stop("changes in place a tensor that it did not make in the same pass")
-                    return restored
-                saved = None
-                if memory in self._constants:
-                    saved = copy_of_memory(tensor)
-                    for container, key in self._constants.pop(memory):
-                        container[key] = view_of(saved, container[key])
-                if not depends and not kind.may_draw:
-                    continue
-                whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-                if not (whole and kind.name in OVERWRITING):
-                    saved = copy_of_memory(tensor) if saved is None else saved
-                restored[memory] = saved
+        for tensor in kind.targets(args, kwargs):
+            memory = memory_of(tensor)
+            if memory in self._slots:
+                continue
+            if memory not in self._made and tensor.untyped_storage().nbytes():
+                self.stop("changes in place a tensor that it did not make in the same pass")
+                return restored
+            saved = None
+            if memory in self._constants:
+                saved = copy_of_memory(tensor)
+                for container, key in self._constants.pop(memory):
+                    container[key] = view_of(saved, container[key])
+            if not depends and not kind.may_draw:
+                continue
+            whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+            if not (whole and kind.name in OVERWRITING):
+                saved = copy_of_memory(tensor) if saved is None else saved
+            restored[memory] = saved
         return restored
 
     def _put_down(
@@ -237,11 +231,9 @@ class Recorder(TorchDispatchMode):
             if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg() or type(tensor) not in PLAIN:
                 self.stop(f"calls {kind.name} on a tensor that is not of the plain kind")
                 return
-        for position, name in kind.written:
-            target = args[position] if position < len(args) else kwargs.get(name)
-            for tensor in target if isinstance(target, (list, tuple)) else (target,):
-                if isinstance(tensor, Tensor) and memory_of(tensor) not in self._slots:
-                    self._restore(tensor, restored)
+        for tensor in kind.targets(args, kwargs):
+            if memory_of(tensor) not in self._slots:
+                self._restore(tensor, restored)
         entry = Entry(func, [_copied(value) for value in args], {key: _copied(value) for key, value in kwargs.items()})
         for container, key, tensor in tensors_of(entry.args, entry.kwargs):
             memory = memory_of(tensor)
@@ -269,6 +261,7 @@ class Recorder(TorchDispatchMode):
         self.tape.entries.append(entry)
 
     def _slot(self, memory: int, tensor: Tensor) -> int:
+        """A new slot for a memory that depends on random draws, whose own tensor lies as the one given."""
         slot = self.tape.slots
         self.tape.slots += 1
         self._slots[memory] = (slot, Lying(tensor))
@@ -277,20 +270,17 @@ class Recorder(TorchDispatchMode):
     def _restore(self, tensor: Tensor, restored: dict[int, Tensor | None]) -> None:
         """From here on the memory of a tensor depends on random draws: each run begins with what was there."""
         memory = memory_of(tensor)
-        saved = restored.get(memory)
-        slot = self._slot(memory, tensor)
         if memory not in restored:
             self.stop("writes random values where it was not expected")
-        elif saved is None:
-            size, stride = tuple(tensor.shape), tuple(tensor.stride())
-            entry = Entry(torch.empty_strided, [size, stride], {"dtype": tensor.dtype, "device": tensor.device})
-            entry.outputs.append((None, slot))
-            self.tape.entries.append(entry)
+            return
+        saved = restored[memory]
+        if saved is None:  # all of it is about to be overwritten
+            lying = [tuple(tensor.shape), tuple(tensor.stride())]
+            entry = Entry(torch.empty_strided, lying, {"dtype": tensor.dtype, "device": tensor.device})
         else:
-            self._slots[memory] = (slot, Lying(saved))
             entry = Entry(torch.clone, [saved], {})
-            entry.outputs.append((None, slot))
-            self.tape.entries.append(entry)
+        entry.outputs.append((None, self._slot(memory, tensor if saved is None else saved)))
+        self.tape.entries.append(entry)
 
 
 def _copied(value: Any) -> Any:

@@ -110,11 +110,10 @@ class RunningMeasures:
         return {name: out[name] for name in self.names if name in out}
 
 
-def log_mean(running: RunningMeasures) -> Tensor:
-    """Pooled class logits: the logarithms of the mean probabilities."""
-    mean = running.mean
+def pooled_logits(probs: Tensor) -> Tensor:
+    """Class logits of pooled probabilities: their logarithms."""
     # a probability may underflow to 0, and its logarithm must stay finite
-    return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
 
 def _count_losses(losses: Tensor, logits: Tensor, below: Tensor, memory: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seguq.inference.estimator import Estimator
 from seguq.inference.measures import PROB_MEASURES, SAMPLE_MEASURES
-from seguq.inference.running import RunningMeasures, log_mean
+from seguq.inference.running import RunningMeasures, pooled_logits
 
 
 class SamplingEstimator(Estimator):
@@ -26,7 +26,7 @@ class SamplingEstimator(Estimator):
         running = RunningMeasures(names)
         for logits in self._sample_logits(images, ids):
             running.add(logits)
-        return log_mean(running), running.maps()
+        return pooled_logits(running.mean), running.maps()
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of one sample at a time, ``(B, C, *spatial)``, raw (never calibrated)."""

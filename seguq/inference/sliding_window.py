@@ -14,6 +14,7 @@ from torch.nn import functional
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
+from seguq.inference.running import pooled_logits
 from seguq.inference.wrapping import WrappingEstimator
 
 _BLENDS = ("gaussian", "constant")
@@ -134,8 +135,8 @@ class SlidingWindow(WrappingEstimator):
             logits, maps = self.inner._pool(cut, named, inside)
             answers = {"probs": torch.softmax(logits, 1), **maps}
             for number, (row, place) in enumerate(some):
-                weight = self._weight(place, padded, sides, total)
-                if row == 0:
+                if row == 0:  # the images of one place follow each other
+                    weight = self._weight(place, padded, sides, total)
                     _part(total, place, sides).add_(weight)
                 for name, values in answers.items():
                     if name not in sums:
@@ -147,7 +148,7 @@ class SlidingWindow(WrappingEstimator):
         origin = (0,) * len(size)
         blended = {name: _part(values / total.to(values.dtype), origin, size) for name, values in sums.items()}
         probs = blended.pop("probs")
-        return probs.clamp_min(torch.finfo(probs.dtype).tiny).log(), blended
+        return pooled_logits(probs), blended
 
     def _weight(self, place: tuple[int, ...], size: Sequence[int], sides: Sequence[int], like: Tensor) -> Tensor:
         weight = like.new_ones(())
@@ -157,10 +158,7 @@ class SlidingWindow(WrappingEstimator):
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The blended probabilities as the one sample, ``(B, C, *spatial)``: windows have no samples in common."""
-        images, ids = self._take_in(images, image_ids)
-        with torch.no_grad():
-            probs = torch.softmax(self._pool(images, ids, ())[0], dim=1)
-        yield self._sample_view(probs)
+        yield self._sample_view(torch.softmax(self.pooled_logits(images, image_ids), dim=1))
 
     def _details(self) -> dict[str, Any]:
         return {**self.inner._details(), "window": self.window, "overlap": self.overlap, "margin": self.margin}
@@ -168,11 +166,13 @@ class SlidingWindow(WrappingEstimator):
     def _forwards(self, images: Tensor) -> int:
         sides = self._sides(images.ndim - 2)
         images = _extended(images, sides)
-        places = list(self._windows(images.shape[2:])) * len(images)
-        batches = [places[first : first + self.batch] for first in range(0, len(places), self.batch)]
-        return sum(
-            self.inner._forwards(torch.stack([_part(images[0], place, sides) for place in batch])) for batch in batches
-        )
+        window = _part(images[:1], (0,) * len(sides), sides)
+
+        def of_batch(size: int) -> int:
+            return self.inner._forwards(torch.cat([window] * size)) if size else 0
+
+        full, rest = divmod(len(list(self._windows(images.shape[2:]))) * len(images), self.batch)
+        return (full * of_batch(self.batch) if full else 0) + of_batch(rest)
 
 
 def _part(values: Tensor, place: Sequence[int], sides: Sequence[int]) -> Tensor:

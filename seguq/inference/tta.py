@@ -14,7 +14,7 @@ from torch.nn import functional
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
-from seguq.inference.running import RunningMeasures, log_mean
+from seguq.inference.running import RunningMeasures, pooled_logits
 from seguq.inference.wrapping import WrappingEstimator
 
 _KINDS = ("none", "flips", "d4")
@@ -140,7 +140,7 @@ class TestTimeAugmentation(WrappingEstimator):
         maps = {name: values / running.count for name, values in sums.items()}
         if "augmentation_variance" in names:
             maps["augmentation_variance"] = running.maps()["variance"]
-        return log_mean(running), maps
+        return pooled_logits(running.mean), maps
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The samples of the inner estimator in each view, put back, ``(B, C, *spatial)``, raw."""
