@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seguq.calibration import TemperatureScaling as TemperatureScaling
     from seguq.calibration import load as load
     from seguq.data import SegmentationData as SegmentationData
+    from seguq.inference import SWAG as SWAG
     from seguq.inference import DeepEnsemble as DeepEnsemble
     from seguq.inference import Deterministic as Deterministic
     from seguq.inference import MCDropout as MCDropout
@@ -47,6 +48,7 @@ _NAMES = {
     "TemperatureScaling": "seguq.calibration",
     "load": "seguq.calibration",
     "SegmentationData": "seguq.data",
+    "SWAG": "seguq.inference",
     "DeepEnsemble": "seguq.inference",
     "Deterministic": "seguq.inference",
     "MCDropout": "seguq.inference",

@@ -242,12 +242,7 @@ def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
     """
     content = read_checkpoint(checkpoint)
     section(content)
-    left_over = load_weights(model, content, str(checkpoint))
-    if left_over:
-        raise SeguqError(
-            f"{checkpoint} does not fit the model: it holds {len(left_over)} tensors that the model has no place for, "
-            f"such as {left_over[0]!r}"
-        )
+    load_all_weights(model, content, str(checkpoint))
     calibrators = calibrators_of(content, weights_sha256(content.get("state_dict", content)))
     if calibrators:
         own = weights_sha256(model)  # the file may hold more than the model
@@ -255,6 +250,16 @@ def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
             calibrator.weights_sha256 = own
     setattr(model, _attribute(model), calibrators)
     return model
+
+
+def load_all_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> None:
+    """`load_weights`, which raises where the checkpoint has tensors that the model has no place for."""
+    left_over = load_weights(model, checkpoint, name)
+    if left_over:
+        raise SeguqError(
+            f"{name} does not fit the model: it holds {len(left_over)} tensors that the model has no place for, "
+            f"such as {left_over[0]!r}"
+        )
 
 
 def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> list[str]:
@@ -273,6 +278,28 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> 
     """
     state = _plain_names(checkpoint.get("state_dict", checkpoint))
     own = {key.replace("_orig_mod.", ""): key for key in model.state_dict()}
+    names = matching_names(model, checkpoint, name)
+    current = model.state_dict()
+    wrong = [p for p, source in names.items() if source in state and state[source].shape != current[own[p]].shape]
+    if wrong:
+        found, expected = tuple(state[names[wrong[0]]].shape), tuple(current[own[wrong[0]]].shape)
+        raise SeguqError(
+            f"{name} does not fit the model: {wrong[0]!r} has shape {found} in the file, {expected} in the model"
+        )
+    model.load_state_dict({own[p]: state.get(source, current[own[p]]) for p, source in names.items()})
+    taken = set(names.values())
+    first = next(iter(names))
+    prefix = names[first].removesuffix(first) if names[first].endswith(first) else ""
+    return [key for key in state if key.startswith(prefix) and key not in taken]
+
+
+def matching_names(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> dict[str, str]:
+    """The names of a model's tensors, and under which ones a checkpoint has them, whatever their prefix.
+
+    ``_orig_mod.`` is left out of all of them. Arguments and errors are those of `load_weights`.
+    """
+    state = _plain_names(checkpoint.get("state_dict", checkpoint))
+    own = [key.replace("_orig_mod.", "") for key in model.state_dict()]
     if not state or not own:
         raise SeguqError(f"{name} holds no weights" if not state else "the model has no weights to load into")
     first = next(iter(own))
@@ -295,14 +322,4 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], name: str) -> 
             f"{name} does not fit the model: {len(absent)} of its {len(own)} tensors are missing, such as "
             f"{absent[0]!r}; the checkpoint has names like {next(iter(state))!r}"
         )
-    current = model.state_dict()
-    wrong = [p for p, source in names.items() if source in state and state[source].shape != current[own[p]].shape]
-    if wrong:
-        found, expected = tuple(state[names[wrong[0]]].shape), tuple(current[own[wrong[0]]].shape)
-        raise SeguqError(
-            f"{name} does not fit the model: {wrong[0]!r} has shape {found} in the file, {expected} in the model"
-        )
-    model.load_state_dict({own[p]: state.get(source, current[own[p]]) for p, source in names.items()})
-    taken = set(names.values())
-    prefix = names[first].removesuffix(first) if names[first].endswith(first) else ""
-    return [key for key in state if key.startswith(prefix) and key not in taken]
+    return names

@@ -4,5 +4,7 @@ from seguq.callbacks.calibrate import Calibrate
 from seguq.callbacks.heatmaps import HeatmapWriter
 from seguq.callbacks.metrics import UncertaintyMetrics
 from seguq.callbacks.region_scorer import RegionScorer
+from seguq.callbacks.snapshots import Snapshots
+from seguq.callbacks.swag import SWAG
 
-__all__ = ["Calibrate", "HeatmapWriter", "RegionScorer", "UncertaintyMetrics"]
+__all__ = ["SWAG", "Calibrate", "HeatmapWriter", "RegionScorer", "Snapshots", "UncertaintyMetrics"]

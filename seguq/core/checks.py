@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor
 
 from seguq.core.errors import SeguqError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 def require_dims(name: str, tensor: Tensor, layout: str, *, at_least: int) -> None:
@@ -61,3 +66,8 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise unless ``value`` is one of ``choices``, listing them."""
     if value not in choices:
         raise SeguqError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+
+
+def is_number(value: Any) -> TypeIs[int | float]:
+    """Whether a value is a number, finite or not, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

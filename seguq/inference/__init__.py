@@ -8,9 +8,11 @@ from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.max_logits import MaxLogitStatistics
 from seguq.inference.mc_dropout import MCDropout
 from seguq.inference.sliding_window import SlidingWindow
+from seguq.inference.swag import SWAG
 from seguq.inference.tta import TestTimeAugmentation
 
 __all__ = [
+    "SWAG",
     "DeepEnsemble",
     "Deterministic",
     "Estimator",

@@ -15,7 +15,7 @@ import torch
 
 import seguq
 from seguq.acquisition import Budget
-from seguq.callbacks import Calibrate, HeatmapWriter, RegionScorer, UncertaintyMetrics
+from seguq.callbacks import SWAG, Calibrate, HeatmapWriter, RegionScorer, Snapshots, UncertaintyMetrics
 from seguq.core.errors import SeguqError
 from seguq.regions import Grid
 from tests.callbacks.tiny import PACKAGES, Images, loader, make_module, make_trainer
@@ -66,6 +66,32 @@ def fitted(folder, devices, images):
     return sorted(numbers(trainer))
 
 
+def averaged(folder, devices):
+    """What a checkpoint written by all processes has for SWAG."""
+    package = PACKAGES["pytorch_lightning"]
+    trainer = trainer_of(package, folder, devices, SWAG(start=1, rank=2), max_epochs=3)
+    trainer.fit(make_module(package), loader(Images(6)))
+    trainer.save_checkpoint(folder / "swag.ckpt")
+    held = torch.load(folder / "swag.ckpt", weights_only=True)["seguq"]["swag"]
+    return [held["count"], held["rank"], sorted(held["mean"])]
+
+
+def in_cycles(folder, devices):
+    """The snapshots that are kept by a figure that differs between processes, and the files there are."""
+    package = PACKAGES["pytorch_lightning"]
+
+    class Told(type(make_module(package))):
+        def on_validation_epoch_end(self):
+            best = 1 if self.global_rank == 0 else 3
+            self.log("figure", float(self.current_epoch == best), sync_dist=False)
+
+    snapshots = Snapshots(folder / "snapshots", cycles=2, keep=1, monitor="figure", mode="max")
+    trainer = trainer_of(package, folder, devices, snapshots, max_epochs=4)
+    trainer.fit(Told(), loader(Images(6)), loader(Images(2)))
+    trainer.strategy.barrier()
+    return [[path.name for path in snapshots.paths], sorted(path.name for path in (folder / "snapshots").iterdir())]
+
+
 def refused(folder, devices, data, *callbacks):
     """The error of a prediction, or None."""
     package = PACKAGES["pytorch_lightning"]
@@ -96,6 +122,8 @@ def claims(folder, devices):
         "predict samples": lambda: predicted(folder / "predict samples", devices, Images(7, ids=IDS), 3, estimator=mc),
         "fit": lambda: fitted(folder / "fit", devices, 7),
         "fit on one image": lambda: fitted(folder / "fit on one image", devices, 1),
+        "swag": lambda: averaged(folder / "swag", devices),
+        "snapshots": lambda: in_cycles(folder / "snapshots", devices),
     }
 
 

@@ -95,8 +95,8 @@ def test_what_is_compared_are_the_figures_of_both_callbacks(alone):
 
 
 @both_ranks
-@pytest.mark.parametrize("claim", ["fit", "fit on one image"])
-def test_a_training_logs_what_one_process_logs(two, alone, claim, rank):
+@pytest.mark.parametrize("claim", ["fit", "fit on one image", "swag", "snapshots"])
+def test_a_training_logs_and_keeps_what_one_process_does(two, alone, claim, rank):
     assert two[1][rank][claim] == alone[1][claim]
 
 

@@ -1,0 +1,192 @@
+"""Snapshot ensembles: several models from one training, by a learning rate that comes down and is set up again."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from seguq.callbacks.base import require_count
+from seguq.callbacks.rates import RateCallback, set_rates
+from seguq.core.checks import require_choice
+from seguq.core.errors import UsageError
+from seguq.core.log import logger
+
+
+class Snapshots(RateCallback):
+    r"""Trains in cycles, and keeps the model at the end of each: the members of an ensemble for the price of one.
+
+    In each cycle the learning rate comes down from its first value by a half cosine, step by step, and is then set up
+    again, so that the next cycle leaves for another minimum:
+
+    .. math:: \alpha(t) = \tfrac{\alpha_0}{2} \left(\cos(\pi p) + 1\right), \qquad
+              p = \frac{\text{steps done in the cycle}}{\text{steps of the cycle}}
+
+    The files hold weights only (and the calibrator of a `Calibrate` beside it), each those of another cycle::
+
+        snapshots = Snapshots("snapshots", cycles=5, keep=3, monitor="val/loss")
+        Trainer(max_epochs=100, callbacks=[snapshots]).fit(module, data)
+        estimator = seguq.DeepEnsemble(snapshots.paths, model=module)
+
+    Args:
+        folder: where the files go, ``snapshot-1.ckpt`` and so on; files that are there stay, and the new ones get
+            other names then. The files of cycles that are not among the best are removed.
+        cycles: number of cycles, M, of equally many epochs; the Trainer's ``max_epochs`` ends the last one.
+        keep: how many to keep, k, the best ones; None: all.
+        monitor: name of a logged figure that tells which are the best; None: the last ones are.
+        mode: whether a small (``"min"``) or a large (``"max"``) figure is good.
+        lr: the rate that each cycle begins with, or one for each group of parameters: well above what one would train
+            with otherwise (the authors take 0.2 for SGD). None: the rates of the optimizer.
+
+    Raises:
+        UsageError: for wrong arguments, a training without ``max_epochs``, with fewer epochs than cycles, or a figure
+            that is not logged.
+
+    References:
+        Huang et al., Snapshot Ensembles: Train 1, Get M for Free, 2017, eq. 2.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> callbacks = [Snapshots("snapshots", cycles=4)]
+        >>> trainer = Trainer(max_epochs=40, callbacks=callbacks, logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        cycles: int = 5,
+        keep: int | None = None,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        lr: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(lr)
+        require_count("cycles", cycles)
+        if keep is not None:
+            require_count("keep", keep)
+        require_choice("mode", mode, ("min", "max"))
+        self.folder = Path(folder)
+        self.cycles = cycles
+        self.keep = cycles if keep is None else keep
+        self.monitor = monitor
+        self.mode = mode
+        self._rates: list[float] | None = None
+        self._kept: list[tuple[str, int, float]] = []  # file in the folder, number of the cycle from 1, figure
+        self._looked = False
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that are kept, the best one first; without ``monitor`` the last one first."""
+        return [self.folder / name for name, _, _ in self._ranked()]
+
+    def _ranked(self) -> list[tuple[str, int, float]]:
+        def rank(item: tuple[str, int, float]) -> tuple[bool, float, int]:
+            _, cycle, figure = item
+            return math.isnan(figure), figure if self.mode == "min" else -figure, -cycle
+
+        return sorted(self._kept, key=rank)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that is resumed has to know."""
+        return {"rates": self._rates, "kept": [list(item) for item in self._kept]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a training was cut off."""
+        rates = state_dict["rates"]
+        self._rates = None if rates is None else [float(rate) for rate in rates]
+        # names alone: what a file says must not lead out of the folder
+        kept = [(Path(name).name, int(cycle), float(figure)) for name, cycle, figure in state_dict["kept"]]
+        self._kept = [item for item in kept if (self.folder / item[0]).is_file()]
+        for name, _, _ in kept:
+            if not (self.folder / name).is_file():
+                warnings.warn(f"{self.folder / name} is gone: it will not be in the ensemble", stacklevel=2)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Begin anew; fail now where the training cannot be cut into cycles."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        epochs = trainer.max_epochs
+        if epochs in (None, -1) or epochs < self.cycles:
+            found = "has no end" if epochs in (None, -1) else f"has {epochs}"
+            raise UsageError(
+                f"Snapshots(cycles={self.cycles}) needs at least one epoch a cycle, but the training {found}: give the "
+                f"Trainer max_epochs={10 * self.cycles}, say"
+            )
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is a file: give Snapshots a folder")
+        self._rates, self._kept, self._looked = None, [], False
+
+    def _bounds(self, trainer: Any) -> list[int]:
+        """The epochs, counted from 0, that cycles begin with, and the end."""
+        return [round(trainer.max_epochs * i / self.cycles) for i in range(self.cycles + 1)]
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Note the rates that each cycle begins with."""
+        if self._rates is None:
+            self._rates = self._starting_rates(trainer)
+        self._warn_of_schedulers(trainer, "")
+        every = trainer.check_val_every_n_epoch
+        if self.monitor is not None and trainer.enable_validation and every and every > 1:
+            unseen = [end for end in self._bounds(trainer)[1:] if end % every]
+            if unseen:
+                warnings.warn(
+                    f"{self.monitor!r} is that of an earlier epoch where a cycle ends without a validation, as after "
+                    f"{unseen[0]} epochs: make the epochs of a cycle a multiple of check_val_every_n_epoch={every}",
+                    stacklevel=2,
+                )
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate of this step."""
+        bounds, epoch = self._bounds(trainer), trainer.current_epoch
+        cycle = next((i for i in range(self.cycles) if epoch < bounds[i + 1]), self.cycles - 1)
+        epochs = bounds[cycle + 1] - bounds[cycle]
+        part = (epoch - bounds[cycle] + batch_idx / trainer.num_training_batches) / epochs
+        assert self._rates is not None
+        set_rates(trainer, [rate / 2 * (math.cos(math.pi * part) + 1) for rate in self._rates])
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the model where a cycle ends."""
+        bounds = self._bounds(trainer)
+        ends = trainer.current_epoch + 1 in bounds
+        if self.monitor is not None and (ends or not self._looked):
+            self._require_figure(trainer)
+        self._looked = True
+        if ends:
+            self._keep(trainer, bounds.index(trainer.current_epoch + 1))
+
+    def _require_figure(self, trainer: Any) -> None:
+        if self.monitor in trainer.callback_metrics:
+            return
+        every = trainer.check_val_every_n_epoch or 1
+        if trainer.current_epoch + 1 < every:
+            return  # no validation yet
+        names = ", ".join(sorted(trainer.callback_metrics)) or "none"
+        raise UsageError(f"Snapshots(monitor={self.monitor!r}) is not among the logged figures: {names}")
+
+    def _keep(self, trainer: Any, cycle: int) -> None:
+        figure = float(-cycle) if self.mode == "min" else float(cycle)
+        if self.monitor is not None:
+            figure = float(trainer.callback_metrics[self.monitor])
+        name, figure = trainer.strategy.broadcast((self._free(cycle), figure))
+        trainer.save_checkpoint(self.folder / name, weights_only=True)
+        self._kept.append((name, cycle, figure))
+        for dropped in self._ranked()[self.keep :]:  # only now that the new file is there
+            self._kept.remove(dropped)
+            if trainer.is_global_zero:
+                (self.folder / dropped[0]).unlink(missing_ok=True)
+
+    def _free(self, cycle: int) -> str:
+        name, version = f"snapshot-{cycle}.ckpt", 0
+        while (self.folder / name).exists():
+            version += 1
+            name = f"snapshot-{cycle}-v{version}.ckpt"
+        return name
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say what there is."""
+        if trainer.is_global_zero:
+            logger.info("Snapshots: %d models in %s", len(self._kept), self.folder)

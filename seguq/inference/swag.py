@@ -1,0 +1,249 @@
+"""SWAG: samples of the weights from the Gaussian that the last part of a training describes."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seguq.calibration import Calibrator, weights_sha256
+from seguq.calibration.base import require_reiterable
+from seguq.calibration.checkpoint import carry, load_all_weights, matching_names, read_checkpoint, section, unpack
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.progress import progress
+from seguq.core.seeds import GENERATOR_LOCK, derive_seed
+from seguq.data.batches import unpack_batch
+from seguq.inference.estimator import evaluation_mode
+from seguq.inference.moments import WeightMoments
+from seguq.inference.sampling import SamplingEstimator
+
+_KEPT_BYTES = 2**30  # of drawn weights; what goes beyond is drawn again in each call
+
+Weights = dict[str, Tensor]
+
+
+class SWAG(SamplingEstimator):
+    """Samples of a model whose weights are drawn from what `callbacks.SWAG` collected along its training.
+
+    Sample s has the same weights in every call: they are keyed by (seed, s). Layers that keep running statistics
+    (BatchNorm) have theirs renewed for each sample, and for the mean of the weights, when the estimator is made: one
+    pass a sample over ``bn_batches``. Everything else is in evaluation mode in these passes, dropout too (the
+    authors' code leaves it on).
+
+    Args:
+        model: the module that the weights go into, or a part of the one that was trained. It is copied, and stays as
+            it is.
+        checkpoint: a Lightning checkpoint of a training with `callbacks.SWAG`.
+        samples: number of draws, S. The authors take 30.
+        bn_batches: a re-iterable of batches of training images (masks are not looked at), as
+            `seguq.data.unpack_batch` takes them; some hundred images will do. Needed where there are such layers.
+        seed: of the draws.
+        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
+
+    Attributes:
+        mean_model: a copy of the model with the mean of the weights (stochastic weight averaging).
+        moments: what was collected; `WeightMoments`.
+
+    Raises:
+        UsageError: for wrong arguments, or without ``bn_batches`` where they are needed.
+        SeguqError: for a checkpoint that does not fit, or holds nothing or too little for SWAG.
+
+    References:
+        Maddox et al., A Simple Baseline for Bayesian Uncertainty in Deep Learning, 2019, algorithm 1; the authors'
+        code for statistics weighted by the size of a batch.
+
+    Example:
+        >>> model, moments = nn.Conv2d(3, 2, 1), WeightMoments(rank=2)
+        >>> for _ in range(4):
+        ...     model.reset_parameters()
+        ...     moments.add(model)
+        >>> file = getfixture("tmp_path") / "swag.ckpt"
+        >>> torch.save({"state_dict": model.state_dict(), "seguq": {"version": 1, "swag": moments.state()}}, file)
+        >>> maps = SWAG(model, file, samples=5, calibrator=None)(torch.ones(1, 3, 4, 4))
+        >>> bool(maps["mutual_information"].min() > 0)
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        checkpoint: str | os.PathLike[str],
+        samples: int = 30,
+        bn_batches: Iterable[Any] | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"model must be a module that the weights go into, but is {model!r}")
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+            raise UsageError(f"samples must be a whole number of at least 1, but is {samples!r}")
+        if bn_batches is not None:
+            require_reiterable(bn_batches)
+        content = read_checkpoint(checkpoint)
+        held = section(content).get("swag")
+        if held is None:
+            raise SeguqError(
+                f"{checkpoint} holds nothing for SWAG: train with seguq.callbacks.SWAG(), and take a checkpoint that "
+                "was written after it had begun to collect"
+            )
+        self.moments = WeightMoments.from_state(held)
+        self.moments.require_enough()
+        self.number_of_samples = samples
+        self.seed = seed
+        self.mean_model = copy.deepcopy(model)
+        load_all_weights(self.mean_model, content, str(checkpoint))
+        self._parameters = self._names(matching_names(self.mean_model, content, str(checkpoint)), str(checkpoint))
+        _set(self.mean_model, {own: self.moments.mean[name] for own, name in self._parameters.items()})
+        self._slot = copy.deepcopy(self.mean_model)
+        self._kept: list[Weights] = []
+        self._statistics: list[Weights] = [{}] * samples
+        self._most_kept = max(1, _KEPT_BYTES // max(1, self._bytes_of_a_draw()))
+        if any(True for _ in _with_statistics(self.mean_model)):
+            self._renew(bn_batches)
+        else:
+            self._kept = [self._draw(sample) for sample in range(min(samples, self._most_kept))]
+        self._carry_calibrator(content)
+
+    def _names(self, in_file: dict[str, str], checkpoint: str) -> dict[str, str]:
+        """The names of the model's parameters, and those of what was collected."""
+        found = {}
+        for full, parameter in self.mean_model.named_parameters():
+            own = full.replace("_orig_mod.", "")
+            name = self.moments.aliases.get(in_file[own], in_file[own])
+            if parameter.is_floating_point():
+                if name not in self.moments.mean or self.moments.mean[name].shape != parameter.shape:
+                    raise SeguqError(f"{checkpoint} does not fit the model: SWAG collected nothing like its {own!r}")
+                found[full] = name
+        return found
+
+    def _bytes_of_a_draw(self) -> int:
+        drawn = set(self.moments.moved) & set(self._parameters.values())
+        return sum(self.moments.mean[name].nbytes for name in drawn)
+
+    def _draw(self, sample: int) -> Weights:
+        """The weights of a sample, by the model's names, on its device."""
+        drawn = self.moments.sample(torch.Generator().manual_seed(derive_seed(self.seed, sample)))
+        parameters = dict(self._slot.named_parameters())
+        return {own: drawn[name].to(parameters[own]) for own, name in self._parameters.items() if name in drawn}
+
+    def _renew(self, batches: Iterable[Any] | None) -> None:
+        if batches is None:
+            name = next(_with_statistics(self.mean_model))[0]
+            raise UsageError(
+                f"the model has layers with running statistics, such as {name!r}, which are those of other weights "
+                "than SWAG draws: pass bn_batches=, batches of training images, to renew them"
+            )
+        _set(self.mean_model, self._renewed([{}], batches, "the mean")[0])
+        for first in range(0, self.number_of_samples, self._most_kept):
+            last = min(self.number_of_samples, first + self._most_kept)
+            drawn = [self._draw(sample) for sample in range(first, last)]
+            self._kept = self._kept or drawn
+            self._statistics[first:last] = self._renewed(drawn, batches, f"samples {first + 1} to {last}")
+
+    def _renewed(self, drawn: Sequence[Weights], batches: Iterable[Any], whose: str) -> list[Weights]:
+        """The running statistics of several draws of the weights, in one reading of the batches."""
+        layers = dict(_with_statistics(self._slot))
+        fresh = {name: value for layer in layers for name, value in _fresh(layer, layers[layer]).items()}
+        found = [{name: value.clone() for name, value in fresh.items()} for _ in drawn]
+        momenta = {name: layer.momentum for name, layer in layers.items()}
+        seen = 0
+        try:
+            for batch in progress(batches, f"SWAG: batch statistics of {whose}"):
+                images = unpack_batch(batch).image
+                images = self._take_in(images, [""] * len(images))[0]
+                if not len(images):
+                    continue
+                seen += len(images)
+                for weights, statistics in zip(drawn, found, strict=True):
+                    with GENERATOR_LOCK, torch.no_grad():
+                        _set(self._slot, {**weights, **statistics})
+                        for layer in layers.values():
+                            layer.momentum = len(images) / seen
+                        self._pass_for_statistics(images, set(layers))
+                        now = dict(self._slot.named_buffers())
+                        statistics.update({name: now[name].clone() for name in statistics})
+        finally:
+            for name, layer in layers.items():
+                layer.momentum = momenta[name]
+        if not seen:
+            raise UsageError("bn_batches has no images: pass batches of training images")
+        return found
+
+    def _pass_for_statistics(self, images: Tensor, layers: set[str]) -> None:
+        try:
+            with evaluation_mode(self._slot, lambda name, module: name in layers):
+                self._logits(self._slot, images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UsageError(
+                f"bn_batches has a batch of {len(images)}, which is too small for a layer that sees one value of each "
+                "image: make batches of at least 2 (drop_last=True leaves out a rest)"
+            ) from error
+
+    def _carry_calibrator(self, content: dict[str, Any]) -> None:
+        """Take along the calibrator of the checkpoint that was fitted for this estimator."""
+        packed = section(content).get("calibrators", {}).get(self.tag)
+        if packed is not None and packed.get("weights_sha256") == weights_sha256(content["state_dict"]):
+            found: Calibrator = unpack(self.tag, packed)
+            found.weights_sha256 = self._weights_hash()
+            carry(self.mean_model, {self.tag: found})
+
+    @property
+    def tag(self) -> str:
+        """``swag(collected=..., rank=...)``."""
+        return f"swag(collected={self.moments.count}, rank={self.moments.rank})"
+
+    @property
+    def models(self) -> Sequence[nn.Module]:
+        """The model with the mean of the weights."""
+        return (self.mean_model,)
+
+    def bind(self, model: nn.Module) -> SWAG:
+        """Itself: it has its model."""
+        return self
+
+    def _details(self) -> dict[str, Any]:
+        return {"layers": (), "passes": self.number_of_samples}
+
+    def _forwards(self, images: Tensor) -> int:
+        return self.number_of_samples
+
+    def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+        for sample in range(self.number_of_samples):
+            weights = self._kept[sample] if sample < len(self._kept) else self._draw(sample)
+            with GENERATOR_LOCK:  # two threads share the module that the weights go into
+                _set(self._slot, {**weights, **self._statistics[sample]})
+                with evaluation_mode(self._slot):
+                    logits = self._logits(self._slot, images)
+            yield logits
+
+
+def _set(model: nn.Module, values: Weights) -> None:
+    """Put values into a model's parameters and buffers, by name."""
+    places: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, value in values.items():
+            places[name].copy_(value)
+
+
+def _with_statistics(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers that keep running statistics, by name: BatchNorm of every kind, InstanceNorm that tracks them."""
+    for name, module in model.named_modules():
+        held = [getattr(module, part, None) for part in ("running_mean", "running_var")]
+        if all(isinstance(part, Tensor) for part in held) and hasattr(module, "momentum"):
+            yield name, module
+
+
+def _fresh(name: str, layer: Any) -> Weights:
+    """The running statistics of a layer that has seen nothing."""
+    prefix = f"{name}." if name else ""
+    return {
+        f"{prefix}running_mean": torch.zeros_like(layer.running_mean),
+        f"{prefix}running_var": torch.ones_like(layer.running_var),
+    }
