@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -29,7 +32,7 @@ def derive_seed(*parts: int | str) -> int:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Run a block with torch's global generators set to ``seed``, and put them back afterwards.
+    """Run a block with the global generators of torch, Python and numpy set to ``seed``, and put them back afterwards.
 
     Threads that meet here wait for each other: the global generators are one thing for the whole process.
 
@@ -38,13 +41,37 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         device: where the block draws; its generator is guarded beside the CPU's.
     """
     devices = [device] if device.type == "cuda" else []
-    with GENERATOR_LOCK, torch.random.fork_rng(devices=devices):
+    with GENERATOR_LOCK, torch.random.fork_rng(devices=devices), _others_seeded(seed):
         # torch.manual_seed would seed the generators of every device, and only those named here are put back
         torch.default_generator.manual_seed(seed)
         if devices:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _others_seeded(seed: int) -> Iterator[None]:
+    numpy = sys.modules.get("numpy.random")
+    python_state, numpy_state = random.getstate(), None if numpy is None else numpy.get_state()
+    try:
+        random.seed(seed)
+        if numpy is not None:
+            numpy.seed(seed % 2**32)
+        yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.set_state(numpy_state)
+
+
+def other_generators() -> tuple[Any, ...]:
+    """The states of the global generators of Python and numpy, to see by ``==`` whether they moved."""
+    numpy = sys.modules.get("numpy.random")
+    if numpy is None:
+        return (random.getstate(),)
+    name, keys, *rest = numpy.get_state()
+    return (random.getstate(), name, keys.tobytes(), *rest)
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

@@ -19,12 +19,19 @@ def is_dropout(module: nn.Module) -> bool:
     """
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return True
+    if isinstance(module, torch.jit.ScriptModule):  # of the class that it was made of only the name is left
+        name = getattr(module, "original_name", "")
+        return name in ("DropPath", "StochasticDepth") or issubclass(
+            getattr(nn.modules.dropout, name, object), nn.modules.dropout._DropoutNd
+        )
     known = {("timm", "DropPath"), ("torchvision", "StochasticDepth")}
     return any((cls.__module__.partition(".")[0], cls.__name__) in known for cls in type(module).__mro__)
 
 
 def is_normalization(module: nn.Module) -> bool:
     """Whether a module keeps running statistics, which only training may change."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return hasattr(module, "running_mean")
     return isinstance(module, (nn.modules.batchnorm._NormBase, nn.SyncBatchNorm))
 
 

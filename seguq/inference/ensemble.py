@@ -6,7 +6,6 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from seguq.calibration import load, weights_sha256
 from seguq.core.errors import SeguqError
 from seguq.functional.logits import Task
-from seguq.inference.estimator import Estimator, Forward, evaluation_mode
+from seguq.inference.estimator import Estimator, Forward, evaluation_mode, images_for, warn_of_calibrator
 from seguq.inference.sampling import SamplingEstimator
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ class DeepEnsemble(SamplingEstimator):
         if isinstance(member, Estimator):
             if member.task != self.task:
                 raise SeguqError(f"a member has task={member.task!r}, but the ensemble task={self.task!r}")
+            warn_of_calibrator(member)
             return member
         if isinstance(member, nn.Module):
             return member
@@ -84,14 +84,14 @@ class DeepEnsemble(SamplingEstimator):
         """``deep_ensemble(members=..., weights=...)``: a calibrator is for these members, not for as many others."""
         return f"deep_ensemble(members={len(self.members)}, weights={self._weights})"
 
-    @cached_property
+    @property
     def _weights(self) -> str:
         hashes = list(self._hashes_of_files)
         for member in self.members:
             if isinstance(member, Estimator):
-                hashes += [member.tag, *map(weights_sha256, member.models)]
+                hashes += [member.tag, *map(self._hash_of, member.models)]
             elif isinstance(member, nn.Module):
-                hashes.append(weights_sha256(member))
+                hashes.append(self._hash_of(member))
         return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()[:8]
 
     def bind(self, model: nn.Module) -> DeepEnsemble:
@@ -159,5 +159,5 @@ class DeepEnsemble(SamplingEstimator):
             assert self._slot is not None
             member = load(member, self._slot)
         with evaluation_mode(member):
-            logits = self._logits(member, images)
+            logits = self._logits(member, images_for(member, images))
         yield logits

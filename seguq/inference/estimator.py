@@ -39,11 +39,14 @@ def evaluation_mode(model: nn.Module, training: Callable[[str, nn.Module], bool]
     override them.
     """
     with GENERATOR_LOCK:
-        before = [(module, module.training) for module in model.modules()]
+        # a frozen script has no such flag
+        flags = [(module, getattr(module, "training", None)) for module in model.modules()]
+        before = [(module, flag) for module, flag in flags if flag is not None]
         fast = torch.backends.mha.get_fastpath_enabled()
         try:
             for name, module in model.named_modules():
-                module.training = training is not None and training(name, module)
+                if hasattr(module, "training"):
+                    module.training = training is not None and training(name, module)
             if training is not None:
                 torch.backends.mha.set_fastpath_enabled(False)
             yield
@@ -82,7 +85,7 @@ class Estimator(ABC):
         self.calibrator = calibrator
         self.forward = forward
         self._images_seen = 0
-        self._hashed: tuple[tuple[Any, ...], str] | None = None
+        self._hashes: dict[int, tuple[Any, str]] = {}
 
     @property
     @abstractmethod
@@ -237,9 +240,7 @@ class Estimator(ABC):
     def _take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
         # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
         require_dims("images", images, "(B, channels, *spatial) of 2-D or 3-D images", at_least=4)
-        parameter = next(self.models[0].parameters(), None)
-        if parameter is not None:
-            images = images.to(parameter.device, parameter.dtype)
+        images = images_for(self.models[0], images.as_subclass(Tensor))
         told = getattr(self.models[0], "task", None)
         if isinstance(told, str) and told in TASKS and told != self.task:
             raise SeguqError(
@@ -264,16 +265,23 @@ class Estimator(ABC):
         return calibrator.weights_sha256 is None or calibrator.weights_sha256 == self._weights_hash()
 
     def _weights_hash(self) -> str:
-        """The hash of the first model's weights; computed anew only where a tensor was changed since the last time."""
-        model = self.models[0]
+        """The hash of the first model's weights."""
+        return self._hash_of(self.models[0])
+
+    def _hash_of(self, model: nn.Module) -> str:
+        """The hash of a model's weights; computed anew only where a tensor was changed since the last time."""
         try:
             tensors = (*model.parameters(), *model.buffers())
-            state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+            counted = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
         except RuntimeError:  # tensors made under inference mode do not count their changes
             return weights_sha256(model)
-        if self._hashed is None or self._hashed[0] != state:
-            self._hashed = (state, weights_sha256(model))
-        return self._hashed[1]
+        # neither do those that are changed as `.data`, so some values are looked at, too
+        values = [tensor.detach().flatten()[:: max(1, tensor.numel() // 8)] for tensor in tensors]
+        probe = torch.cat([some.double().to(tensors[0].device) for some in values]).tolist() if values else []
+        state, known = (counted, repr(probe)), self._hashes.get(id(model))
+        if known is None or known[0] != state:
+            known = self._hashes[id(model)] = (state, weights_sha256(model))
+        return known[1]
 
     def _calibrator_in_force(self) -> Calibrator | None:
         if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, self.tag):
@@ -306,6 +314,22 @@ class Estimator(ABC):
             others = f" (there are some for {', '.join(known)})" if known else ""
             say_once(f"{self.tag}: not calibrated{others}; est.calibrate(...) or `seguq calibrate` fits a calibrator")
         return found
+
+
+def warn_of_calibrator(inner: Estimator) -> None:
+    """Say so where an estimator inside of another one has a calibrator, which is of its own pooled output alone."""
+    if isinstance(inner.calibrator, Calibrator):
+        warnings.warn(
+            f"the calibrator of {inner.tag} is not applied inside of another estimator, whose answer it was not fitted "
+            "on: fit one by the outer estimator's calibrate(...)",
+            stacklevel=4,
+        )
+
+
+def images_for(model: nn.Module, images: Tensor) -> Tensor:
+    """Images on a model's device, in its precision."""
+    parameter = next(model.parameters(), None)
+    return images if parameter is None else images.to(parameter.device, parameter.dtype)
 
 
 class OneModelEstimator(Estimator):

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.log import say_once
 from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
 from seguq.inference.estimator import OneModelEstimator, evaluation_mode
+from seguq.inference.recorder import OWN_GENERATOR
 from seguq.inference.replay import Replay
 from seguq.inference.sampling import SamplingEstimator
 
@@ -131,6 +133,8 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
                     drawn = drawn or (before is not None and not same_state(before, generator_state(images.device)))
             if not drawn:
                 raise SeguqError(self._nothing_random())
+            if sample == 0 and self._replay.problem(self.network) == OWN_GENERATOR:
+                say_once(f"{self.tag}: the seed does not reach the generator of the model itself, whose draws differ")
             yield torch.cat(rows)
 
     def _nothing_random(self) -> str:

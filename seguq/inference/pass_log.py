@@ -57,6 +57,18 @@ def logged(kind: Kind, args: Sequence[Any], kwargs: dict[str, Any], out: Any) ->
     return Logged(kind.name, repr(values), tuple(found), calling_module())
 
 
+def module_of(error: BaseException) -> nn.Module | None:
+    """The innermost module in whose forward an error was raised."""
+    found, step = None, error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        if code.co_name == "forward" and code.co_varnames[:1] == ("self",):
+            owner = step.tb_frame.f_locals["self"]
+            found = owner if isinstance(owner, nn.Module) else found
+        step = step.tb_next
+    return found
+
+
 def calling_module() -> nn.Module | None:
     """The innermost module that is being called."""
     frame = sys._getframe(1)

@@ -11,7 +11,9 @@ an operation that writes in place changes all views of it at once.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seguq.core.seeds import generator_state, same_state
+from seguq.core.seeds import generator_state, other_generators, same_state
 from seguq.inference.operations import (
     KINDS,
     OVERWRITING,
@@ -39,6 +41,8 @@ from seguq.inference.operations import (
 from seguq.inference.pass_log import calling_module, logged
 from seguq.inference.tape import Entry, Tape
 
+OWN_GENERATOR = "draws from a generator of its own"
+_OTHERS = "draws random numbers by Python's or numpy's generator"
 # they take values out of a tensor past the dispatcher
 _ESCAPES = frozenset(("numpy", "tolist", "__array__", "__dlpack__", "data_ptr"))
 
@@ -58,6 +62,7 @@ class Recorder(TorchDispatchMode):
             self.tape.log = []
         self._device = device
         self._state: tuple[Tensor, ...] = ()
+        self._others: tuple[Any, ...] = ()
         self._slots: dict[int, tuple[int, Lying]] = {}  # by memory: slot, and how the slot's own tensor lies
         self._made: set[int] = set()
         self._weak: list[StorageWeakRef] = []  # while these are held, no other memory gets the same name
@@ -67,7 +72,7 @@ class Recorder(TorchDispatchMode):
     # ---- around the pass ----
 
     def __enter__(self) -> Recorder:
-        self._state = generator_state(self._device)
+        self._state, self._others = generator_state(self._device), other_generators()
         self._escapes.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -84,6 +89,8 @@ class Recorder(TorchDispatchMode):
         if not same_state(self._state, generator_state(self._device)):
             self.stop("draws random numbers by other means than torch's operations")
             tape.drew = True
+        elif self._others != other_generators():
+            self.stop(_OTHERS)
         if tape.problem is None:
             found = self._slots.get(memory_of(output))
             tape.output = output.clone() if found is None else (found[0], lie(output, found[1]))
@@ -130,6 +137,7 @@ class Recorder(TorchDispatchMode):
     def _operation(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         tape = self.tape
         tape.operations += 1
+        tape.signature = hash((tape.signature, func))
         kind = KINDS.get(func)
         if kind is None:
             kind = KINDS[func] = Kind(func)
@@ -150,12 +158,19 @@ class Recorder(TorchDispatchMode):
         if kind.may_draw and not same_state(self._state, generator_state(self._device)):
             self.stop("draws random numbers by other means than torch's operations")
             return func(*args, **kwargs)
+        if kind.may_draw and self._others != other_generators():
+            self.stop(_OTHERS)
+            return func(*args, **kwargs)
         if kind.may_draw and any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
-            self.stop("draws from a generator of its own")
+            self.stop(OWN_GENERATOR)
             return func(*args, **kwargs)
         restored = self._before_writing(kind, args, kwargs, depends)
+        sizes = [tensor.untyped_storage().nbytes() for tensor in kind.targets(args, kwargs)]
         out = func(*args, **kwargs)
         if tape.problem is not None:
+            return out
+        if sizes != [tensor.untyped_storage().nbytes() for tensor in kind.targets(args, kwargs)]:
+            self.stop(f"calls {kind.name}, which changes the size of what it writes into")
             return out
         random = False
         if kind.may_draw:
@@ -166,19 +181,22 @@ class Recorder(TorchDispatchMode):
         if tape.log is not None:
             tape.log.append(logged(kind, args, kwargs, None if random or depends else out))
         if not random and not depends:
+            # a view of what came from elsewhere was not made in this pass; new constants come by lift_fresh
+            given = set() if kind.name == "aten::lift_fresh" else {memory_of(tensor) for _, _, tensor in tensors}
             for tensor in outputs_of(out):
-                self._note(tensor)
+                self._note(tensor, given)
             return out
         self._put_down(func, kind, args, kwargs, tensors, restored, out)
         return out
 
-    def _note(self, tensor: Tensor) -> None:
+    def _note(self, tensor: Tensor, given: AbstractSet[int] = frozenset()) -> None:
+        """Remember that a memory was made in this pass, where it is none of those that were given."""
         try:
             storage = tensor.untyped_storage()
         except (NotImplementedError, RuntimeError):
             return
         name = storage._cdata
-        if name not in self._made:
+        if name not in self._made and name not in given:
             self._made.add(name)
             self._weak.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]
 
@@ -218,6 +236,9 @@ class Recorder(TorchDispatchMode):
         out: Any,
     ) -> None:
         found = list(outputs_of(out))
+        if not all(_has_memory(tensor) for tensor in found):
+            self.stop(f"makes a tensor without plain memory of a random draw ({kind.name})")
+            return
         by_value = kind.by_value
         if kind.indexes:
             by_value = any(tensor.dtype in (torch.bool, torch.uint8) for _, _, tensor in tensors[1:])
@@ -283,6 +304,14 @@ class Recorder(TorchDispatchMode):
         self.tape.entries.append(entry)
 
 
+def _has_memory(tensor: Tensor) -> bool:
+    try:
+        memory_of(tensor)
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
+
+
 def _copied(value: Any) -> Any:
     return [_copied(item) for item in value] if isinstance(value, (list, tuple)) else value
 
@@ -292,12 +321,14 @@ class _Escapes(TorchFunctionMode):
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self._recorder = recorder
+        # no circle of the two: what a pass has made is to be freed with the last use of it
+        self._of_recorder = weakref.ref(recorder)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name in _ESCAPES and self._recorder.tape.problem is None and self._recorder.depends(args[0]):
-            self._recorder.stop(f"takes values that depend on a random draw out of torch ({name})")
+        recorder = self._of_recorder() if name in _ESCAPES else None
+        if recorder is not None and recorder.tape.problem is None and recorder.depends(args[0]):
+            recorder.stop(f"takes values that depend on a random draw out of torch ({name})")
         return func(*args, **(kwargs or {}))

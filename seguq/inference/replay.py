@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,14 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from seguq.core.seeds import generator_state, restore_state, same_state
-from seguq.inference.pass_log import first_difference
+from seguq.core.seeds import GENERATOR_LOCK, generator_state, restore_state, same_state
+from seguq.inference.pass_log import first_difference, module_of
 from seguq.inference.recorder import Recorder
 from seguq.inference.tape import Tape
 
 Pass = Callable[[], Tensor]
 
-_VERIFIED = 2  # samples of a model that are compared with those of whole passes
+_VERIFIED = 2  # samples that are compared with those of whole passes, for each way that a model's passes go
+_COMPILED = "_torchdynamo_orig_callable"
+_NAMES_COMPILED: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # hooks of theirs do nothing but to the tensors that go through
 _WITHOUT_EFFECTS = ("torch.", "timm.", "seguq.inference.dropout.")
@@ -33,8 +37,8 @@ class Replay:
 
     def __init__(self, verify: bool = True) -> None:
         self.verify = verify
-        self._verdicts: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
-        self._verified: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # samples
+        self._problems: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+        self._verified: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()  # samples by signature
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy finds out for itself."""
@@ -43,27 +47,38 @@ class Replay:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def _judge(self, model: nn.Module, problem: str | None, where: nn.Module | None = None) -> None:
-        if problem is not None and self._verdicts.get(model) is None:
+    def problem(self, model: nn.Module) -> str | None:
+        """Why a model cannot be run from a tape, as far as is known."""
+        return self._problems.get(model)
+
+    def _judge(self, model: nn.Module, problem: str, where: nn.Module | None = None) -> None:
+        if model not in self._problems:
             warnings.warn(
                 f"every sample of {type(model).__name__} is a pass through the whole model, as "
                 f"{_named(model, where)} {problem}: the result is right, but takes longer",
                 stacklevel=4,
             )
-        self._verdicts[model] = problem
+        self._problems[model] = problem
 
     def record(self, model: nn.Module, run: Pass, device: torch.device) -> tuple[Tensor, Tape | None]:
         """Run a pass; gives its output, and the tape that gives others where it can."""
-        if self._verdicts.get(model) is not None:
+        if model in self._problems:
             return run(), None
         found = seen_at_once(model)
         if found is not None:
             self._judge(model, *found)
             return run(), None
-        recorder = Recorder(device, log=self._verifies(model))
-        with recorder:
-            output = run()
-        tape = recorder.finish(output)
+        recorder = Recorder(device, log=self.verify and model not in self._verified)
+        before = generator_state(device)
+        try:
+            with recorder:
+                output = run()
+            tape = recorder.finish(output)
+        except Exception as error:
+            restore_state(device, before)
+            output = run()  # what is not due to the recording is raised again
+            self._judge(model, _could_not("recorded", error), module_of(error))
+            return output, None
         if tape.problem is not None:
             self._judge(model, tape.problem, tape.where)
             return output, None
@@ -73,29 +88,34 @@ class Replay:
         """Whether a pass can be run again from its tape, as far as one pass shows."""
         return self.record(model, run, device)[1] is not None
 
-    def _verifies(self, model: nn.Module) -> bool:
-        return self.verify and model not in self._verdicts
-
     def another(self, model: nn.Module, tape: Tape, run: Pass, device: torch.device) -> tuple[Tensor, bool]:
         """One more sample from a tape; gives whether the tape can be trusted. If not, it was a whole pass."""
-        if self._verdicts.get(model) is not None:
+        if model in self._problems:
             return run(), False
-        if not self._verifies(model) or tape.log is None:
-            return tape.run(), True
+        counts = self._verified.setdefault(model, {})
+        verified = counts.get(tape.signature, 0) if self.verify else _VERIFIED
         before = generator_state(device)
-        found = tape.run()
+        try:
+            found = tape.run()
+        except Exception as error:
+            restore_state(device, before)
+            self._judge(model, _could_not("run from what was recorded", error))
+            return run(), False
+        if verified >= _VERIFIED:
+            return found, True
         after = generator_state(device)
         restore_state(device, before)
-        recorder = Recorder(device, log=True)
-        with recorder:
+        where = None
+        if verified == 0 and tape.log is not None:
+            recorder = Recorder(device, log=True)
+            with recorder:
+                expected = run()
+            where = first_difference(tape.log, recorder.finish(expected).log or ())
+        else:  # bare, as what the recording itself changes would be the same in two recorded passes
             expected = run()
-        again = recorder.finish(expected)
         if same_state(after, generator_state(device)) and _same(found, expected):
-            self._verified[model] = self._verified.get(model, 0) + 1
-            if self._verified[model] == _VERIFIED:
-                self._judge(model, None)
+            counts[tape.signature] = verified + 1
             return expected, True
-        where = first_difference(tape.log, again.log or ())
         self._judge(model, "does something else in a second pass than in the first", where)
         return expected, False
 
@@ -110,13 +130,14 @@ class Replay:
         """
         tape: Tape | None = None
         for sample in range(count):
-            if sample == 0 and count > 1:
-                output, tape = self.record(model, run, device)
-            elif tape is None:
-                output = run()
-            else:
-                output, trusted = self.another(model, tape, run, device)
-                tape = tape if trusted else None
+            with GENERATOR_LOCK:  # another thread may have it seeded for a while
+                if sample == 0 and count > 1:
+                    output, tape = self.record(model, run, device)
+                elif tape is None:
+                    output = run()
+                else:
+                    output, trusted = self.another(model, tape, run, device)
+                    tape = tape if trusted else None
             yield output
 
 
@@ -132,9 +153,30 @@ def seen_at_once(model: nn.Module) -> tuple[str, nn.Module] | None:
             return "runs in several threads, which are not seen", part
         if type(part).__name__ == "OptimizedModule" or getattr(part, "_compiled_call_impl", None) is not None:
             return "is compiled, inside of which nothing is seen", part
+        if _calls_compiled(part):
+            return "has a compiled function, inside of which nothing is seen", part
         if any(_with_effects(hook) for kind in _HOOKS for hook in getattr(part, kind).values()):
             return "has a hook, which may do more than what is seen of it", part
     return None
+
+
+def _calls_compiled(part: nn.Module) -> bool:
+    """Whether a function made by torch.compile is among a module's attributes, or those that its forward names."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    kind = type(part)
+    if kind not in _NAMES_COMPILED:
+        known = [value for parent in kind.__mro__ if parent is not nn.Module for value in vars(parent).values()]
+        code, known_by_name = getattr(kind.forward, "__code__", None), getattr(kind.forward, "__globals__", {})
+        named = [] if code is None else [known_by_name.get(name) for name in code.co_names]
+        _NAMES_COMPILED[kind] = any(hasattr(value, _COMPILED) for value in (*known, *named))
+    own = (value for value in vars(part).values() if isinstance(value, types.FunctionType))
+    return _NAMES_COMPILED[kind] or any(hasattr(value, _COMPILED) for value in own)
+
+
+def _could_not(what: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"cannot be {what} ({type(error).__name__}: {lines[0][:200]})"
 
 
 def _named(model: nn.Module, part: nn.Module | None) -> str:

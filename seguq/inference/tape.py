@@ -46,6 +46,7 @@ class Tape:
             None if that was not asked for.
         drew: whether a generator moved in the pass.
         operations: number of operations in the whole pass.
+        signature: a number that is another one where the pass called other operations.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,7 @@ class Tape:
         self.log: list[Logged] | None = None
         self.drew = False
         self.operations = 0
+        self.signature = 0
         self.entries: list[Entry] = []
         self.slots = 0
         self.output: tuple[int, tuple[Any, ...] | None] | Tensor | None = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from seguq.core.errors import SeguqError
 from seguq.functional.logits import Task
 from seguq.inference.deterministic import Deterministic
-from seguq.inference.estimator import Estimator, Forward
+from seguq.inference.estimator import Estimator, Forward, warn_of_calibrator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,6 +38,7 @@ class WrappingEstimator(Estimator):
         elif own:
             name = next(iter(own))
             raise SeguqError(f"{name}= belongs to the estimator inside: pass it to {type(inner).__name__}")
+        warn_of_calibrator(inner)
         self.inner: Estimator = inner
         self.available = (*inner.available, *self.adds)
         super().__init__(task=inner.task, **settings)

@@ -471,7 +471,9 @@ def test_a_module_that_draws_from_python_is_found_out():
             return F.dropout(x * random.random(), 0.4, True)
 
     assert those_of_a_loop(
-        net(Python()), "its part '2' (Python) does something else in a second pass", start=lambda: random.seed(3)
+        net(Python()),
+        "its part '2' (Python) draws random numbers by Python's or numpy's generator",
+        start=lambda: random.seed(3),
     )
 
 
@@ -651,7 +653,7 @@ def test_a_verdict_dies_with_its_model():
     replay, model, x = Replay(), net(nn.Dropout(0.4)), images()
     with torch.no_grad():
         list(replay.samples(model, functools.partial(dropped, model[0], x), 3, torch.device("cpu")))
-    assert len(replay._verdicts) == 1
+    assert len(replay._verified) == 1
     del model
     gc.collect()
-    assert len(replay._verdicts) == 0
+    assert len(replay._verified) == 0
