@@ -27,11 +27,13 @@ class SlidingWindow(WrappingEstimator):
 
     Probabilities are blended, and so are the measures of samples, which are those of each window. Measures of the
     probabilities alone (``predictive_entropy``, ...) are computed from the blend. An image that is smaller than the
-    window is extended by its border pixels, and the answer cut out.
+    window has a smaller one: of its own size, extended by its border pixels to a multiple of ``stride``.
 
     Near the edges of a window a network sees the zeros of its padding in place of the image. With ``margin`` the edges
     that lie inside the image weigh nothing: where the network looks no further than that, the answer is the one of the
-    whole image at once.
+    whole image at once. A network that works at a coarser resolution inside gives another answer where the window does
+    not begin on its grid, so windows begin at multiples of ``stride``; the last one ends with the image, and is off
+    the grid where the image's side less the window's is no multiple.
 
     Args:
         inner: an estimator, or a model, which is asked by one pass.
@@ -41,6 +43,9 @@ class SlidingWindow(WrappingEstimator):
         blend: ``"gaussian"``: a bell over the window, with a standard deviation of an eighth of it; ``"constant"``: all
             pixels alike.
         margin: pixels at the inner edges of windows that weigh nothing.
+        stride: pixels of the image to one of the network's coarsest feature map, 32 for most; 1 for a network that
+            works at full resolution throughout. Where windows would lie further apart than ``overlap`` and ``margin``
+            say, the half of it is taken, and so on.
         batch: windows that go through the network at once.
         **settings: ``measures``, ``calibrator``; where ``inner`` is a model also ``task`` and ``forward``.
 
@@ -63,13 +68,18 @@ class SlidingWindow(WrappingEstimator):
         overlap: float = 0.5,
         blend: Literal["gaussian", "constant"] = "gaussian",
         margin: int = 0,
+        stride: int = 32,
         batch: int = 4,
         **settings: Any,
     ) -> None:
         super().__init__(inner, **settings)
         require_choice("blend", blend, _BLENDS)
         sides = tuple(window) if isinstance(window, (list, tuple)) else (window,)
-        counts = [("window", side, 1) for side in sides] + [("margin", margin, 0), ("batch", batch, 1)]
+        counts = [("window", side, 1) for side in sides] + [
+            ("margin", margin, 0),
+            ("stride", stride, 1),
+            ("batch", batch, 1),
+        ]
         for name, value, least in counts:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise SeguqError(f"{name} must be a whole number of at least {least}, but is {value!r}")
@@ -81,28 +91,35 @@ class SlidingWindow(WrappingEstimator):
         self.overlap = overlap
         self.blend = blend
         self.margin = margin
+        self.stride = stride
         self.batch = batch
 
     @property
     def tag(self) -> str:
-        """``sliding_window(window=..., overlap=..., blend=..., margin=..., of=...)``."""
+        """``sliding_window(window=..., overlap=..., blend=..., margin=..., stride=..., of=...)``."""
         side = self.window if isinstance(self.window, int) else "x".join(map(str, self.window))
         settings = f"window={side}, overlap={self.overlap:g}, blend={self.blend}, margin={self.margin}"
+        settings = f"{settings}, stride={self.stride}"
         return f"sliding_window({settings}, of={self.inner.tag})"
 
-    def _sides(self, dims: int) -> tuple[int, ...]:
+    def _sides(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The sides of the windows of images of a size."""
+        dims = len(size)
         sides = (self.window,) * dims if isinstance(self.window, int) else tuple(self.window)
         if len(sides) != dims:
             raise SeguqError(f"window={self.window} has {len(sides)} sides, but the images have {dims} dimensions")
-        return sides
+        least = (math.ceil(length / self.stride) * self.stride for length in size)
+        return tuple(min(side, length) for side, length in zip(sides, least, strict=True))
 
     def _starts(self, size: int, side: int) -> list[int]:
-        """Where windows begin along an axis: evenly spread, the last one ends with the image."""
+        """Where windows begin along an axis: at multiples of the stride, and the last one ends with the image."""
         if size <= side:
             return [0]
         step = max(1, min(round(side * (1 - self.overlap)), side - 2 * self.margin))
-        count = math.ceil((size - side) / step) + 1
-        return [round(i * (size - side) / (count - 1)) for i in range(count)]
+        stride = self.stride
+        while stride > step:
+            stride //= 2
+        return [*range(0, size - side, step // stride * stride), size - side]
 
     def _weights(self, start: int, size: int, side: int, like: Tensor) -> Tensor:
         """How much each pixel of a window counts along one axis."""
@@ -117,12 +134,12 @@ class SlidingWindow(WrappingEstimator):
         return weights
 
     def _windows(self, size: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        axes = zip(size, self._sides(len(size)), strict=True)
+        axes = zip(size, self._sides(size), strict=True)
         return itertools.product(*(self._starts(length, side) for length, side in axes))
 
     def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         size = tuple(images.shape[2:])
-        sides, inside = self._sides(len(size)), self._names_inside(names)
+        sides, inside = self._sides(size), self._names_inside(names)
         images = _extended(images, sides)
         padded = tuple(images.shape[2:])
         sums: dict[str, Tensor] = {}
@@ -164,7 +181,7 @@ class SlidingWindow(WrappingEstimator):
         return {**self.inner._details(), "window": self.window, "overlap": self.overlap, "margin": self.margin}
 
     def _forwards(self, images: Tensor) -> int:
-        sides = self._sides(images.ndim - 2)
+        sides = self._sides(images.shape[2:])
         images = _extended(images, sides)
         window = _part(images[:1], (0,) * len(sides), sides)
 

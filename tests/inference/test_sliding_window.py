@@ -50,6 +50,44 @@ def test_without_a_margin_zeros_leak_in_from_the_edges():
     assert float((windows(model, overlap=0.2, margin=3)(image()).probs - whole).abs().max()) > 1e-4  # one too few
 
 
+class Coarse(nn.Module):
+    """Works at a quarter of the resolution inside; its answer for a pixel depends on pixels up to 16 away."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x):
+        return nn.functional.interpolate(8 * self.head(self.down(x)), scale_factor=4, mode="bilinear")
+
+
+@pytest.mark.parametrize(("size", "window", "stride"), [((160, 128), 64, 32), ((68, 100), 48, 4), ((96, 64), 96, 32)])
+@pytest.mark.parametrize("overlap", [0.0, 0.4, 0.8])
+def test_a_network_with_a_stride_has_its_windows_on_its_grid(size, window, stride, overlap):
+    model = fixed(Coarse)
+    whole = seguq.Deterministic(model, calibrator=None)(image(*size)).probs
+    found = windows(model, window, overlap=overlap, margin=16, stride=stride)(image(*size)).probs
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+
+
+def test_off_the_grid_a_network_with_a_stride_gives_another_answer():
+    model = fixed(Coarse)
+    whole = seguq.Deterministic(model, calibrator=None)(image(100, 100)).probs
+    evenly = windows(model, 48, overlap=0.4, margin=17, stride=1)
+    assert any(start % 4 for start in evenly._starts(100, 48))
+    assert float((evenly(image(100, 100)).probs - whole).abs().max()) > 0.05
+    on_the_grid = windows(model, 48, overlap=0.4, margin=17, stride=4)(image(100, 100)).probs
+    torch.testing.assert_close(on_the_grid, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 96), (32, 32)], ids=str)
+def test_an_image_smaller_than_the_window_but_of_the_stride_is_asked_as_it_is(size):
+    model = fixed(Coarse)
+    whole = seguq.Deterministic(model, calibrator=None)(image(*size)).probs
+    torch.testing.assert_close(windows(model, 512)(image(*size)).probs, whole, rtol=0, atol=1e-6)
+
+
 def test_volumes_have_windows_too():
     model, x = fixed(Reaching, 3), torch.rand(1, 3, 12, 15, 19)
     maps = windows(model, (10, 12, 11), margin=4)(x)
@@ -162,7 +200,10 @@ def test_a_calibrator_is_for_the_windows():
     est = SlidingWindow(model, 16, margin=4)
     batches = [{"image": image(), "mask": torch.randint(3, (1, 37, 29))}]
     calibrator = est.calibrate(seguq.TemperatureScaling(), batches)
-    assert calibrator.tag == "sliding_window(window=16, overlap=0.5, blend=gaussian, margin=4, of=deterministic)"
+    assert (
+        calibrator.tag
+        == "sliding_window(window=16, overlap=0.5, blend=gaussian, margin=4, stride=32, of=deterministic)"
+    )
     whole = seguq.TemperatureScaling().fit([(model(image()).detach(), batches[0]["mask"])])
     assert calibrator.temperature == pytest.approx(whole.temperature, rel=1e-4)
 
