@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from seguq.data.classes import Classes as Classes
     from seguq.data.folder import SegmentationFolder as SegmentationFolder
     from seguq.data.folder import list_images as list_images
+    from seguq.data.large import ArrayReader as ArrayReader
+    from seguq.data.large import RasterReader as RasterReader
     from seguq.data.module import SegmentationData as SegmentationData
     from seguq.data.normalization import Normalization as Normalization
     from seguq.data.normalization import encoder_normalization as encoder_normalization
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 
 # handed on lazily: a drop-in user who needs `unpack_batch` alone should load neither Lightning nor OpenCV
 _HOMES = {
+    "ArrayReader": "large",
     "Batch": "batches",
     "Classes": "classes",
     "Normalization": "normalization",
+    "RasterReader": "large",
     "SegmentationData": "module",
     "SegmentationFolder": "folder",
     "check_files": "check",

@@ -124,7 +124,9 @@ class Estimator(ABC):
             logits, maps = self._pool(images, ids, self.measures)
         return self._answer(logits, maps, images, ids)
 
-    def _answer(self, logits: Tensor, maps: dict[str, Tensor], images: Tensor, ids: tuple[str, ...]) -> UncertaintyMaps:
+    def _answer(
+        self, logits: Tensor, maps: dict[str, Tensor], images: Tensor | None, ids: tuple[str, ...]
+    ) -> UncertaintyMaps:
         """From the pooled class logits, and the maps that no calibrator changes, to the answer."""
         with torch.no_grad():
             calibrator = self._calibrator_in_force()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -11,15 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
 from seguq.inference.running import pooled_logits
+from seguq.inference.streaming import ImageReader, MapWriter, stream
+from seguq.inference.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
-
-_BLENDS = ("gaussian", "constant")
-_SIGMA = 1 / 8  # of the window
-_LEAST = 1e-3  # weight: every pixel that a window sees counts for something
 
 
 class SlidingWindow(WrappingEstimator):
@@ -73,78 +68,25 @@ class SlidingWindow(WrappingEstimator):
         **settings: Any,
     ) -> None:
         super().__init__(inner, **settings)
-        require_choice("blend", blend, _BLENDS)
-        sides = tuple(window) if isinstance(window, (list, tuple)) else (window,)
-        counts = [("window", side, 1) for side in sides] + [
-            ("margin", margin, 0),
-            ("stride", stride, 1),
-            ("batch", batch, 1),
-        ]
-        for name, value, least in counts:
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SeguqError(f"{name} must be a whole number of at least {least}, but is {value!r}")
-        if not 0 <= overlap < 1:
-            raise SeguqError(f"overlap must be at least 0 and less than 1, but is {overlap!r}")
-        if not sides or min(sides) <= 2 * margin:
-            raise SeguqError(f"margin={margin} on both sides leaves nothing of a window of {window}")
-        self.window = window
-        self.overlap = overlap
-        self.blend = blend
-        self.margin = margin
-        self.stride = stride
+        sides = tuple(window) if isinstance(window, (list, tuple)) else window
+        self.windows = Windows(sides, overlap, blend, margin, stride)  # type: ignore[arg-type]
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise SeguqError(f"batch must be a whole number of at least 1, but is {batch!r}")
         self.batch = batch
 
     @property
     def tag(self) -> str:
         """``sliding_window(window=..., overlap=..., blend=..., margin=..., stride=..., of=...)``."""
-        side = self.window if isinstance(self.window, int) else "x".join(map(str, self.window))
-        settings = f"window={side}, overlap={self.overlap:g}, blend={self.blend}, margin={self.margin}"
-        settings = f"{settings}, stride={self.stride}"
-        return f"sliding_window({settings}, of={self.inner.tag})"
-
-    def _sides(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The sides of the windows of images of a size."""
-        dims = len(size)
-        sides = (self.window,) * dims if isinstance(self.window, int) else tuple(self.window)
-        if len(sides) != dims:
-            raise SeguqError(f"window={self.window} has {len(sides)} sides, but the images have {dims} dimensions")
-        least = (math.ceil(length / self.stride) * self.stride for length in size)
-        return tuple(min(side, length) for side, length in zip(sides, least, strict=True))
-
-    def _starts(self, size: int, side: int) -> list[int]:
-        """Where windows begin along an axis: at multiples of the stride, and the last one ends with the image."""
-        if size <= side:
-            return [0]
-        step = max(1, min(round(side * (1 - self.overlap)), side - 2 * self.margin))
-        stride = self.stride
-        while stride > step:
-            stride //= 2
-        return [*range(0, size - side, step // stride * stride), size - side]
-
-    def _weights(self, start: int, size: int, side: int, like: Tensor) -> Tensor:
-        """How much each pixel of a window counts along one axis."""
-        place = torch.arange(side, device=like.device, dtype=like.dtype)
-        weights = torch.ones_like(place)
-        if self.blend == "gaussian":
-            weights = torch.exp(-0.5 * ((place - (side - 1) / 2) / (_SIGMA * side)) ** 2).clamp_min(_LEAST)
-        if self.margin and start > 0:
-            weights[: self.margin] = 0
-        if self.margin and start + side < size:
-            weights[side - self.margin :] = 0
-        return weights
-
-    def _windows(self, size: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        axes = zip(size, self._sides(size), strict=True)
-        return itertools.product(*(self._starts(length, side) for length, side in axes))
+        return f"sliding_window({self.windows}, of={self.inner.tag})"
 
     def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         size = tuple(images.shape[2:])
-        sides, inside = self._sides(size), self._names_inside(names)
+        sides, inside = self.windows.sides(size), self._names_inside(names)
         images = _extended(images, sides)
         padded = tuple(images.shape[2:])
         sums: dict[str, Tensor] = {}
         total = images.new_zeros(padded, dtype=torch.promote_types(images.dtype, torch.float32))
-        places = [(row, place) for place in self._windows(padded) for row in range(len(images))]
+        places = [(row, place) for place in self.windows.places(padded) for row in range(len(images))]
         for first in range(0, len(places), self.batch):
             some = places[first : first + self.batch]
             cut = torch.stack([_part(images[row], place, sides) for row, place in some])
@@ -153,7 +95,7 @@ class SlidingWindow(WrappingEstimator):
             answers = {"probs": torch.softmax(logits, 1), **maps}
             for number, (row, place) in enumerate(some):
                 if row == 0:  # the images of one place follow each other
-                    weight = self._weight(place, padded, sides, total)
+                    weight = self.windows.weight(place, padded, sides, total)
                     _part(total, place, sides).add_(weight)
                 for name, values in answers.items():
                     if name not in sums:
@@ -167,28 +109,40 @@ class SlidingWindow(WrappingEstimator):
         probs = blended.pop("probs")
         return pooled_logits(probs), blended
 
-    def _weight(self, place: tuple[int, ...], size: Sequence[int], sides: Sequence[int], like: Tensor) -> Tensor:
-        weight = like.new_ones(())
-        for start, length, side in zip(place, size, sides, strict=True):
-            weight = weight[..., None] * self._weights(start, length, side, like)
-        return weight
-
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The blended probabilities as the one sample, ``(B, C, *spatial)``: windows have no samples in common."""
         yield self._sample_view(torch.softmax(self.pooled_logits(images, image_ids), dim=1))
 
+    def stream(self, reader: ImageReader, writer: MapWriter, image_id: str = "0") -> None:
+        """The answer for one 2-D image that is larger than memory, written from top to bottom as it comes.
+
+        What is held are the sums of one row of windows over the width of the image, and a few windows. A writer that
+        says at the start how many rows it has already, as `seguq.export.MapFiles` does, is given the others: a run
+        that was killed goes on, to the same values where the inner estimator has a seed or no randomness.
+
+        Args:
+            reader: gives windows of the image, normalized; `seguq.data.ArrayReader`, `seguq.data.RasterReader`.
+            writer: takes the maps; `seguq.export.MapFiles`.
+            image_id: id of the image, as in a call; masks of a seeded estimator depend on it.
+
+        Raises:
+            SeguqError: for a reader that gives other windows than it was asked for; and what the writer raises.
+        """
+        stream(self, self.windows, self.batch, reader, writer, image_id)
+
     def _details(self) -> dict[str, Any]:
-        return {**self.inner._details(), "window": self.window, "overlap": self.overlap, "margin": self.margin}
+        windows = {name: getattr(self.windows, name) for name in ("window", "overlap", "margin", "stride")}
+        return {**self.inner._details(), **windows}
 
     def _forwards(self, images: Tensor) -> int:
-        sides = self._sides(images.shape[2:])
+        sides = self.windows.sides(images.shape[2:])
         images = _extended(images, sides)
         window = _part(images[:1], (0,) * len(sides), sides)
 
         def of_batch(size: int) -> int:
             return self.inner._forwards(torch.cat([window] * size)) if size else 0
 
-        full, rest = divmod(len(list(self._windows(images.shape[2:]))) * len(images), self.batch)
+        full, rest = divmod(len(list(self.windows.places(images.shape[2:]))) * len(images), self.batch)
         return (full * of_batch(self.batch) if full else 0) + of_batch(rest)
 
 

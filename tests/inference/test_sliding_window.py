@@ -75,7 +75,7 @@ def test_off_the_grid_a_network_with_a_stride_gives_another_answer():
     model = fixed(Coarse)
     whole = seguq.Deterministic(model, calibrator=None)(image(100, 100)).probs
     evenly = windows(model, 48, overlap=0.4, margin=17, stride=1)
-    assert any(start % 4 for start in evenly._starts(100, 48))
+    assert any(start % 4 for start in evenly.windows.starts(100, 48))
     assert float((evenly(image(100, 100)).probs - whole).abs().max()) > 0.05
     on_the_grid = windows(model, 48, overlap=0.4, margin=17, stride=4)(image(100, 100)).probs
     torch.testing.assert_close(on_the_grid, whole, rtol=0, atol=1e-5)
@@ -132,12 +132,12 @@ def test_images_smaller_than_the_window_are_extended(size):
 def test_every_pixel_is_seen_and_windows_have_their_size(overlap, margin):
     est = windows(fixed(SmallNet), overlap=overlap, margin=margin)
     for length in range(1, 90):
-        starts = est._starts(length, 16)
+        starts = est.windows.starts(length, 16)
         assert starts[0] == 0 and starts == sorted(set(starts))
         assert starts[-1] + 16 == max(length, 16)
         weights = torch.zeros(max(length, 16))
         for start in starts:
-            weights[start : start + 16] += est._weights(start, max(length, 16), 16, weights)
+            weights[start : start + 16] += est.windows.weights(start, max(length, 16), 16, weights)
         assert float(weights.min()) > 0
 
 

@@ -1,0 +1,120 @@
+"""Readers of images that are larger than memory: one window at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seguq.core.errors import SeguqError, UsageError
+from seguq.data.normalization import Normalization
+
+
+class ArrayReader:
+    """Windows of an array, in memory or mapped from a file.
+
+    Args:
+        array: ``(H, W)`` or ``(H, W, channels)``; ``np.load("image.npy", mmap_mode="r")`` reads from the disk what is
+            asked for.
+        normalization: mean and deviation of each channel, as in training; None: pixels are scaled to 0..1 alone (8 and
+            16 bit; float as it is).
+        name: what a run that is resumed knows the image by; None: for a mapped file, its path and time of change.
+
+    Example:
+        >>> reader = ArrayReader(np.full((20, 30, 3), 255, np.uint8))
+        >>> reader.size, reader.read(0, 10, 8, 8).shape, float(reader.read(0, 0, 1, 1).max())
+        ((20, 30), torch.Size([3, 8, 8]), 1.0)
+    """
+
+    def __init__(
+        self, array: npt.NDArray[Any], normalization: Normalization | None = None, name: str | None = None
+    ) -> None:
+        if array.ndim not in (2, 3):
+            raise UsageError(f"an image must be (H, W) or (H, W, channels), but the array has shape {array.shape}")
+        self._array = array if array.ndim == 3 else array[:, :, None]
+        self._normalization = checked(normalization, self._array.shape[2], "the array")
+        file = getattr(array, "filename", None)
+        self.name = name if name is not None or file is None else file_name(Path(file))
+        self.size = (int(array.shape[0]), int(array.shape[1]))
+
+    def read(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """A window, ``(channels, height, width)`` float32, normalized."""
+        pixels = np.asarray(self._array[top : top + height, left : left + width])
+        return normalized(pixels.transpose(2, 0, 1), self._normalization)
+
+
+class RasterReader:
+    """Windows of a raster file, read by rasterio: GeoTIFF, JPEG 2000, and what else GDAL knows.
+
+    Args:
+        path: the file. Tiled ones are read fastest.
+        normalization: as in `ArrayReader`.
+        bands: numbers of the bands that are the channels, from 1; None: all of them.
+
+    Raises:
+        UsageError: if rasterio is not installed, or the file is missing, cannot be read, or has no such band.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        normalization: Normalization | None = None,
+        bands: Sequence[int] | None = None,
+    ) -> None:
+        try:
+            import rasterio
+        except ImportError as error:
+            raise UsageError("RasterReader needs rasterio: pip install 'seguq[gis]'") from error
+        if not Path(path).is_file():
+            raise UsageError(f"raster {path} does not exist")
+        try:
+            self._file = rasterio.open(path)
+        except rasterio.errors.RasterioError as error:
+            raise UsageError(f"{path} cannot be read as a raster: it is damaged or of an unknown format") from error
+        self._window = rasterio.windows.Window
+        self._bands = list(range(1, self._file.count + 1) if bands is None else bands)
+        if not self._bands or not set(self._bands) <= set(range(1, self._file.count + 1)):
+            raise UsageError(f"bands={bands} must be among the bands of {path}, 1 to {self._file.count}")
+        self._normalization = checked(normalization, len(self._bands), str(path))
+        self._error: type[Exception] = rasterio.errors.RasterioError
+        self.name = file_name(Path(path))
+        self.size = (int(self._file.height), int(self._file.width))
+
+    def read(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """A window, ``(channels, height, width)`` float32, normalized."""
+        try:
+            pixels = self._file.read(self._bands, window=self._window(left, top, width, height))
+        except self._error as error:
+            raise SeguqError(
+                f"{self._file.name} cannot be read at row {top}, column {left}: the file is damaged"
+            ) from error
+        return normalized(pixels, self._normalization)
+
+
+def file_name(path: Path) -> str:
+    """What a file is known by: its path and when it was changed."""
+    return f"{path.resolve()} of {path.stat().st_mtime_ns}"
+
+
+def checked(normalization: Normalization | None, channels: int, whose: str) -> Normalization | None:
+    """The normalization, which must be one of so many channels."""
+    if normalization is not None and len(normalization.mean) != channels:
+        raise UsageError(f"the normalization is of {len(normalization.mean)} channels, but {whose} has {channels}")
+    return normalization
+
+
+def normalized(pixels: npt.NDArray[Any], normalization: Normalization | None) -> Tensor:
+    """Pixels ``(channels, H, W)`` of any type as float32, scaled to 0..1 by the range of their type, and normalized."""
+    values = torch.from_numpy(pixels.astype(np.float32))
+    if np.issubdtype(pixels.dtype, np.integer):
+        values /= float(np.iinfo(pixels.dtype).max)
+    if normalization is not None:
+        mean, std = (torch.tensor(part)[:, None, None] for part in normalization)
+        values = values.sub_(mean).div_(std)
+    return values

@@ -1,0 +1,166 @@
+"""The maps of an image that is larger than memory, as arrays on disk that grow row by row."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import remove_leftovers, write_json
+from seguq.export.heatmap import heatmap
+from seguq.export.images import write_png
+from seguq.export.scale import ScaleFinder, label_of
+from seguq.export.writer import writing
+from seguq.inference import UncertaintyMaps
+
+_SCHEMA_VERSION = 1
+_META = "maps.json"
+_PART = ".part"
+
+
+class MapFiles:
+    """One ``.npy`` file a map, ``(H, W)``, that any program can map into memory, and a small picture of each.
+
+    ``maps.json`` says what they are of, and how many rows are done; until all are, the files end in ``.npy.part``. A
+    run that was killed goes on after the last rows that had reached the disk. Written are the measures (float32),
+    ``prediction`` (class indices; of independent labels one file each), and on request the probabilities, one file a
+    class. ``MEASURE.png`` are heat maps of every k-th pixel, on a scale of their own.
+
+    Args:
+        folder: it is made; one that holds something else, or maps of another run, is refused.
+        probs: write the probabilities, too.
+        overview: the longest side of the pictures; 0 for none.
+
+    Raises:
+        UsageError: if the folder holds something else.
+
+    Example:
+        >>> from seguq import SlidingWindow
+        >>> from seguq.data import ArrayReader
+        >>> est = SlidingWindow(torch.nn.Conv2d(3, 2, 1), window=32, calibrator=None)
+        >>> folder = getfixture("tmp_path") / "maps"
+        >>> est.stream(ArrayReader(np.zeros((70, 90, 3), np.uint8)), MapFiles(folder))
+        >>> np.load(folder / "predictive_entropy.npy", mmap_mode="r").shape
+        (70, 90)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], probs: bool = False, overview: int = 2048) -> None:
+        self.folder = Path(folder)
+        self.probs = probs
+        self.overview = overview
+        self._about: dict[str, Any] = {}
+        self._rows = 0
+        self._ended = False
+
+    def begin(self, about: dict[str, Any]) -> int:
+        """Look at what is there; gives the number of rows that are done."""
+        about = json.loads(json.dumps({**about, "probs": self.probs}))
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is a file, not a folder")
+        meta = self.folder / _META
+        known = self._read(meta) if meta.is_file() else None
+        if known is None and self.folder.is_dir():
+            remove_leftovers(self.folder)
+            if any(self.folder.iterdir()):
+                raise UsageError(f"{self.folder} holds other files: give MapFiles a folder of its own")
+        if known is not None:
+            names = sorted({*known["about"], *about})
+            differing = [name for name in names if known["about"].get(name) != about.get(name)]
+            if differing:
+                raise UsageError(
+                    f"{self.folder} holds maps of another run ({', '.join(differing)} differ): give MapFiles another "
+                    "folder, or remove that one"
+                )
+        self._about = about
+        self._rows, self._ended = (0, False) if known is None else (known["rows"], known["complete"])
+        self._width = int(about["size"][1])
+        if known is None:
+            self._note()
+        return self._rows
+
+    def _read(self, meta: Path) -> dict[str, Any]:
+        try:
+            known = json.loads(meta.read_text())
+            known = {"about": dict(known["about"]), "rows": int(known["rows"]), "complete": bool(known["complete"])}
+            if json.loads(meta.read_text())["schema"] != _SCHEMA_VERSION:
+                raise ValueError("schema")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{meta} is damaged, or of another version of seguq: remove {self.folder}") from error
+        return known
+
+    def _note(self) -> None:
+        with writing("MapFiles"):
+            content = {"schema": _SCHEMA_VERSION, "rows": self._rows, "complete": self._ended, "about": self._about}
+            write_json(self.folder / _META, content)
+
+    def write(self, top: int, maps: UncertaintyMaps) -> None:
+        """Write rows; they count once all of them are on the disk."""
+        if top != self._rows:
+            raise SeguqError(f"rows come in order: row {self._rows} is next, but row {top} came")
+        found = {**{name: maps[name] for name in maps.names}, "prediction": maps.prediction}
+        if self.probs:
+            found["probs"] = maps.probs
+        rows = 0
+        with writing("MapFiles"):
+            for name, values in found.items():
+                layers = values[0].cpu() if values.ndim == 4 else values.cpu()
+                rows = layers.shape[-2]
+                for number, layer in enumerate(layers):
+                    self._append(name if values.ndim == 3 else f"{name}-{number}", layer, maps.num_classes)
+        self._rows += rows
+        self._note()
+
+    def _append(self, name: str, values: Tensor, num_classes: int) -> None:
+        array: npt.NDArray[Any] = values.numpy()
+        if array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        else:
+            array = array.astype(np.uint8 if num_classes <= 256 else np.int32)
+        path, header = self.folder / f"{name}.npy{_PART}", self._header(array.dtype)
+        place = len(header) + self._rows * self._width * array.itemsize
+        if not path.exists():
+            path.write_bytes(header)
+        with path.open("r+b") as file:
+            if file.seek(0, os.SEEK_END) < place:
+                raise SeguqError(f"{path} is shorter than {_META} says: remove {self.folder}, and begin anew")
+            file.seek(place)
+            file.write(np.ascontiguousarray(array).tobytes())
+            file.truncate()  # what a killed run had begun
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _header(self, dtype: np.dtype[Any]) -> bytes:
+        buffer = io.BytesIO()
+        shape = tuple(self._about["size"])
+        descr = np.lib.format.dtype_to_descr(dtype)
+        np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+        return buffer.getvalue()
+
+    def end(self) -> None:
+        """Give the files their names, and draw the pictures."""
+        with writing("MapFiles"):
+            for part in sorted(self.folder.glob(f"*.npy{_PART}")):
+                part.replace(part.with_suffix(""))
+            for name in self._about["measures"] if self.overview else ():
+                picture = self.folder / f"{name}.png"
+                if not picture.exists():
+                    write_png(picture, self._drawn(name))
+        self._ended = True
+        self._note()
+
+    def _drawn(self, name: str) -> npt.NDArray[np.uint8]:
+        values = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        step = math.ceil(max(values.shape) / self.overview)
+        small = np.array(values[::step, ::step])
+        finder = ScaleFinder()
+        finder.add(torch.from_numpy(small))
+        return heatmap(small, finder.scale(), label_of(name))

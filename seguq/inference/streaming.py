@@ -1,0 +1,179 @@
+"""Sliding windows over an image that is larger than memory: read, answered and written strip by strip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.progress import progress
+from seguq.inference.maps import UncertaintyMaps
+from seguq.inference.running import pooled_logits
+from seguq.inference.windows import Windows
+from seguq.inference.wrapping import WrappingEstimator
+
+_VALUES_AT_ONCE = 2**24  # probabilities in one piece that is written
+
+
+class ImageReader(Protocol):
+    """Gives windows of one 2-D image: `seguq.data.ArrayReader`, `seguq.data.RasterReader`, or one's own.
+
+    Attributes:
+        size: height and width of the image.
+        name: what a run that is resumed knows the image by, or None.
+    """
+
+    size: tuple[int, int]
+    name: str | None
+
+    def read(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """A window inside of the image, ``(channels, height, width)``, normalized as in training."""
+
+
+class MapWriter(Protocol):
+    """Takes the maps of an image from top to bottom: `seguq.export.MapFiles`, or one's own."""
+
+    def begin(self, about: dict[str, Any]) -> int:
+        """The run starts; ``about`` are plain values that its result depends on. Gives how many rows are there."""
+
+    def write(self, top: int, maps: UncertaintyMaps) -> None:
+        """The rows that begin with ``top``, of full width, as maps of one image."""
+
+    def end(self) -> None:
+        """All rows were written."""
+
+
+def stream(
+    est: WrappingEstimator, windows: Windows, batch: int, reader: ImageReader, writer: MapWriter, image_id: str
+) -> None:
+    """See `SlidingWindow.stream`."""
+    height, width = (int(length) for length in reader.size)
+    if height < 1 or width < 1:
+        raise UsageError(f"the reader's image has {height} rows and {width} columns: there is nothing to look at")
+    done = writer.begin(_about(est, reader, image_id))
+    if done < height:
+        for top, maps in _Strips(est, windows, batch, reader, image_id).after(done):
+            writer.write(top, maps)
+    writer.end()
+
+
+def _about(est: WrappingEstimator, reader: ImageReader, image_id: str) -> dict[str, Any]:
+    calibrator = est._calibrator_in_force()
+    return {
+        "image": getattr(reader, "name", None),
+        "image_id": image_id,
+        "size": [int(length) for length in reader.size],
+        "estimator": est.tag,
+        "passes": est._details()["passes"],
+        "measures": list(est.measures),
+        "weights": [est._hash_of(model) for model in est.models],
+        "calibrator": None if calibrator is None else type(calibrator).__name__,
+    }
+
+
+class _Strips:
+    """The answer from top to bottom. What is held are the sums of one row of windows."""
+
+    def __init__(
+        self, est: WrappingEstimator, windows: Windows, batch: int, reader: ImageReader, image_id: str
+    ) -> None:
+        self.est, self.windows, self.batch, self.reader, self.image_id = est, windows, batch, reader, image_id
+        self.size = (int(reader.size[0]), int(reader.size[1]))
+        self.sides = windows.sides(self.size)
+        self.padded = tuple(max(length, side) for length, side in zip(self.size, self.sides, strict=True))
+        self.tops, self.lefts = (windows.starts(*axis) for axis in zip(self.padded, self.sides, strict=True))
+        self.sums: dict[str, Tensor] = {}
+        self.total = torch.zeros(0)
+
+    def after(self, done: int) -> Iterator[tuple[int, UncertaintyMaps]]:
+        """The rows from ``done`` on, in pieces, each with the row that it begins with."""
+        ends = [*self.tops[1:], self.size[0]]
+        first = next(i for i, end in enumerate(ends) if end > done)
+        # rows above add to the first one that is asked for
+        begin = next(i for i, top in enumerate(self.tops) if top + self.sides[0] > self.tops[first])
+        batches = [
+            (i, self.lefts[k : k + self.batch])
+            for i in range(begin, len(self.tops))
+            for k in range(0, len(self.lefts), self.batch)
+        ]
+        for (i, lefts), windows in progress(self._read_ahead(batches), self.image_id, total=len(batches)):
+            if lefts[0] == 0 and i > begin:
+                self._move_on(self.tops[i] - self.tops[i - 1])
+            with torch.no_grad():
+                self._add(self.tops[i], lefts, windows)
+            if lefts[-1] == self.lefts[-1] and i >= first:
+                yield from self._finished(self.tops[i], max(done, self.tops[i]), ends[i])
+
+    def _read_ahead(self, batches: list[tuple[int, list[int]]]) -> Iterator[tuple[tuple[int, list[int]], Tensor]]:
+        """Each batch with its windows, which are read while the network looks at those before."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting: Future[Tensor] | None = pool.submit(self._read, *batches[0])
+            for number, batch in enumerate(batches):
+                assert waiting is not None
+                windows = waiting.result()
+                more = number + 1 < len(batches)
+                waiting = pool.submit(self._read, *batches[number + 1]) if more else None
+                yield batch, windows
+
+    def _read(self, i: int, lefts: list[int]) -> Tensor:
+        top, found = self.tops[i], []
+        for left in lefts:
+            height = min(self.sides[0], self.size[0] - top)
+            width = min(self.sides[1], self.size[1] - left)
+            window = self.reader.read(top, left, height, width)
+            if not isinstance(window, Tensor) or window.ndim != 3 or window.shape[1:] != (height, width):
+                shape = tuple(window.shape) if isinstance(window, Tensor) else f"a {type(window).__name__}"
+                raise SeguqError(
+                    f"the reader must give a tensor (channels, {height}, {width}) for read({top}, {left}, {height}, "
+                    f"{width}), but gave {shape}"
+                )
+            missing = (0, self.sides[1] - width, 0, self.sides[0] - height)
+            found.append(
+                functional.pad(window[None].float(), missing, mode="replicate") if any(missing) else window[None]
+            )
+        return torch.cat(found)
+
+    def _add(self, top: int, lefts: list[int], windows: Tensor) -> None:
+        names = tuple(f"{self.image_id}\x1fat{top}x{left}" for left in lefts)
+        windows, names = self.est._take_in(windows, names)
+        logits, maps = self.est.inner._pool(windows, names, self.est._names_inside(self.est.measures))
+        answers = {"probs": torch.softmax(logits, 1), **maps}
+        strip = (self.sides[0], self.padded[1])
+        for name, values in answers.items():
+            if name not in self.sums:
+                self.sums[name] = values.new_zeros((1, *values.shape[1 : values.ndim - 2], *strip))
+        if not self.total.numel():
+            self.total = windows.new_zeros(strip, dtype=torch.promote_types(windows.dtype, torch.float32))
+        for number, left in enumerate(lefts):
+            weight = self.windows.weight((top, left), self.padded, self.sides, self.total)
+            columns = slice(left, left + self.sides[1])
+            self.total[:, columns] += weight
+            for name, values in answers.items():
+                self.sums[name][0][..., columns] += values[number] * weight.to(values.dtype)
+
+    def _move_on(self, rows: int) -> None:
+        for values in (self.total, *self.sums.values()):
+            kept = values.shape[-2] - rows
+            if kept > 0:
+                values[..., :kept, :] = values[..., rows:, :].clone()
+            values[..., max(0, kept) :, :] = 0
+
+    def _finished(self, origin: int, top: int, end: int) -> Iterator[tuple[int, UncertaintyMaps]]:
+        """The rows from ``top`` to ``end``, where the sums begin with row ``origin``."""
+        per_row = self.sums["probs"][0].numel() // self.sides[0]
+        step = max(1, _VALUES_AT_ONCE // per_row)
+        for first in range(top, end, step):
+            rows = slice(first - origin, min(first + step, end) - origin)
+            with torch.no_grad():
+                total = self.total[rows, : self.size[1]]
+                maps = {
+                    name: values[..., rows, : self.size[1]] / total.to(values.dtype)
+                    for name, values in self.sums.items()
+                }
+                logits = pooled_logits(maps.pop("probs"))
+            yield first, self.est._answer(logits, maps, None, (self.image_id,))

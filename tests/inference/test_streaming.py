@@ -1,0 +1,305 @@
+"""An image that is larger than memory, strip by strip: the same answer as at once, also after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import seguq
+from seguq.core.errors import SeguqError, UsageError
+from seguq.data import ArrayReader, Normalization
+from seguq.export import MapFiles
+from tests.inference.models import SmallNet, fixed
+
+ROOT = Path(__file__).parents[2]
+NORMALIZATION = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+
+
+def pixels(height=150, width=110, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def tensor(array):
+    mean, std = (np.array(part, np.float32) for part in NORMALIZATION)
+    return torch.from_numpy(((array / np.float32(255) - mean) / std).transpose(2, 0, 1)[None].astype(np.float32))
+
+
+class Collected:
+    """A writer that keeps everything, and may have rows already."""
+
+    def __init__(self, done=0, most=None):
+        self.done, self.most, self.pieces, self.about, self.ended = done, most, [], None, False
+
+    def begin(self, about):
+        self.about = about
+        return self.done
+
+    def write(self, top, maps):
+        if self.most is not None and len(self.pieces) == self.most:
+            raise InterruptedError
+        self.pieces.append((top, maps))
+
+    def end(self):
+        self.ended = True
+
+    def all(self, name):
+        return torch.cat([maps.probs if name == "probs" else maps[name] for _, maps in self.pieces], -2)
+
+
+INNER = {
+    "one pass": lambda: seguq.Deterministic(fixed(SmallNet), calibrator=None),
+    "samples": lambda: seguq.MCDropout(fixed(SmallNet), samples=3, seed=1, calibrator=None),
+    "labels": lambda: seguq.MCDropout(fixed(SmallNet), samples=3, seed=1, task="multilabel", calibrator=None),
+    "views": lambda: seguq.TestTimeAugmentation(seguq.Deterministic(fixed(SmallNet), calibrator=None), "flips"),
+}
+
+
+@pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
+@pytest.mark.parametrize("size", [(150, 110), (32, 200), (20, 50), (200, 32), (64, 64)], ids=str)
+def test_the_answer_is_that_of_the_image_at_once(inner, size):
+    image = pixels(*size)
+    est = seguq.SlidingWindow(inner(), 64, overlap=0.4, margin=4, batch=3, calibrator=None)
+    expected, writer = est(tensor(image), ["x"]), Collected()
+    est.stream(ArrayReader(image, NORMALIZATION), writer, "x")
+    assert writer.ended
+    for name in ("probs", *expected.names):
+        whole = expected.probs if name == "probs" else expected[name]
+        torch.testing.assert_close(writer.all(name), whole, rtol=0, atol=1e-5)
+    assert [maps.image_ids for _, maps in writer.pieces] == [("x",)] * len(writer.pieces)
+
+
+def test_it_goes_on_after_any_piece_with_the_same_bits(monkeypatch):
+    monkeypatch.setattr("seguq.inference.streaming._VALUES_AT_ONCE", 5000)  # pieces of a few rows
+    est, whole = seguq.SlidingWindow(INNER["samples"](), 64, overlap=0.6, calibrator=None), Collected()
+    est.stream(ArrayReader(pixels(), NORMALIZATION), whole)
+    assert len(whole.pieces) > 10
+    for done in [top for top, _ in whole.pieces][::3]:
+        rest = Collected(done)
+        est.stream(ArrayReader(pixels(), NORMALIZATION), rest)
+        assert rest.pieces[0][0] == done
+        for name in ("probs", "mutual_information"):
+            assert torch.equal(rest.all(name), whole.all(name)[..., done:, :])
+
+
+@pytest.mark.parametrize("done", [1, 37, 64, 100, 149])
+def test_it_goes_on_after_any_row(done):
+    est, rest = seguq.SlidingWindow(INNER["samples"](), 64, calibrator=None), Collected(done)
+    est.stream(ArrayReader(pixels(), NORMALIZATION), rest, "x")
+    assert rest.pieces[0][0] == done
+    torch.testing.assert_close(rest.all("probs"), est(tensor(pixels()), ["x"]).probs[..., done:, :], rtol=0, atol=1e-5)
+
+
+def test_only_windows_that_reach_the_missing_rows_are_asked_again():
+    class Counted(ArrayReader):
+        tops = ()
+
+        def read(self, top, left, height, width):
+            self.tops = (*self.tops, top)
+            return super().read(top, left, height, width)
+
+    reader = Counted(pixels(300, 64), NORMALIZATION)
+    est = seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None)
+    est.stream(reader, Collected(done=250))
+    assert min(reader.tops) == 192  # ends with row 256
+    reader.tops = ()
+    est.stream(reader, Collected(done=300))
+    assert reader.tops == ()
+
+
+def test_a_calibrator_is_applied():
+    est = seguq.SlidingWindow(INNER["one pass"](), 64, margin=4)
+    mask = torch.randint(3, (1, 150, 110), generator=torch.Generator().manual_seed(0))
+    est.calibrate(
+        seguq.TemperatureScaling(),
+        [(tensor(pixels()), mask)],
+    )
+    writer = Collected()
+    est.stream(ArrayReader(pixels(), NORMALIZATION), writer)
+    torch.testing.assert_close(writer.all("probs"), est(tensor(pixels())).probs, rtol=0, atol=1e-5)
+    assert writer.about["calibrator"] == "TemperatureScaling"
+
+
+def test_memory_does_not_grow_with_the_height():
+    est = seguq.SlidingWindow(nn.Conv2d(3, 2, 1), 64, calibrator=None, measures=["predictive_entropy"])
+
+    class Blank:
+        name = None
+
+        def __init__(self, height):
+            self.size = (height, 256)
+
+        def read(self, top, left, height, width):
+            return torch.zeros(3, height, width)
+
+    class Nothing(Collected):
+        def write(self, top, maps):
+            found.append(sum(t.nbytes for t in storages()))
+
+    def storages():
+        import gc
+
+        seen = {}
+        for item in gc.get_objects():
+            if isinstance(item, torch.Tensor):
+                seen[item.untyped_storage().data_ptr()] = item.untyped_storage()
+        return [_Sized(storage.nbytes()) for storage in seen.values()]
+
+    class _Sized:
+        def __init__(self, nbytes):
+            self.nbytes = nbytes
+
+    peaks = []
+    for height in (256, 2560):
+        found = []
+        est.stream(Blank(height), Nothing())
+        peaks.append(max(found))
+    assert peaks[1] <= 1.05 * peaks[0]
+
+
+# files
+
+
+def other_weights():
+    model = fixed(SmallNet)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    return model
+
+
+def run(folder, image=None, est=None, **settings):
+    est = est or seguq.SlidingWindow(INNER["samples"](), 64, calibrator=None)
+    est.stream(ArrayReader(pixels() if image is None else image, NORMALIZATION, "image"), MapFiles(folder, **settings))
+    return est
+
+
+def test_the_files_hold_the_maps(tmp_path):
+    est = run(tmp_path / "m", probs=True, overview=64)
+    expected = est(tensor(pixels()), ["0"])
+    for name in expected.names:
+        np.testing.assert_allclose(np.load(tmp_path / "m" / f"{name}.npy"), expected[name][0], atol=1e-5)
+        assert (tmp_path / "m" / f"{name}.png").is_file()
+    assert (np.load(tmp_path / "m" / "prediction.npy") == expected.prediction[0].numpy()).mean() > 0.999
+    assert np.load(tmp_path / "m" / "prediction.npy").dtype == np.uint8
+    np.testing.assert_allclose(np.load(tmp_path / "m" / "probs-1.npy"), expected.probs[0, 1], atol=1e-5)
+    assert not list((tmp_path / "m").glob("*.part"))
+    about = json.loads((tmp_path / "m" / "maps.json").read_text())
+    assert about["complete"] and about["rows"] == 150 and about["about"]["estimator"] == est.tag
+
+
+def test_labels_have_a_file_each(tmp_path):
+    est = seguq.SlidingWindow(INNER["labels"](), 64, calibrator=None)
+    run(tmp_path / "m", est=est, overview=0)
+    expected = est(tensor(pixels()), ["0"]).prediction
+    for label in range(expected.shape[1]):
+        assert (np.load(tmp_path / "m" / f"prediction-{label}.npy") == expected[0, label].numpy()).mean() > 0.999
+
+
+def test_a_run_that_has_ended_is_not_run_again(tmp_path):
+    run(tmp_path / "m")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "m").iterdir() if path.suffix != ".json"}
+    run(tmp_path / "m")
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "m").iterdir() if path.suffix != ".json"}
+    assert before == after
+
+
+SCRIPT = """
+import sys, time, numpy as np
+import tests.inference.test_streaming as t
+class Slow(t.ArrayReader):
+    def read(self, *window):
+        time.sleep(0.05)
+        return super().read(*window)
+est = t.seguq.SlidingWindow(t.INNER["samples"](), 64, calibrator=None)
+est.stream(Slow(t.pixels(400), t.NORMALIZATION, "image"), t.MapFiles(sys.argv[1]))
+"""
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_files(tmp_path):
+    run(tmp_path / "whole", pixels(400))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "m")], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    meta, deadline = tmp_path / "m" / "maps.json", time.monotonic() + 60
+    while not (meta.is_file() and json.loads(meta.read_text())["rows"] >= 96):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    rows = json.loads(meta.read_text())["rows"]
+    assert 0 < rows < 400 and list((tmp_path / "m").glob("*.npy.part"))
+    run(tmp_path / "m", pixels(400))
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "m" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_what_a_killed_run_had_begun_to_write_does_not_count(tmp_path):
+    whole, cut = tmp_path / "whole", MapFiles(tmp_path / "m")
+    run(whole)
+
+    class Stops(ArrayReader):
+        def read(self, top, *window):
+            if top > 64:
+                raise InterruptedError
+            return super().read(top, *window)
+
+    est = seguq.SlidingWindow(INNER["samples"](), 64, calibrator=None)
+    with pytest.raises(InterruptedError):
+        est.stream(Stops(pixels(), NORMALIZATION, "image"), cut)
+    part = tmp_path / "m" / "mutual_information.npy.part"
+    with part.open("ab") as file:
+        file.write(b"half a row")
+    run(tmp_path / "m")
+    for path in whole.glob("*.npy"):
+        assert path.read_bytes() == (tmp_path / "m" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"image": pixels(151)}, "size"),
+        ({"probs": True}, "probs"),
+        ({"est": seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None)}, "estimator, measures, passes"),
+        ({"est": seguq.SlidingWindow(seguq.MCDropout(other_weights(), samples=3, seed=1), 64)}, "weights"),
+    ],
+    ids=["size", "probs", "estimator", "weights"],
+)
+def test_a_folder_of_another_run_is_refused_and_left(tmp_path, change, told):
+    run(tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
+    with pytest.raises(UsageError, match=rf"holds maps of another run \({told} differ\)"):
+        run(tmp_path / "m", **change)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds other files: give MapFiles a folder of its own"):
+        run(tmp_path)
+    with pytest.raises(UsageError, match=r"thesis\.txt is a file, not a folder"):
+        run(tmp_path / "thesis.txt")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "maps.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"maps\.json is damaged"):
+        run(tmp_path / "m")
+
+
+def test_a_reader_that_gives_something_else():
+    class Wrong(ArrayReader):
+        def read(self, *window):
+            return super().read(*window).permute(1, 2, 0)
+
+    est = seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None)
+    with pytest.raises(SeguqError, match=r"must give a tensor \(channels, 64, 64\) .* but gave \(64, 64, 3\)"):
+        est.stream(Wrong(pixels()), Collected())
+    with pytest.raises(UsageError, match="0 rows and 5 columns"):
+        est.stream(ArrayReader(np.zeros((0, 5))), Collected())
