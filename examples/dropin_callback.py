@@ -96,6 +96,9 @@ def run(training, out):
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning")  # its advice on workers and batch sizes
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit()
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "dropin-out")
     training = before if sys.argv[2:] == ["before"] else after
     lines = [inspect.getsource(function).splitlines()[1:] for function in (before, after)]

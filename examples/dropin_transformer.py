@@ -78,6 +78,9 @@ def as_hugging_face_has_it(items):
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning")  # its advice on workers and batch sizes
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit()
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "transformer-out")
     pl.seed_everything(0)
     data = seguq.SegmentationData(nuclei_mini(), size=128)

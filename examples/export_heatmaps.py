@@ -57,6 +57,9 @@ def trained(out, estimator):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit()
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "heat-out")
     estimator = seguq.MCDropout(samples=5, seed=0)
     checkpoint = sys.argv[2] if len(sys.argv) > 2 else trained(out, estimator)

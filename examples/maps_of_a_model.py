@@ -13,6 +13,9 @@ import seguq
 from seguq.data import nuclei_mini
 from seguq.export import Scale, heatmap, write_png
 
+if sys.argv[1:2] in (["-h"], ["--help"]):
+    print(__doc__)
+    sys.exit()
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "heat-maps")
 
 # any module that gives logits; one without dropout is given some, and best trained with it

@@ -39,6 +39,9 @@ def loss_of(estimator, batches):
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning")
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit()
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "one-training")
     data = seguq.SegmentationData(nuclei_mini(), batch_size=4, num_workers=0)
     held_out = list(data.dataloader("test"))

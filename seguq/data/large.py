@@ -15,6 +15,8 @@ from torch import Tensor
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.normalization import Normalization
 
+_CACHE = 256 * 2**20  # bytes of pixels that GDAL keeps
+
 
 class ArrayReader:
     """Windows of an array, in memory or mapped from a file.
@@ -74,7 +76,9 @@ class RasterReader:
         if not Path(path).is_file():
             raise UsageError(f"raster {path} does not exist")
         try:
-            self._file = rasterio.open(path)
+            # GDAL would keep a twentieth of the machine's memory; windows of a strip are read once or twice
+            with rasterio.Env(**({} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": _CACHE})):
+                self._file = rasterio.open(path)
         except rasterio.errors.RasterioError as error:
             raise UsageError(f"{path} cannot be read as a raster: it is damaged or of an unknown format") from error
         self._window = rasterio.windows.Window

@@ -158,9 +158,16 @@ class MapFiles:
         self._note()
 
     def _drawn(self, name: str) -> npt.NDArray[np.uint8]:
-        values = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        step = math.ceil(max(values.shape) / self.overview)
-        small = np.array(values[::step, ::step])
+        height, width = self._about["size"]
+        step = math.ceil(max(height, width) / self.overview)
+        dtype = np.dtype(np.float32)
+        start, per_row = len(self._header(dtype)), width * dtype.itemsize
+        with (self.folder / f"{name}.npy").open("rb") as file:  # a mapped file would be mapped as a whole
+            rows = []
+            for row in range(0, height, step):
+                file.seek(start + row * per_row)
+                rows.append(np.frombuffer(file.read(per_row), dtype)[::step])
+        small = np.stack(rows)
         finder = ScaleFinder()
         finder.add(torch.from_numpy(small))
         return heatmap(small, finder.scale(), label_of(name))

@@ -18,8 +18,9 @@ _VALUES = 1 << 19  # logits at once on a CPU: what is made of them stays in the 
 class RunningMeasures:
     """Running sums over samples: memory does not grow with their number, and no sample is kept.
 
-    Each sample is gone through in parts that stay in the cache, with one exponential a logit: with the distances d of
-    the logits below the first, s = sum exp(d), the entropy is log s - sum exp(d) d / s.
+    On a CPU each sample is gone through in parts that stay in the cache, elsewhere as a whole, without waiting for the
+    device; with one exponential a logit: with the distances d of the logits below the first, s = sum exp(d), the
+    entropy is log s - sum exp(d) d / s.
 
     Args:
         names: the measures that will be asked for; sums that none of them needs are not made.
@@ -52,8 +53,14 @@ class RunningMeasures:
         flat = logits.flatten(2)
         if self._shape is None:
             self._begin(logits.shape, flat)
+        if not self._in_parts(flat):
+            self._add(flat, self._sums)
+            return
         for image, part in self._parts(flat):
             self._add(flat[image, :, part], {name: values[image, :, part] for name, values in self._sums.items()})
+
+    def _in_parts(self, flat: Tensor) -> bool:
+        return flat.device.type == "cpu"
 
     def _begin(self, shape: torch.Size, flat: Tensor) -> None:
         self._shape = shape
@@ -68,7 +75,7 @@ class RunningMeasures:
 
     def _parts(self, flat: Tensor) -> Iterator[tuple[int, slice]]:
         images, classes, pixels = flat.shape
-        most = max(1, _VALUES // max(1, classes)) if flat.device.type == "cpu" else max(1, pixels)
+        most = max(1, _VALUES // max(1, classes))
         if self._memory is None:
             self._memory = Workspace(flat, min(most, pixels))
         for image in range(images):
@@ -76,20 +83,23 @@ class RunningMeasures:
                 yield image, slice(start, start + most)
 
     def _add(self, logits: Tensor, sums: dict[str, Tensor]) -> None:
-        assert self._memory is not None
-        classes, pixels = logits.shape
-        below = torch.sub(logits, logits.amax(0), out=self._memory("below", classes, pixels))
+        """Take in logits, ``(..., C, pixels)``."""
+
+        def memory(name: str) -> Tensor | None:
+            return None if self._memory is None else self._memory(name, *logits.shape)
+
+        below = torch.sub(logits, logits.amax(-2, keepdim=True), out=memory("below"))
         if "losses" in sums:
-            _count_losses(sums["losses"], logits, below, self._memory("probs", classes, pixels))
+            _count_losses(sums["losses"], logits, below, memory("probs"))
         below.clamp_min_(_RULED_OUT)
-        probs = torch.exp(below, out=self._memory("probs", classes, pixels))
-        total = probs.sum(0)
+        probs = torch.exp(below, out=memory("probs"))
+        total = probs.sum(-2, keepdim=True)
         if "entropy" in sums:
-            sums["entropy"].add_(total.log()).sub_(below.mul_(probs).sum(0).div_(total))
+            sums["entropy"].add_(total.log()).sub_(below.mul_(probs).sum(-2, keepdim=True).div_(total))
         delta = probs.div_(total).sub_(sums["mean"])
         sums["mean"].add_(delta, alpha=1 / self.count)
         if "squares" in sums and self.count > 1:
-            sums["squares"].add_(delta.square_().sum(0), alpha=(self.count - 1) / self.count)
+            sums["squares"].add_(delta.square_().sum(-2, keepdim=True), alpha=(self.count - 1) / self.count)
 
     def maps(self) -> dict[str, Tensor]:
         """The measures of the samples taken in so far, ``(B, *spatial)`` each, by name."""
@@ -116,17 +126,17 @@ def pooled_logits(probs: Tensor) -> Tensor:
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
 
-def _count_losses(losses: Tensor, logits: Tensor, below: Tensor, memory: Tensor) -> None:
-    """Take 1 from each class of a pixel, ``(C, P)``, but from the predicted one.
+def _count_losses(losses: Tensor, logits: Tensor, below: Tensor, memory: Tensor | None) -> None:
+    """Take 1 from each class of a pixel, ``(..., C, P)``, but from the predicted one.
 
     Of several largest logits the first is predicted, as argmax has it. That kernel is slow on a CPU, so there it is
     asked only where there are ties.
     """
-    classes, pixels = below.shape
-    if below.device.type == "cpu":
+    if memory is not None:
+        classes, pixels = below.shape
         lost = torch.sign(below, out=memory)
         if float(lost.sum()) == -(classes - 1) * pixels:  # exact: whole numbers below 2^24
             losses.add_(lost)
             return
-    winner = logits.argmax(0, keepdim=True)
-    losses.sub_(1).scatter_add_(0, winner, torch.ones_like(winner, dtype=losses.dtype))
+    winner = logits.argmax(-2, keepdim=True)
+    losses.sub_(1).scatter_add_(-2, winner, torch.ones_like(winner, dtype=losses.dtype))

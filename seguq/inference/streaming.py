@@ -17,7 +17,7 @@ from seguq.inference.running import pooled_logits
 from seguq.inference.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
 
-_VALUES_AT_ONCE = 2**24  # probabilities in one piece that is written
+_VALUES_AT_ONCE = 2**22  # probabilities in one piece that is written
 
 
 class ImageReader(Protocol):
