@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from seguq.calibration import Calibrator, weights_sha256
+from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import carried, carry
+from seguq.calibration.hashes import WeightHashes
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
@@ -85,7 +86,7 @@ class Estimator(ABC):
         self.calibrator = calibrator
         self.forward = forward
         self._images_seen = 0
-        self._hashes: dict[int, tuple[Any, str]] = {}
+        self._hash_of = WeightHashes()
 
     @property
     @abstractmethod
@@ -269,21 +270,6 @@ class Estimator(ABC):
     def _weights_hash(self) -> str:
         """The hash of the first model's weights."""
         return self._hash_of(self.models[0])
-
-    def _hash_of(self, model: nn.Module) -> str:
-        """The hash of a model's weights; computed anew only where a tensor was changed since the last time."""
-        try:
-            tensors = (*model.parameters(), *model.buffers())
-            counted = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-        except RuntimeError:  # tensors made under inference mode do not count their changes
-            return weights_sha256(model)
-        # neither do those that are changed as `.data`, so some values are looked at, too
-        values = [tensor.detach().flatten()[:: max(1, tensor.numel() // 8)] for tensor in tensors]
-        probe = torch.cat([some.double().to(tensors[0].device) for some in values]).tolist() if values else []
-        state, known = (counted, repr(probe)), self._hashes.get(id(model))
-        if known is None or known[0] != state:
-            known = self._hashes[id(model)] = (state, weights_sha256(model))
-        return known[1]
 
     def _calibrator_in_force(self) -> Calibrator | None:
         if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, self.tag):
