@@ -17,7 +17,7 @@ import seguq
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data import ArrayReader, Normalization
 from seguq.export import MapFiles
-from tests.inference.models import SmallNet, fixed
+from tests.inference.models import LiveBytes, SmallNet, fixed
 
 ROOT = Path(__file__).parents[2]
 NORMALIZATION = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
@@ -141,27 +141,16 @@ def test_memory_does_not_grow_with_the_height():
 
     class Nothing(Collected):
         def write(self, top, maps):
-            found.append(sum(t.nbytes for t in storages()))
-
-    def storages():
-        import gc
-
-        seen = {}
-        for item in gc.get_objects():
-            if isinstance(item, torch.Tensor):
-                seen[item.untyped_storage().data_ptr()] = item.untyped_storage()
-        return [_Sized(storage.nbytes()) for storage in seen.values()]
-
-    class _Sized:
-        def __init__(self, nbytes):
-            self.nbytes = nbytes
+            self.last = top
 
     peaks = []
     for height in (256, 2560):
-        found = []
-        est.stream(Blank(height), Nothing())
-        peaks.append(max(found))
-    assert peaks[1] <= 1.05 * peaks[0]
+        writer = Nothing()
+        with LiveBytes() as live:
+            est.stream(Blank(height), writer)
+        assert writer.last >= height - 64
+        peaks.append(live.peak)
+    assert peaks[1] == peaks[0] > 2 * 64 * 256 * 4
 
 
 # files
