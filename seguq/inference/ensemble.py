@@ -128,7 +128,9 @@ class DeepEnsemble(SamplingEstimator):
         inner = [member._details() for member in self.members if isinstance(member, Estimator)]
         layers = [layer for details in inner for layer in details["layers"]]
         plain = len(self.members) - len(inner)
-        return {"layers": tuple(layers), "passes": plain + sum(details["passes"] for details in inner)}
+        seeds = tuple(details["seed"] for details in inner if "seed" in details)
+        passes = plain + sum(details["passes"] for details in inner)
+        return {"layers": tuple(layers), "passes": passes, **({"seed": seeds} if seeds else {})}
 
     def _forwards(self, images: Tensor) -> int:
         return sum(member._forwards(images) if isinstance(member, Estimator) else 1 for member in self.members)

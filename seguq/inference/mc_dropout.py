@@ -91,7 +91,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
 
     def _details(self) -> dict[str, Any]:
         layers = tuple(name for name, module in self.network.named_modules() if self._switched_on(name, module))
-        return {"layers": layers, "passes": self.number_of_samples}
+        return {"layers": layers, "passes": self.number_of_samples, "seed": self.seed}
 
     def _forwards(self, images: Tensor) -> int:
         with torch.no_grad(), seeded(0, images.device):

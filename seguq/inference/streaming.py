@@ -70,6 +70,7 @@ def _about(est: WrappingEstimator, reader: ImageReader, image_id: str) -> dict[s
         "size": [int(length) for length in reader.size],
         "estimator": est.tag,
         "passes": est._details()["passes"],
+        "seed": est._details().get("seed"),
         "measures": list(est.measures),
         "weights": [est._hash_of(model) for model in est.models],
         "calibrator": None if calibrator is None else type(calibrator).__name__,

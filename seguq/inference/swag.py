@@ -209,7 +209,7 @@ class SWAG(SamplingEstimator):
         return self
 
     def _details(self) -> dict[str, Any]:
-        return {"layers": (), "passes": self.number_of_samples}
+        return {"layers": (), "passes": self.number_of_samples, "seed": self.seed}
 
     def _forwards(self, images: Tensor) -> int:
         return self.number_of_samples

@@ -878,6 +878,7 @@ def test_describe_names_layers_measures_and_passes():
         "measures": ("variance",),
         "layers": tuple(name for name in flags(Zoo()) if name in ZOO_DROPOUTS),
         "passes": 7,
+        "seed": None,
     }
 
 

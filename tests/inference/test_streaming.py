@@ -257,10 +257,11 @@ def test_what_a_killed_run_had_begun_to_write_does_not_count(tmp_path):
     [
         ({"image": pixels(151)}, "size"),
         ({"probs": True}, "probs"),
-        ({"est": seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None)}, "estimator, measures, passes"),
+        ({"est": seguq.SlidingWindow(seguq.MCDropout(fixed(SmallNet), samples=3, seed=2), 64)}, "seed"),
+        ({"est": seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None)}, "estimator, measures, passes, seed"),
         ({"est": seguq.SlidingWindow(seguq.MCDropout(other_weights(), samples=3, seed=1), 64)}, "weights"),
     ],
-    ids=["size", "probs", "estimator", "weights"],
+    ids=["size", "probs", "seed", "estimator", "weights"],
 )
 def test_a_folder_of_another_run_is_refused_and_left(tmp_path, change, told):
     run(tmp_path / "m")
