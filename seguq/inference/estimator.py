@@ -243,7 +243,8 @@ class Estimator(ABC):
     def _take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
         # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
         require_dims("images", images, "(B, channels, *spatial) of 2-D or 3-D images", at_least=4)
-        images = images_for(self.models[0], images.as_subclass(Tensor))
+        plain = images if type(images) is Tensor else images.as_subclass(Tensor)
+        images = images_for(self.models[0], plain)
         told = getattr(self.models[0], "task", None)
         if isinstance(told, str) and told in TASKS and told != self.task:
             raise SeguqError(
