@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -17,10 +17,10 @@ from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
 from seguq.data.transforms import evaluation_transform
-from seguq.export import PredictionFolder
+from seguq.export import PredictionFolder, ScaleFinder
 from seguq.export.folder import predicted_ids
 from seguq.export.writer import BackgroundWriter
-from seguq.inference import Estimator
+from seguq.inference import Estimator, UncertaintyMaps
 from seguq.task import SegmentationTask
 
 _DEFAULT_MEASURES = {
@@ -116,10 +116,18 @@ def predict(
     finished = len(data) - len(todo)
     if finished:
         logger.info("%d of %d images were done before", finished, len(data))
+    finders, seen = {measure: ScaleFinder() for measure in names}, set[str]()
+
+    def save(maps: UncertaintyMaps) -> None:
+        results.save(maps, probs=save_probs)
+        for measure, finder in finders.items() if pictures else ():
+            finder.add(maps[measure])
+        seen.update(maps.image_ids)
+
     if todo:
-        _predict(est, data, _batches(todo, data.ids, sizes, batch_size), results, num_workers, finished, save_probs)
+        _predict(est, data, _batches(todo, data.ids, sizes, batch_size), save, num_workers, finished)
     if pictures:
-        scales = results.scales(data.ids, names, changed=bool(todo))
+        scales = results.scales(data.ids, names, changed=bool(todo), finders=finders, seen=seen)
         for image_id in progress(data.ids, "drawing"):
             results.draw(image_id, data.images[image_id], scales)
     logger.info("%d images: maps%s in %s", len(data), " and pictures" if pictures else "", out)
@@ -129,10 +137,9 @@ def _predict(
     est: Estimator,
     data: SegmentationFolder,
     batches: list[list[int]],
-    results: PredictionFolder,
+    save: Callable[[UncertaintyMaps], None],
     num_workers: int,
     finished: int,
-    save_probs: bool,
 ) -> None:
     loader = DataLoader(data, batch_sampler=batches, num_workers=num_workers)
 
@@ -141,7 +148,7 @@ def _predict(
         with BackgroundWriter("seguq predict") as writer:
             for batch in map(unpack_batch, loader):
                 maps = est(batch.image, batch.image_id).cpu()
-                writer.submit(functools.partial(results.save, maps, probs=save_probs), maps.nbytes)
+                writer.submit(functools.partial(save, maps), maps.nbytes)
                 yield from batch.image_id or ()
 
     for _ in progress(one_by_one(), est.tag, total=len(data), done=finished):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,26 @@ class PredictionFolder:
                 write_index_png(self.path / "predictions" / f"{image_id}.png", one.prediction[0].cpu().numpy())
             one.save(self.maps_file(image_id), probs=probs)
 
-    def scales(self, image_ids: Sequence[str], measures: Sequence[str], *, changed: bool) -> dict[str, Scale]:
+    def scales(
+        self,
+        image_ids: Sequence[str],
+        measures: Sequence[str],
+        *,
+        changed: bool,
+        finders: Mapping[str, ScaleFinder] | None = None,
+        seen: Collection[str] = (),
+    ) -> dict[str, Scale]:
         """The color scale of each measure, one for all images.
 
         It is kept in ``scale.json``. Where maps have ``changed`` it is found anew, and if it comes out otherwise,
         pictures on the old scale are removed.
+
+        Args:
+            image_ids: the images that it is for.
+            measures: names of measures.
+            changed: whether maps have changed since the last time.
+            finders: one for each measure, that have taken in the maps of some images already.
+            seen: the ids of these images, whose files are not read again.
         """
         file = self.path / "scale.json"
         known = scales_from_dict(json.loads(file.read_text())) if file.is_file() else None
@@ -137,8 +152,8 @@ class PredictionFolder:
             found_at = file.stat().st_mtime_ns
             if all(maps.stat().st_mtime_ns <= found_at for maps in map(self.maps_file, image_ids)):
                 return known
-        finders = {measure: ScaleFinder() for measure in measures}
-        for maps in self.stream(image_ids):
+        finders = finders or {measure: ScaleFinder() for measure in measures}
+        for maps in self.stream([image_id for image_id in image_ids if image_id not in seen]):
             for measure, finder in finders.items():
                 finder.add(maps[measure])
         found = {measure: finder.scale() for measure, finder in finders.items()}

@@ -49,8 +49,12 @@ def colorize(values: Array, scale: Scale) -> RGB:
         raise SeguqError(f"a heat map is drawn of (H, W), not of shape {values.shape}")
     if np.isnan(values).any():
         raise SeguqError("a map with NaN cannot be drawn")
-    share = (values.astype(np.float64) - scale.low) / max(scale.high - scale.low, 1e-300)
-    return _colors()[np.round(np.clip(share, 0, 1) * 255).astype(np.uint8)]
+    share = np.subtract(values, scale.low, dtype=np.float64)
+    share /= max(scale.high - scale.low, 1e-300)
+    np.clip(share, 0, 1, out=share)
+    share *= 255
+    colors: RGB = np.take(_colors(), np.rint(share, out=share).astype(np.uint8), axis=0)
+    return colors
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import TEMPORARY_PREFIX
 from seguq.data import Classes
 from seguq.data.reading import read_image, read_mask
-from seguq.export import PredictionFolder, Scale, colorize, to_rgb
+from seguq.export import PredictionFolder, Scale, ScaleFinder, colorize, to_rgb
 from seguq.export.folder import mean_score, predicted_ids, read_run
 from seguq.inference import UncertaintyMaps
 from tests.data.builders import random_pixels, write
@@ -277,6 +277,22 @@ def test_scales_are_kept_when_nothing_changed(folder, images, monkeypatch):
     scales = folder.scales(tuple(images), MEASURES, changed=True)
     monkeypatch.setattr(UncertaintyMaps, "load", lambda path: pytest.fail("read again"))
     assert folder.scales(tuple(images), MEASURES, changed=False) == scales
+
+
+def test_maps_that_were_seen_when_they_were_made_are_not_read_again(tmp_path, monkeypatch):
+    folder = PredictionFolder(tmp_path / "out", SETTINGS)
+    finders = {measure: ScaleFinder() for measure in MEASURES}
+    for image_id, factor in (("dim", 0.1), ("bright", 0.6)):
+        maps = make_maps(image_id, factor=factor)
+        folder.save(maps)
+        if image_id == "bright":
+            for measure, finder in finders.items():
+                finder.add(maps[measure])
+    expected = folder.scales(["dim", "bright"], MEASURES, changed=True)
+    read, load = [], UncertaintyMaps.load
+    monkeypatch.setattr(UncertaintyMaps, "load", lambda path: read.append(path.stem) or load(path))
+    found = folder.scales(["dim", "bright"], MEASURES, changed=True, finders=finders, seen={"bright"})
+    assert found == expected and read == ["dim"]
 
 
 def test_scales_are_found_when_there_are_none(folder, images):
