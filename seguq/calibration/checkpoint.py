@@ -97,6 +97,7 @@ def pack(calibrator: Calibrator, weights: str, global_step: int) -> dict[str, An
         "tensors": {name: tensor.detach().cpu() for name, tensor in calibrator.state_dict().items()},
         "global_step": global_step,
         "weights_sha256": weights,
+        "fitted_for": calibrator.weights_sha256,
     }
 
 

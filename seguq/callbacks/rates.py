@@ -30,7 +30,11 @@ class RateCallback(Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse another one beside it."""
-        others = [type(other).__name__ for other in trainer.callbacks if isinstance(other, RateCallback)]
+        others = [
+            type(other).__name__
+            for other in trainer.callbacks
+            if isinstance(other, RateCallback) or type(other).__name__ == "StochasticWeightAveraging"
+        ]
         if stage == "fit" and len(others) > 1:
             raise UsageError(f"{' and '.join(others)} each set the learning rate: give the Trainer one of them")
 
@@ -61,9 +65,14 @@ def _groups(trainer: Any) -> list[dict[str, Any]]:
     return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
 
 
+def with_new_groups(trainer: Any, rates: Sequence[float]) -> list[float]:
+    """The rates, and those of groups of parameters that were added since."""
+    return [*rates, *(float(group["lr"]) for group in _groups(trainer)[len(rates) :])]
+
+
 def set_rates(trainer: Any, rates: Sequence[float]) -> None:
     """Set the learning rate of each group of parameters."""
-    for group, rate in zip(_groups(trainer), rates, strict=True):
+    for group, rate in zip(_groups(trainer), rates, strict=False):
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(rate)  # a compiled optimizer holds on to its tensor
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seguq.callbacks.base import require_count
-from seguq.callbacks.rates import RateCallback, set_rates
+from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
 from seguq.core.checks import require_choice
 from seguq.core.errors import UsageError
 from seguq.core.log import logger
@@ -70,12 +70,18 @@ class Snapshots(RateCallback):
         require_choice("mode", mode, ("min", "max"))
         self.folder = Path(folder)
         self.cycles = cycles
-        self.keep = cycles if keep is None else keep
+        self.keep = keep
         self.monitor = monitor
         self.mode = mode
+        self._at_rest()
+
+    def _at_rest(self) -> None:
         self._rates: list[float] | None = None
         self._kept: list[tuple[str, int, float]] = []  # file in the folder, number of the cycle from 1, figure
-        self._looked = False
+        self._ended: list[int] = []  # the cycles whose end was seen, also of those that are not kept
+        self._epochs: int | None = None
+        self._figure: float | None = None
+        self._validated = False
 
     @property
     def paths(self) -> list[Path]:
@@ -91,11 +97,19 @@ class Snapshots(RateCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a training that is resumed has to know."""
-        return {"rates": self._rates, "kept": [list(item) for item in self._kept]}
+        kept = [list(item) for item in self._kept]
+        return {
+            "rates": self._rates,
+            "kept": kept,
+            "ended": list(self._ended),
+            "epochs": self._epochs,
+            "figure": self._figure,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a training was cut off."""
-        rates = state_dict["rates"]
+        rates, self._epochs, self._figure = (state_dict[name] for name in ("rates", "epochs", "figure"))
+        self._ended = [int(cycle) for cycle in state_dict["ended"]]
         self._rates = None if rates is None else [float(rate) for rate in rates]
         # names alone: what a file says must not lead out of the folder
         kept = [(Path(name).name, int(cycle), float(figure)) for name, cycle, figure in state_dict["kept"]]
@@ -118,16 +132,33 @@ class Snapshots(RateCallback):
             )
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file: give Snapshots a folder")
-        self._rates, self._kept, self._looked = None, [], False
+        self._at_rest()
 
     def _bounds(self, trainer: Any) -> list[int]:
         """The epochs, counted from 0, that cycles begin with, and the end."""
         return [round(trainer.max_epochs * i / self.cycles) for i in range(self.cycles + 1)]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Note the rates that each cycle begins with."""
-        if self._rates is None:
-            self._rates = self._starting_rates(trainer)
+        """Note the rates that each cycle begins with; fail now where the steps of a cycle are not known."""
+        if self._epochs not in (None, trainer.max_epochs):
+            raise UsageError(
+                f"the training was cut into {self.cycles} cycles of {self._epochs} epochs: resume with "
+                f"max_epochs={self._epochs}, or begin another training from its weights"
+            )
+        if not math.isfinite(trainer.num_training_batches):
+            raise UsageError(
+                "Snapshots needs to know the batches of an epoch, but the training loader has no length: give the "
+                "Trainer limit_train_batches, a whole number"
+            )
+        self._epochs = trainer.max_epochs
+        self._rates = self._starting_rates(trainer) if self._rates is None else self._rates
+        ended = [cycle for cycle, end in enumerate(self._bounds(trainer)) if cycle and end <= trainer.current_epoch]
+        for cycle in sorted(set(ended) - set(self._ended)):
+            warnings.warn(
+                f"the snapshot of cycle {cycle} is not in the ensemble, as the checkpoint was written just before it "
+                f"was taken: add its file in {self.folder} by hand, if it is there",
+                stacklevel=2,
+            )
         self._warn_of_schedulers(trainer, "")
         every = trainer.check_val_every_n_epoch
         if self.monitor is not None and trainer.enable_validation and every and every > 1:
@@ -146,35 +177,43 @@ class Snapshots(RateCallback):
         epochs = bounds[cycle + 1] - bounds[cycle]
         part = (epoch - bounds[cycle] + batch_idx / trainer.num_training_batches) / epochs
         assert self._rates is not None
+        self._rates = with_new_groups(trainer, self._rates)
         set_rates(trainer, [rate / 2 * (math.cos(math.pi * part) + 1) for rate in self._rates])
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """From now on the figure must be there."""
+        self._validated = self._validated or not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the model where a cycle ends."""
-        bounds = self._bounds(trainer)
-        ends = trainer.current_epoch + 1 in bounds
-        if self.monitor is not None and (ends or not self._looked):
-            self._require_figure(trainer)
-        self._looked = True
-        if ends:
-            self._keep(trainer, bounds.index(trainer.current_epoch + 1))
+        if self.monitor is not None:
+            self._look_at_figure(trainer, self.monitor)
+        bounds, epochs = self._bounds(trainer), trainer.current_epoch + 1
+        if epochs in bounds and bounds.index(epochs) not in self._ended:
+            self._keep(trainer, bounds.index(epochs))
 
-    def _require_figure(self, trainer: Any) -> None:
-        if self.monitor in trainer.callback_metrics:
-            return
-        every = trainer.check_val_every_n_epoch or 1
-        if trainer.current_epoch + 1 < every:
-            return  # no validation yet
-        names = ", ".join(sorted(trainer.callback_metrics)) or "none"
-        raise UsageError(f"Snapshots(monitor={self.monitor!r}) is not among the logged figures: {names}")
+    def _look_at_figure(self, trainer: Any, monitor: str) -> None:
+        if monitor in trainer.callback_metrics:
+            self._figure = float(trainer.callback_metrics[monitor])
+        elif self._figure is None and (self._validated or not trainer.enable_validation):
+            names = ", ".join(sorted(trainer.callback_metrics)) or "none"
+            raise UsageError(f"Snapshots(monitor={monitor!r}) is not among the logged figures: {names}")
 
     def _keep(self, trainer: Any, cycle: int) -> None:
         figure = float(-cycle) if self.mode == "min" else float(cycle)
         if self.monitor is not None:
-            figure = float(trainer.callback_metrics[self.monitor])
+            figure = math.nan if self._figure is None else self._figure
+            if self._figure is None:
+                warnings.warn(
+                    f"{self.monitor!r} was not logged before cycle {cycle} ended, as there was no validation yet: its "
+                    "snapshot counts as the worst",
+                    stacklevel=2,
+                )
+        self._ended.append(cycle)
         name, figure = trainer.strategy.broadcast((self._free(cycle), figure))
         trainer.save_checkpoint(self.folder / name, weights_only=True)
         self._kept.append((name, cycle, figure))
-        for dropped in self._ranked()[self.keep :]:  # only now that the new file is there
+        for dropped in [] if self.keep is None else self._ranked()[self.keep :]:  # now that the new file is there
             self._kept.remove(dropped)
             if trainer.is_global_zero:
                 (self.folder / dropped[0]).unlink(missing_ok=True)
@@ -188,5 +227,11 @@ class Snapshots(RateCallback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say what there is."""
+        if len(self._ended) < self.cycles:
+            warnings.warn(
+                f"the training ended in cycle {len(self._ended) + 1} of {self.cycles}, whose model is not kept: "
+                f"the ensemble has {len(self._kept)} models",
+                stacklevel=2,
+            )
         if trainer.is_global_zero:
             logger.info("Snapshots: %d models in %s", len(self._kept), self.folder)

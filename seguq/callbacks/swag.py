@@ -10,11 +10,11 @@ from typing import Any
 from seguq.calibration.checkpoint import KEY, section
 from seguq.callbacks.base import require_count
 from seguq.callbacks.hooks import listen
-from seguq.callbacks.rates import RateCallback, set_rates
+from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
 from seguq.core.checks import is_number
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.log import logger
-from seguq.inference.moments import WeightMoments
+from seguq.inference.moments import WeightMoments, with_statistics
 
 _SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -23,9 +23,10 @@ class SWAG(RateCallback):
     """Collects mean, variance and last deviations of the weights along a training, and puts them into checkpoints.
 
     From ``start`` on the learning rate is held constant, and the weights at the end of each epoch (before its
-    validation) are taken in. Every checkpoint written from then on, those of ``save_weights_only`` too, has what was
-    collected until then, for `seguq.SWAG`; the weights in it stay those of the training. A training that is resumed
-    goes on collecting.
+    validation) are taken in. Every checkpoint that the training writes from then on, those of ``save_weights_only``
+    too, has what was collected until then, for `seguq.SWAG`; the weights in it stay those of the training. One that is
+    asked for after the training, ``trainer.save_checkpoint(path)``, has it as well, but not with ``weights_only=True``.
+    A training that is resumed goes on collecting.
 
     In memory, and in each checkpoint, this is (2 + ``rank``) times the parameters in training: a ``rank`` of 20 makes a
     checkpoint of 50 MB one of a gigabyte. Parameters that never move, as those of a frozen encoder, are held once.
@@ -71,6 +72,8 @@ class SWAG(RateCallback):
         """What was collected so far, on the first process; `WeightMoments`."""
         self._rates: list[float] | None = None
         self._step_collected = 0
+        self._statistics: set[str] = set()
+        self._restored = False
         self._undo: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class SWAG(RateCallback):
         return {**vars(self), "_undo": None}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Begin anew, and take part in what is saved."""
+        """Take part in what is saved."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
@@ -89,7 +92,7 @@ class SWAG(RateCallback):
                 "train with strategy='ddp' or on one device"
             )
         self._end()
-        self.moments, self._rates, self._step_collected = WeightMoments(self.rank), None, 0
+        self._restored = False
         self._undo = listen(pl_module, "on_save_checkpoint", self._save)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -115,6 +118,7 @@ class SWAG(RateCallback):
         if self._rates is None:
             return
         held = {**self.moments.state(), "lr": list(self._rates), "step": self._step_collected}
+        held["statistics"] = sorted(self._statistics)
         checkpoint[KEY] = {**section(checkpoint), "swag": held}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -127,14 +131,21 @@ class SWAG(RateCallback):
             raise UsageError(
                 f"the checkpoint was written by SWAG(rank={moments.rank}): resume with that rank, not {self.rank}"
             )
-        if trainer.is_global_zero:
-            self.moments = moments
-        self._rates, self._step_collected = [float(rate) for rate in held["lr"]], int(held["step"])
+        self.moments = moments if trainer.is_global_zero else WeightMoments(self.rank)
+        try:
+            self._rates, self._step_collected = [float(rate) for rate in held["lr"]], int(held["step"])
+            self._statistics = {str(name) for name in held["statistics"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise SeguqError(f"what the checkpoint holds for SWAG is damaged ({error!r})") from error
+        self._restored = True
 
     # ---- training ----
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Fail now where it is not known when to begin, or how fast to go."""
+        """Begin anew in a new training; fail now where it is not known when to begin, or how fast to go."""
+        if not self._restored and not trainer.global_step:  # a Trainer that fits again goes on
+            self.moments, self._rates, self._step_collected = WeightMoments(self.rank), None, 0
+            self._statistics = set()
         if isinstance(self.start, float) and not any(math.isfinite(end) for end in _ends(trainer)):
             raise UsageError(
                 f"SWAG(start={self.start}) is a part of a training whose end is not known: give the Trainer max_epochs "
@@ -150,6 +161,7 @@ class SWAG(RateCallback):
             self._rates = self._starting_rates(trainer)
             self._step_collected = trainer.global_step
             self._warn_of_schedulers(trainer, " from here on")
+        self._rates = with_new_groups(trainer, self._rates)
         set_rates(trainer, self._rates)
 
     def _is_time(self, trainer: Any, batch_idx: int) -> bool:
@@ -168,6 +180,10 @@ class SWAG(RateCallback):
         if not due or not since:
             return
         self._step_collected = trainer.global_step
+        # those of a part that is frozen in evaluation mode belong to its weights, and are not to be renewed
+        self._statistics |= {
+            name.replace("_orig_mod.", "") for name, layer in with_statistics(pl_module) if layer.training
+        }
         if trainer.is_global_zero:
             try:
                 self.moments.add(pl_module)

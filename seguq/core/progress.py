@@ -18,6 +18,7 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None, 
         done: how many of ``total`` were done before (a resumed run).
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -38,7 +39,7 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None, 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, completed=done)
+        task = bar.add_task(escape(description), total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)

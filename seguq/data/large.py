@@ -39,6 +39,7 @@ class ArrayReader:
     ) -> None:
         if array.ndim not in (2, 3):
             raise UsageError(f"an image must be (H, W) or (H, W, channels), but the array has shape {array.shape}")
+        require_scale(array.dtype, "the array")
         self._array = array if array.ndim == 3 else array[:, :, None]
         self._normalization = checked(normalization, self._array.shape[2], "the array")
         file = getattr(array, "filename", None)
@@ -59,21 +60,26 @@ class RasterReader:
         normalization: as in `ArrayReader`.
         bands: numbers of the bands that are the channels, from 1; None: all of them.
 
+    Pixels without data (the file's nodata value, NaN) are given the mean of the normalization, which is 0 for the
+    network.
+
     Raises:
-        UsageError: if rasterio is not installed, or the file is missing, cannot be read, or has no such band.
+        UsageError: if rasterio is not installed, or the file is missing, cannot be read, has no such band, or bands
+            that are no channels (palette indices, of different types, whole numbers of more than 16 bits).
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         normalization: Normalization | None = None,
-        bands: Sequence[int] | None = None,
+        bands: int | Sequence[int] | None = None,
     ) -> None:
         try:
             import rasterio
         except ImportError as error:
             raise UsageError("RasterReader needs rasterio: pip install 'seguq[gis]'") from error
-        if not Path(path).is_file():
+        inside = str(path).startswith("/vsi") or "://" in str(path)  # GDAL's own way to archives and servers
+        if not inside and not Path(path).is_file():
             raise UsageError(f"raster {path} does not exist")
         try:
             # GDAL would keep a twentieth of the machine's memory; windows of a strip are read once or twice
@@ -82,12 +88,22 @@ class RasterReader:
         except rasterio.errors.RasterioError as error:
             raise UsageError(f"{path} cannot be read as a raster: it is damaged or of an unknown format") from error
         self._window = rasterio.windows.Window
+        bands = [bands] if isinstance(bands, int) else bands
         self._bands = list(range(1, self._file.count + 1) if bands is None else bands)
         if not self._bands or not set(self._bands) <= set(range(1, self._file.count + 1)):
             raise UsageError(f"bands={bands} must be among the bands of {path}, 1 to {self._file.count}")
+        kinds = {self._file.dtypes[band - 1] for band in self._bands}
+        if len(kinds) > 1:
+            raise UsageError(f"the bands of {path} differ in type ({', '.join(sorted(kinds))}): choose some by bands=")
+        require_scale(np.dtype(kinds.pop()), str(path))
+        if any(self._file.colorinterp[band - 1].name == "palette" for band in self._bands):
+            raise UsageError(
+                f"{path} holds palette indices, no colors: gdal_translate -expand rgb makes colors of them"
+            )
+        self._nodata = [self._file.nodatavals[band - 1] for band in self._bands]
         self._normalization = checked(normalization, len(self._bands), str(path))
         self._error: type[Exception] = rasterio.errors.RasterioError
-        self.name = file_name(Path(path))
+        self.name = str(path) if inside else file_name(Path(path))
         self.size = (int(self._file.height), int(self._file.width))
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
@@ -98,7 +114,17 @@ class RasterReader:
             raise SeguqError(
                 f"{self._file.name} cannot be read at row {top}, column {left}: the file is damaged"
             ) from error
-        return normalized(pixels, self._normalization)
+        values = normalized(pixels, self._normalization)
+        for channel, nodata in enumerate(self._nodata):
+            if nodata is not None:
+                values[channel][torch.from_numpy(pixels[channel] == nodata)] = 0
+        return values.nan_to_num_(nan=0.0)
+
+
+def require_scale(dtype: np.dtype[Any], whose: str) -> None:
+    """Raise for pixels of a type whose range says nothing of their scale."""
+    if dtype.kind not in "uif" or (dtype.kind != "f" and dtype.itemsize > 2):
+        raise UsageError(f"{whose} has pixels of type {dtype}: make them 8 or 16 bit, or float from 0 to 1")
 
 
 def file_name(path: Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import torch
 from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import remove_leftovers, write_json
-from seguq.export.heatmap import heatmap
+from seguq.core.files import TEMPORARY_PREFIX, write_json
+from seguq.export.heatmap import colorize, heatmap
 from seguq.export.images import write_png
 from seguq.export.scale import ScaleFinder, label_of
 from seguq.export.writer import writing
 from seguq.inference import UncertaintyMaps
+
+if sys.platform != "win32":
+    import fcntl
 
 _SCHEMA_VERSION = 1
 _META = "maps.json"
@@ -60,6 +65,8 @@ class MapFiles:
         self._about: dict[str, Any] = {}
         self._rows = 0
         self._ended = False
+        self._files: dict[str, str] = {}  # types by name
+        self._lock: int | None = None
 
     def begin(self, about: dict[str, Any]) -> int:
         """Look at what is there; gives the number of rows that are done."""
@@ -67,11 +74,14 @@ class MapFiles:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file, not a folder")
         meta = self.folder / _META
-        known = self._read(meta) if meta.is_file() else None
-        if known is None and self.folder.is_dir():
-            remove_leftovers(self.folder)
-            if any(self.folder.iterdir()):
+        if not meta.is_file() and self.folder.is_dir():
+            others = [path for path in self.folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
+            if others:
                 raise UsageError(f"{self.folder} holds other files: give MapFiles a folder of its own")
+        with writing("MapFiles"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._take()
+        known = self._read(meta) if meta.is_file() else None
         if known is not None:
             names = sorted({*known["about"], *about})
             differing = [name for name in names if known["about"].get(name) != about.get(name)]
@@ -81,26 +91,64 @@ class MapFiles:
                     "folder, or remove that one"
                 )
         self._about = about
-        self._rows, self._ended = (0, False) if known is None else (known["rows"], known["complete"])
+        self._rows, self._ended, self._files = 0, False, {}
         self._width = int(about["size"][1])
+        for leftover in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+            leftover.unlink(missing_ok=True)
         if known is None:
             self._note()
+            return 0
+        self._rows, self._ended, self._files = known["rows"], known["complete"], known["files"]
+        for name, dtype in self._files.items() if self._rows else ():
+            path = self._path(name)
+            if not path.is_file() or path.stat().st_size < self._place(np.dtype(dtype)):
+                raise UsageError(f"{path} is shorter than {_META} says, or gone: remove {self.folder}, and begin anew")
         return self._rows
+
+    def _take(self) -> None:
+        """Keep other processes out of the folder."""
+        if sys.platform == "win32":
+            return
+        self.close()
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                return  # a file system without locks
+            raise UsageError(f"another run writes into {self.folder}: wait for it, or give another folder") from error
+
+    def close(self) -> None:
+        """Let others into the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
+
+    def _path(self, name: str) -> Path:
+        whole = self.folder / f"{name}.npy"
+        return whole if whole.is_file() else self.folder / f"{name}.npy{_PART}"
+
+    def _place(self, dtype: np.dtype[Any]) -> int:
+        """Where the next row begins in a file."""
+        return len(self._header(dtype)) + self._rows * self._width * dtype.itemsize
 
     def _read(self, meta: Path) -> dict[str, Any]:
         try:
             known = json.loads(meta.read_text())
-            known = {"about": dict(known["about"]), "rows": int(known["rows"]), "complete": bool(known["complete"])}
-            if json.loads(meta.read_text())["schema"] != _SCHEMA_VERSION:
+            if known["schema"] != _SCHEMA_VERSION:
                 raise ValueError("schema")
+            for name, kind in {"about": dict, "rows": int, "complete": bool, "files": dict}.items():
+                if not isinstance(known[name], kind):
+                    raise ValueError(name)
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{meta} is damaged, or of another version of seguq: remove {self.folder}") from error
-        return known
+        return dict(known)
 
     def _note(self) -> None:
         with writing("MapFiles"):
-            content = {"schema": _SCHEMA_VERSION, "rows": self._rows, "complete": self._ended, "about": self._about}
-            write_json(self.folder / _META, content)
+            content = {"schema": _SCHEMA_VERSION, "rows": self._rows, "complete": self._ended, "files": self._files}
+            write_json(self.folder / _META, {**content, "about": self._about})
 
     def write(self, top: int, maps: UncertaintyMaps) -> None:
         """Write rows; they count once all of them are on the disk."""
@@ -125,14 +173,12 @@ class MapFiles:
             array = array.astype(np.float32)
         else:
             array = array.astype(np.uint8 if num_classes <= 256 else np.int32)
-        path, header = self.folder / f"{name}.npy{_PART}", self._header(array.dtype)
-        place = len(header) + self._rows * self._width * array.itemsize
-        if not path.exists():
-            path.write_bytes(header)
+        path = self.folder / f"{name}.npy{_PART}"
+        if self._rows == 0:
+            path.write_bytes(self._header(array.dtype))
+        self._files[name] = array.dtype.str
         with path.open("r+b") as file:
-            if file.seek(0, os.SEEK_END) < place:
-                raise SeguqError(f"{path} is shorter than {_META} says: remove {self.folder}, and begin anew")
-            file.seek(place)
+            file.seek(self._place(array.dtype))
             file.write(np.ascontiguousarray(array).tobytes())
             file.truncate()  # what a killed run had begun
             file.flush()
@@ -168,6 +214,10 @@ class MapFiles:
                 file.seek(start + row * per_row)
                 rows.append(np.frombuffer(file.read(per_row), dtype)[::step])
         small = np.stack(rows)
-        finder = ScaleFinder()
-        finder.add(torch.from_numpy(small))
-        return heatmap(small, finder.scale(), label_of(name))
+        finder, known = ScaleFinder(), np.isfinite(small)
+        finder.add(torch.from_numpy(small[known]))
+        scale = finder.scale()
+        small = np.where(known, small, scale.low)  # where the image holds no numbers
+        if max(small.shape) > 8 * min(small.shape):  # beside a strip of few rows a color bar has no place
+            return colorize(small, scale)
+        return heatmap(small, scale, label_of(name))

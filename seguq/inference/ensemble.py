@@ -58,7 +58,7 @@ class DeepEnsemble(SamplingEstimator):
             raise SeguqError("members must be a list of at least one module, checkpoint file or estimator")
         self.lazy = lazy
         self._slot = copy.deepcopy(model) if lazy and model is not None else None
-        self._hashes_of_files: list[str] = []
+        self._hashes_of_files: dict[tuple[Path, int, int], str] = {}
         self.members = [self._member(member, model) for member in members]
 
     def _member(
@@ -76,8 +76,16 @@ class DeepEnsemble(SamplingEstimator):
         loaded = load(member, copy.deepcopy(model) if self._slot is None else self._slot)
         if self._slot is None:
             return loaded
-        self._hashes_of_files.append(weights_sha256(loaded))
+        self._hashes_of_files[_state_of(Path(member))] = weights_sha256(loaded)
         return Path(member)
+
+    def _hash_of_file(self, path: Path) -> str:
+        """The hash of the weights in a file; it is read again only where it has changed."""
+        state = _state_of(path)
+        if state not in self._hashes_of_files:
+            assert self._slot is not None
+            self._hashes_of_files[state] = weights_sha256(load(path, self._slot))
+        return self._hashes_of_files[state]
 
     @property
     def tag(self) -> str:
@@ -86,12 +94,14 @@ class DeepEnsemble(SamplingEstimator):
 
     @property
     def _weights(self) -> str:
-        hashes = list(self._hashes_of_files)
+        hashes = []
         for member in self.members:
             if isinstance(member, Estimator):
                 hashes += [member.tag, *map(self._hash_of, member.models)]
             elif isinstance(member, nn.Module):
                 hashes.append(self._hash_of(member))
+            else:
+                hashes.append(self._hash_of_file(member))
         return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()[:8]
 
     def bind(self, model: nn.Module) -> DeepEnsemble:
@@ -132,6 +142,11 @@ class DeepEnsemble(SamplingEstimator):
         passes = plain + sum(details["passes"] for details in inner)
         return {"layers": tuple(layers), "passes": passes, **({"seed": seeds} if seeds else {})}
 
+    def _identity(self) -> dict[str, Any]:
+        # the module that files are read into may hold any of them
+        inner = [member._identity() for member in self.members if isinstance(member, Estimator)]
+        return {**super()._identity(), "models": [], "members": inner}
+
     def _forwards(self, images: Tensor) -> int:
         return sum(member._forwards(images) if isinstance(member, Estimator) else 1 for member in self.members)
 
@@ -163,3 +178,8 @@ class DeepEnsemble(SamplingEstimator):
         with evaluation_mode(member):
             logits = self._logits(member, images_for(member, images))
         yield logits
+
+
+def _state_of(path: Path) -> tuple[Path, int, int]:
+    stat = path.stat()
+    return path, stat.st_mtime_ns, stat.st_size

@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -232,6 +233,13 @@ class Estimator(ABC):
 
     def _details(self) -> dict[str, Any]:
         return {"layers": (), "passes": len(self.models)}
+
+    def _identity(self) -> dict[str, Any]:
+        """Plain values of all that its answers depend on, but for its calibrator."""
+        settings = {name: value for name, value in self._details().items() if name != "layers"}
+        models = [(self._hash_of(model), sha256(repr(model).encode()).hexdigest()) for model in self.models]
+        forward = getattr(self.forward, "__qualname__", None if self.forward is None else repr(type(self.forward)))
+        return {"tag": self.tag, "task": self.task, "forward": forward, "models": models, **settings}
 
     def _forwards(self, images: Tensor) -> int:
         """Passes through the whole network for a batch like this one."""

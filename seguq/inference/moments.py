@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -171,6 +171,16 @@ class WeightMoments:
             parts = [self._squares[name], *self._deviations[name]] if name in self._squares else []
             if any(part.shape != mean.shape for part in parts) or (parts and len(parts) != 1 + self.columns):
                 raise ValueError(f"the parts of {name!r} differ in shape")
+            if not all(part.is_floating_point() and bool(torch.isfinite(part).all()) for part in (mean, *parts)):
+                raise ValueError(f"the parts of {name!r} are no finite numbers")
+
+
+def with_statistics(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers that keep running statistics, by name: BatchNorm of every kind, InstanceNorm that tracks them."""
+    for name, module in model.named_modules():
+        held = [getattr(module, part, None) for part in ("running_mean", "running_var")]
+        if all(isinstance(part, Tensor) for part in held) and hasattr(module, "momentum"):
+            yield name, module
 
 
 def _weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

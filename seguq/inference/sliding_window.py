@@ -39,8 +39,8 @@ class SlidingWindow(WrappingEstimator):
             pixels alike.
         margin: pixels at the inner edges of windows that weigh nothing.
         stride: pixels of the image to one of the network's coarsest feature map, 32 for most; 1 for a network that
-            works at full resolution throughout. Where windows would lie further apart than ``overlap`` and ``margin``
-            say, the half of it is taken, and so on.
+            works at full resolution throughout. Where windows would lie further apart than ``overlap`` says, or with a
+            ``margin`` leave gaps, the half of it is taken, and so on.
         batch: windows that go through the network at once.
         **settings: ``measures``, ``calibrator``; where ``inner`` is a model also ``task`` and ``forward``.
 

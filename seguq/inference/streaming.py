@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from seguq.calibration import weights_sha256
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
 from seguq.inference.maps import UncertaintyMaps
@@ -47,6 +49,9 @@ class MapWriter(Protocol):
     def end(self) -> None:
         """All rows were written."""
 
+    def close(self) -> None:
+        """The run is over, with or without an error."""
+
 
 def stream(
     est: WrappingEstimator, windows: Windows, batch: int, reader: ImageReader, writer: MapWriter, image_id: str
@@ -55,26 +60,39 @@ def stream(
     height, width = (int(length) for length in reader.size)
     if height < 1 or width < 1:
         raise UsageError(f"the reader's image has {height} rows and {width} columns: there is nothing to look at")
-    done = writer.begin(_about(est, reader, image_id))
-    if done < height:
-        for top, maps in _Strips(est, windows, batch, reader, image_id).after(done):
-            writer.write(top, maps)
-    writer.end()
+    try:
+        done = writer.begin(_about(est, reader, image_id))
+        if done < height:
+            for top, maps in _Strips(est, windows, batch, reader, image_id).after(done):
+                writer.write(top, maps)
+        writer.end()
+    finally:
+        writer.close()
 
 
 def _about(est: WrappingEstimator, reader: ImageReader, image_id: str) -> dict[str, Any]:
     calibrator = est._calibrator_in_force()
+    settings = None if calibrator is None else [type(calibrator).__name__, repr(calibrator.arguments())]
     return {
-        "image": getattr(reader, "name", None),
+        "image": reader.name,
+        "pixels": _fingerprint(reader),
         "image_id": image_id,
         "size": [int(length) for length in reader.size],
-        "estimator": est.tag,
-        "passes": est._details()["passes"],
-        "seed": est._details().get("seed"),
         "measures": list(est.measures),
-        "weights": [est._hash_of(model) for model in est.models],
-        "calibrator": None if calibrator is None else type(calibrator).__name__,
+        "estimator": est._identity(),
+        "calibrator": None if calibrator is None else [*(settings or ()), weights_sha256(calibrator)],
     }
+
+
+def _fingerprint(reader: ImageReader) -> str:
+    """A hash of windows here and there, as the reader gives them: also of how it normalizes."""
+    found = sha256()
+    places = [sorted({round(i * (length - 1) / 4) for i in range(5)}) for length in reader.size]
+    for top in places[0]:
+        for left in places[1]:
+            height, width = min(16, reader.size[0] - top), min(16, reader.size[1] - left)
+            found.update(reader.read(top, left, height, width).contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 class _Strips:

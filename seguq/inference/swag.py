@@ -18,7 +18,7 @@ from seguq.core.progress import progress
 from seguq.core.seeds import GENERATOR_LOCK, derive_seed
 from seguq.data.batches import unpack_batch
 from seguq.inference.estimator import evaluation_mode
-from seguq.inference.moments import WeightMoments
+from seguq.inference.moments import WeightMoments, with_statistics
 from seguq.inference.sampling import SamplingEstimator
 
 _KEPT_BYTES = 2**30  # of drawn weights; what goes beyond is drawn again in each call
@@ -30,9 +30,9 @@ class SWAG(SamplingEstimator):
     """Samples of a model whose weights are drawn from what `callbacks.SWAG` collected along its training.
 
     Sample s has the same weights in every call: they are keyed by (seed, s). Layers that keep running statistics
-    (BatchNorm) have theirs renewed for each sample, and for the mean of the weights, when the estimator is made: one
-    pass a sample over ``bn_batches``. Everything else is in evaluation mode in these passes, dropout too (the
-    authors' code leaves it on).
+    (BatchNorm), and did so in training, have theirs renewed for each sample, and for the mean of the weights, when the
+    estimator is made: one pass a sample over ``bn_batches``. Everything else is in evaluation mode in these passes,
+    dropout too (the authors' code leaves it on).
 
     Args:
         model: the module that the weights go into, or a part of the one that was trained. It is copied, and stays as
@@ -97,13 +97,19 @@ class SWAG(SamplingEstimator):
         self.seed = seed
         self.mean_model = copy.deepcopy(model)
         load_all_weights(self.mean_model, content, str(checkpoint))
-        self._parameters = self._names(matching_names(self.mean_model, content, str(checkpoint)), str(checkpoint))
+        in_file = matching_names(self.mean_model, content, str(checkpoint))
+        self._parameters = self._names(in_file, str(checkpoint))
+        self._renewed_layers = {
+            full
+            for full, _ in with_statistics(self.mean_model)
+            if "statistics" not in held or in_file[_buffer(full)].removesuffix(".running_mean") in held["statistics"]
+        }
         _set(self.mean_model, {own: self.moments.mean[name] for own, name in self._parameters.items()})
         self._slot = copy.deepcopy(self.mean_model)
         self._kept: list[Weights] = []
         self._statistics: list[Weights] = [{}] * samples
         self._most_kept = max(1, _KEPT_BYTES // max(1, self._bytes_of_a_draw()))
-        if any(True for _ in _with_statistics(self.mean_model)):
+        if self._renewed_layers:
             self._renew(bn_batches)
         else:
             self._kept = [self._draw(sample) for sample in range(min(samples, self._most_kept))]
@@ -133,7 +139,7 @@ class SWAG(SamplingEstimator):
 
     def _renew(self, batches: Iterable[Any] | None) -> None:
         if batches is None:
-            name = next(_with_statistics(self.mean_model))[0]
+            name = min(self._renewed_layers)
             raise UsageError(
                 f"the model has layers with running statistics, such as {name!r}, which are those of other weights "
                 "than SWAG draws: pass bn_batches=, batches of training images, to renew them"
@@ -147,7 +153,7 @@ class SWAG(SamplingEstimator):
 
     def _renewed(self, drawn: Sequence[Weights], batches: Iterable[Any], whose: str) -> list[Weights]:
         """The running statistics of several draws of the weights, in one reading of the batches."""
-        layers = dict(_with_statistics(self._slot))
+        layers = {name: layer for name, layer in with_statistics(self._slot) if name in self._renewed_layers}
         fresh = {name: value for layer in layers for name, value in _fresh(layer, layers[layer]).items()}
         found = [{name: value.clone() for name, value in fresh.items()} for _ in drawn]
         momenta = {name: layer.momentum for name, layer in layers.items()}
@@ -189,10 +195,12 @@ class SWAG(SamplingEstimator):
     def _carry_calibrator(self, content: dict[str, Any]) -> None:
         """Take along the calibrator of the checkpoint that was fitted for this estimator."""
         packed = section(content).get("calibrators", {}).get(self.tag)
-        if packed is not None and packed.get("weights_sha256") == weights_sha256(content["state_dict"]):
-            found: Calibrator = unpack(self.tag, packed)
-            found.weights_sha256 = self._weights_hash()
-            carry(self.mean_model, {self.tag: found})
+        if packed is None:
+            return
+        found: Calibrator = unpack(self.tag, packed)
+        # the file's own weights are not those that it was fitted for, but the mean, with its statistics
+        found.weights_sha256 = str(packed.get("fitted_for") or "unknown")
+        carry(self.mean_model, {self.tag: found})
 
     @property
     def tag(self) -> str:
@@ -210,6 +218,10 @@ class SWAG(SamplingEstimator):
 
     def _details(self) -> dict[str, Any]:
         return {"layers": (), "passes": self.number_of_samples, "seed": self.seed}
+
+    def _identity(self) -> dict[str, Any]:
+        drawn = {**self._kept[0], **self._statistics[0]}
+        return {**super()._identity(), "first": weights_sha256(drawn)}
 
     def _forwards(self, images: Tensor) -> int:
         return self.number_of_samples
@@ -232,12 +244,9 @@ def _set(model: nn.Module, values: Weights) -> None:
             places[name].copy_(value)
 
 
-def _with_statistics(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers that keep running statistics, by name: BatchNorm of every kind, InstanceNorm that tracks them."""
-    for name, module in model.named_modules():
-        held = [getattr(module, part, None) for part in ("running_mean", "running_var")]
-        if all(isinstance(part, Tensor) for part in held) and hasattr(module, "momentum"):
-            yield name, module
+def _buffer(layer: str) -> str:
+    """The name of a layer's running mean, without what torch.compile puts into names."""
+    return f"{layer}.running_mean".removeprefix(".").replace("_orig_mod.", "")
 
 
 def _fresh(name: str, layer: Any) -> Weights:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
+from seguq.core.log import say_once
 
 _BLENDS = ("gaussian", "constant")
 _SIGMA = 1 / 8  # of the window
@@ -58,11 +59,20 @@ class Windows:
         """Where windows begin along an axis: at multiples of the stride, and the last one ends with the image."""
         if size <= side:
             return [0]
-        step = max(1, min(round(side * (1 - self.overlap)), side - 2 * self.margin))
+        most = side - 2 * self.margin  # further apart, margins would leave gaps
+        step = max(1, min(round(side * (1 - self.overlap)), most))
         stride = self.stride
-        while stride > step:
+        while stride > (most if self.margin else step):
             stride //= 2
-        return [*range(0, size - side, step // stride * stride), size - side]
+        step = max(step, stride)
+        starts = [*range(0, size - side, step // stride * stride), size - side]
+        if self.margin and any(start % self.stride for start in starts):
+            say_once(
+                f"windows of {side} pixels do not all begin at a multiple of stride={self.stride} in an image of "
+                f"{size}: there the answer is not exactly that of the whole image; where the network works at full "
+                "resolution throughout, stride=1 is right"
+            )
+        return starts
 
     def places(self, size: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """Where the windows of an image begin; it is at least as large as one."""

@@ -71,6 +71,9 @@ class WrappingEstimator(Estimator):
         made.task = made.inner.task
         return made
 
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "inner": self.inner._identity()}
+
     def _names_inside(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.inner.available)
 

@@ -149,7 +149,7 @@ def test_names_in_a_checkpoint_do_not_lead_out_of_the_folder(tmp_path):
     (tmp_path / "s").mkdir()
     snapshots = callbacks.Snapshots(tmp_path / "s", cycles=2, keep=1)
     with pytest.warns(UserWarning, match="is gone"):
-        snapshots.load_state_dict({"rates": [0.1], "kept": [["../precious", 1, 9.0]]})
+        snapshots.load_state_dict({**snapshots.state_dict(), "kept": [["../precious", 1, 9.0]]})
     assert snapshots.paths == []
 
 

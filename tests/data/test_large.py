@@ -64,6 +64,43 @@ def test_bands_are_chosen_by_number(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_pixels_without_data_are_given_the_mean(tmp_path):
+    array = pixels(np.int16, (20, 30, 3))
+    array[5:9, 5:9, 1] = -9999
+    reader = RasterReader(written(tmp_path / "a.tif", array, nodata=-9999), NORMALIZATION)
+    found = reader.read(0, 0, 20, 30)
+    assert (found[1, 5:9, 5:9] == 0).all() and (found[0, 5:9, 5:9] != 0).all()
+    floats = pixels(np.float32, (20, 30, 1))
+    floats[3, 4] = np.nan
+    found = RasterReader(written(tmp_path / "b.tif", floats)).read(0, 0, 20, 30)
+    assert found[0, 3, 4] == 0 and torch.isfinite(found).all()
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_what_is_in_an_archive_is_read_where_it_is(tmp_path):
+    import zipfile
+
+    path = written(tmp_path / "a.tif", pixels())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path, "a.tif")
+    reader = RasterReader(f"/vsizip/{tmp_path}/a.zip/a.tif")
+    assert torch.equal(reader.read(1, 2, 5, 6), RasterReader(path).read(1, 2, 5, 6))
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_bands_that_are_no_channels_are_refused(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    with pytest.raises(UsageError, match="the array has pixels of type int64: make them 8 or 16 bit, or float"):
+        ArrayReader(np.zeros((4, 4), np.int64))
+    path = written(tmp_path / "p.tif", pixels(shape=(8, 8, 1)), photometric="palette")
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {0: (255, 0, 0, 255)})
+    with pytest.raises(UsageError, match="holds palette indices, no colors"):
+        RasterReader(path)
+    assert RasterReader(written(tmp_path / "one.tif", pixels()), bands=2).read(0, 0, 4, 4).shape == (1, 4, 4)
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_wrong_arguments(tmp_path):
     with pytest.raises(UsageError, match=r"must be \(H, W\) or \(H, W, channels\), but the array has shape \(3,\)"):
         ArrayReader(np.zeros(3))

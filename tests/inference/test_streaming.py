@@ -50,6 +50,9 @@ class Collected:
     def end(self):
         self.ended = True
 
+    def close(self):
+        self.closed = True
+
     def all(self, name):
         return torch.cat([maps.probs if name == "probs" else maps[name] for _, maps in self.pieces], -2)
 
@@ -102,7 +105,7 @@ def test_only_windows_that_reach_the_missing_rows_are_asked_again():
         tops = ()
 
         def read(self, top, left, height, width):
-            self.tops = (*self.tops, top)
+            self.tops = (*self.tops, top) if height == 64 else self.tops
             return super().read(top, left, height, width)
 
     reader = Counted(pixels(300, 64), NORMALIZATION)
@@ -124,7 +127,7 @@ def test_a_calibrator_is_applied():
     writer = Collected()
     est.stream(ArrayReader(pixels(), NORMALIZATION), writer)
     torch.testing.assert_close(writer.all("probs"), est(tensor(pixels())).probs, rtol=0, atol=1e-5)
-    assert writer.about["calibrator"] == "TemperatureScaling"
+    assert writer.about["calibrator"][0] == "TemperatureScaling"
 
 
 def test_memory_does_not_grow_with_the_height():
@@ -163,10 +166,25 @@ def other_weights():
     return model
 
 
-def run(folder, image=None, est=None, **settings):
+def run(folder, image=None, est=None, normalization=NORMALIZATION, **settings):
     est = est or seguq.SlidingWindow(INNER["samples"](), 64, calibrator=None)
-    est.stream(ArrayReader(pixels() if image is None else image, NORMALIZATION, "image"), MapFiles(folder, **settings))
+    est.stream(ArrayReader(pixels() if image is None else image, normalization, "image"), MapFiles(folder, **settings))
     return est
+
+
+def less_dropout():
+    model = fixed(SmallNet)
+    for part in model.modules():
+        if hasattr(part, "p"):
+            part.p = 0.01
+    return model
+
+
+def halved():
+    calibrator = seguq.TemperatureScaling()
+    with torch.no_grad():
+        calibrator.log_temperature.fill_(0.7)
+    return calibrator
 
 
 def test_the_files_hold_the_maps(tmp_path):
@@ -180,7 +198,7 @@ def test_the_files_hold_the_maps(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "m" / "probs-1.npy"), expected.probs[0, 1], atol=1e-5)
     assert not list((tmp_path / "m").glob("*.part"))
     about = json.loads((tmp_path / "m" / "maps.json").read_text())
-    assert about["complete"] and about["rows"] == 150 and about["about"]["estimator"] == est.tag
+    assert about["complete"] and about["rows"] == 150 and about["about"]["estimator"]["tag"] == est.tag
 
 
 def test_labels_have_a_file_each(tmp_path):
@@ -236,10 +254,10 @@ def test_what_a_killed_run_had_begun_to_write_does_not_count(tmp_path):
     run(whole)
 
     class Stops(ArrayReader):
-        def read(self, top, *window):
-            if top > 64:
+        def read(self, top, left, height, width):
+            if top > 64 and height == 64:
                 raise InterruptedError
-            return super().read(top, *window)
+            return super().read(top, left, height, width)
 
     est = seguq.SlidingWindow(INNER["samples"](), 64, calibrator=None)
     with pytest.raises(InterruptedError):
@@ -255,13 +273,17 @@ def test_what_a_killed_run_had_begun_to_write_does_not_count(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"image": pixels(151)}, "size"),
+        ({"image": pixels(151)}, "pixels, size"),
+        ({"image": pixels(seed=4)}, "pixels"),
+        ({"normalization": None}, "pixels"),
         ({"probs": True}, "probs"),
-        ({"est": seguq.SlidingWindow(seguq.MCDropout(fixed(SmallNet), samples=3, seed=2), 64)}, "seed"),
-        ({"est": seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None)}, "estimator, measures, passes, seed"),
-        ({"est": seguq.SlidingWindow(seguq.MCDropout(other_weights(), samples=3, seed=1), 64)}, "weights"),
+        ({"est": seguq.SlidingWindow(seguq.MCDropout(fixed(SmallNet), samples=3, seed=2), 64)}, "estimator"),
+        ({"est": seguq.SlidingWindow(seguq.MCDropout(less_dropout(), samples=3, seed=1), 64)}, "estimator"),
+        ({"est": seguq.SlidingWindow(INNER["samples"](), 64, calibrator=halved())}, "calibrator"),
+        ({"est": seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None)}, "estimator, measures"),
+        ({"est": seguq.SlidingWindow(seguq.MCDropout(other_weights(), samples=3, seed=1), 64)}, "estimator"),
     ],
-    ids=["size", "probs", "seed", "estimator", "weights"],
+    ids=["size", "image", "normalization", "probs", "seed", "dropout", "calibrator", "estimator", "weights"],
 )
 def test_a_folder_of_another_run_is_refused_and_left(tmp_path, change, told):
     run(tmp_path / "m")
@@ -281,6 +303,54 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "m" / "maps.json").write_text("{}")
     with pytest.raises(UsageError, match=r"maps\.json is damaged"):
         run(tmp_path / "m")
+
+
+def test_two_runs_at_once_are_kept_apart(tmp_path):
+    est, second = seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None), []
+
+    class Meets(ArrayReader):
+        def read(self, *window):
+            if not second and window[2] == 64:
+                with pytest.raises(UsageError, match=r"another run writes into .*: wait for it"):
+                    est.stream(ArrayReader(pixels(), NORMALIZATION, "image"), MapFiles(tmp_path / "m"))
+                second.append(True)
+            return super().read(*window)
+
+    est.stream(Meets(pixels(), NORMALIZATION, "image"), MapFiles(tmp_path / "m"))
+    assert second
+    expected = est(tensor(pixels()))["predictive_entropy"][0]
+    np.testing.assert_allclose(np.load(tmp_path / "m" / "predictive_entropy.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: os.truncate(path, 1000)], ids=["gone", "cut"])
+def test_a_file_that_is_gone_or_cut_is_said(tmp_path, harm):
+    run(tmp_path / "m")
+    harm(tmp_path / "m" / "variance.npy")
+    with pytest.raises(UsageError, match=r"variance\.npy.* is shorter than maps.json says, or gone: remove .*/m, and"):
+        run(tmp_path / "m")
+
+
+def test_an_image_with_nan_is_drawn(tmp_path):
+    image = np.random.default_rng(0).random((150, 110, 3), np.float32)
+    image[20:40, 30:50] = np.nan
+    est = seguq.SlidingWindow(nn.Conv2d(3, 2, 1), 64, calibrator=None, measures=["predictive_entropy"])
+    run(tmp_path / "m", image, est)
+    assert (tmp_path / "m" / "predictive_entropy.png").is_file()
+    found = np.load(tmp_path / "m" / "predictive_entropy.npy")
+    assert np.isnan(found[20:40, 30:50]).all() and np.isfinite(found[:, :30]).all()
+
+
+def test_the_picture_of_a_strip_is_no_larger_than_the_overview(tmp_path):
+    est = seguq.SlidingWindow(nn.Conv2d(3, 2, 1), 64, calibrator=None, measures=["predictive_entropy"])
+    run(tmp_path / "m", pixels(3, 4000), est, overview=1000)
+    assert max(seguq.data.read_image(tmp_path / "m" / "predictive_entropy.png").shape) <= 1000
+
+
+def test_an_id_may_have_brackets(tmp_path):
+    est = seguq.SlidingWindow(nn.Conv2d(3, 2, 1), 64, calibrator=None)
+    writer = Collected()
+    est.stream(ArrayReader(pixels(), NORMALIZATION), writer, "[/data/x] of [bold]")
+    assert writer.ended and writer.closed
 
 
 def test_a_reader_that_gives_something_else():
