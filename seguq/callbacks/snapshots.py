@@ -181,8 +181,11 @@ class Snapshots(RateCallback):
         set_rates(trainer, [rate / 2 * (math.cos(math.pi * part) + 1) for rate in self._rates])
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """From now on the figure must be there."""
-        self._validated = self._validated or not trainer.sanity_checking
+        """Note the figure, before a checkpoint of this validation is written; from now on it must be there."""
+        if not trainer.sanity_checking:
+            self._validated = True
+            if self.monitor in trainer.callback_metrics:
+                self._figure = float(trainer.callback_metrics[self.monitor])
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the model where a cycle ends."""

@@ -207,3 +207,108 @@ def test_a_folder_that_is_a_file(tmp_path):
 def test_wrong_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         callbacks.Snapshots("s", **settings)
+
+
+# resumed, and ended early
+
+
+def resumed(folder, snapshots, checkpoint, figures=range(100), package=PACKAGE, **settings):
+    settings = {"max_epochs": 6, **settings}
+    module = with_figures(package, figures)
+    trainer = make_trainer(package, folder, snapshots, **settings)
+    trainer.fit(module, loader(Images(9)), loader(Images(3)), ckpt_path=checkpoint)
+    return module
+
+
+def stopped(folder, snapshots, *others, at, figures=range(100), **settings):
+    """A training that is cut off where an epoch begins."""
+
+    class Cut(PACKAGE.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == at:
+                raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        fitted(folder, snapshots, *others, Cut(), figures=figures, enable_checkpointing=True, **settings)
+
+
+@pytest.mark.parametrize("at", [2, 3, 4, 5])
+@pytest.mark.parametrize("on_train_epoch_end", [True, False])
+def test_a_figure_of_a_validation_before_the_resume_is_enough(tmp_path, at, on_train_epoch_end):
+    def ordered():
+        return callbacks.Snapshots(tmp_path / "s", cycles=3, keep=2, monitor="val/figure")
+
+    keep = PACKAGE.callbacks.ModelCheckpoint(
+        tmp_path, filename="half", monitor=None, save_on_train_epoch_end=on_train_epoch_end
+    )
+    figures = [9, 3.0, 9, 1.0, 9, 2.0]
+    stopped(tmp_path, ordered(), keep, at=at, figures=figures, check_val_every_n_epoch=2)
+    again = ordered()
+    resumed(tmp_path, again, tmp_path / "half.ckpt", figures, check_val_every_n_epoch=2)
+    assert [path.name.partition("-v")[0].removesuffix(".ckpt") for path in again.paths] == ["snapshot-2", "snapshot-3"]
+    assert sorted(figure for _, _, figure in again._kept) == [1.0, 2.0]
+
+
+def test_a_cycle_that_ends_before_any_validation_counts_as_the_worst(tmp_path):
+    snapshots = callbacks.Snapshots(tmp_path / "s", cycles=3, keep=2, monitor="val/figure", mode="max")
+    with pytest.warns(UserWarning, match="was not logged before cycle 1 ended, as there was no validation yet"):
+        fitted(tmp_path, snapshots, check_val_every_n_epoch=4)
+    assert [path.name for path in snapshots.paths] == ["snapshot-3.ckpt", "snapshot-2.ckpt"]
+
+
+def test_more_epochs_at_a_resume_would_move_the_cycles_and_are_refused(tmp_path):
+    first = callbacks.Snapshots(tmp_path / "s", cycles=3)
+    trainer, _ = fitted(tmp_path, first)
+    trainer.save_checkpoint(tmp_path / "all.ckpt")
+    with pytest.raises(UsageError, match="cut into 3 cycles of 6 epochs: resume with max_epochs=6"):
+        resumed(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=3), tmp_path / "all.ckpt", max_epochs=12)
+    assert files(tmp_path / "s") == ["snapshot-1.ckpt", "snapshot-2.ckpt", "snapshot-3.ckpt"]
+
+
+def test_a_cycle_whose_end_the_checkpoint_does_not_know_is_said(tmp_path):
+    keep = PACKAGE.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=6, save_top_k=-1)
+    fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=3), keep, enable_checkpointing=True)
+    again = callbacks.Snapshots(tmp_path / "s", cycles=3)
+    with pytest.warns(UserWarning, match="the snapshot of cycle 1 is not in the ensemble"):
+        resumed(tmp_path, again, tmp_path / "step=6.ckpt")
+    assert len(again.paths) == 2 and (tmp_path / "s" / "snapshot-1.ckpt").is_file()
+
+
+def test_a_training_that_stops_early_says_how_many_models_there_are(tmp_path):
+    class Stop(PACKAGE.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 2
+
+    snapshots = callbacks.Snapshots(tmp_path / "s", cycles=3)
+    with pytest.warns(UserWarning, match="ended in cycle 2 of 3, whose model is not kept: the ensemble has 1 models"):
+        fitted(tmp_path, snapshots, Stop())
+
+
+def test_batches_without_number_are_refused_before_the_first(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return (Images(9)[i] for i in range(9))
+
+    module = make_module(PACKAGE)
+    trainer = make_trainer(PACKAGE, tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=2), max_epochs=4)
+    with pytest.raises(UsageError, match="the training loader has no length: give the Trainer limit_train_batches"):
+        trainer.fit(module, loader(Stream()))
+    assert module.forwards == 0
+
+
+def test_groups_of_parameters_that_are_added_later_have_cycles_too(tmp_path):
+    class Unfreezing(PACKAGE.callbacks.BaseFinetuning):
+        def freeze_before_training(self, pl_module):
+            self.freeze(pl_module.stem)
+
+        def finetune_function(self, pl_module, epoch, optimizer):
+            if epoch == 2:
+                self.unfreeze_and_add_param_group(pl_module.stem, optimizer, lr=0.02)
+
+    class Head(type(with_figures(PACKAGE, range(9)))):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.head.parameters(), lr=0.1)
+
+    trainer, _ = fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=3), Unfreezing(), module=Head())
+    last = of_the_paper(18, 18, 3, 1.0)
+    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == pytest.approx([0.1 * last, 0.02 * last])

@@ -265,3 +265,43 @@ def test_it_says_at_the_end_what_it_has(tmp_path, caplog):
     finally:
         logging.getLogger("seguq").propagate = False
     assert "SWAG: the weights of 3 moments of this training were collected" in caplog.text
+
+
+def test_fitting_again_with_nothing_left_to_train_keeps_what_was_collected(tmp_path):
+    package = seguq.core.lightning.pytorch_lightning
+    swag = callbacks.SWAG(start=0)
+    trainer, module = fitted(package, tmp_path, swag, max_epochs=3)
+    trainer.fit(module, loader(Images(12)))
+    assert swag.moments.count == 3
+
+
+def test_lightnings_own_averaging_beside_it_is_refused(tmp_path):
+    package = seguq.core.lightning.pytorch_lightning
+    with pytest.raises(UsageError, match="StochasticWeightAveraging and SWAG each set the learning rate"):
+        fitted(package, tmp_path, callbacks.SWAG(), package.callbacks.StochasticWeightAveraging(0.1))
+
+
+def test_statistics_of_a_frozen_part_stay_those_of_the_training(tmp_path):
+    package = seguq.core.lightning.pytorch_lightning
+
+    class Frozen(type(make_module(package))):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Sequential(self.stem, torch.nn.BatchNorm2d(8)).requires_grad_(False)
+            self.stem[1].running_mean.fill_(0.7)
+            self.head = torch.nn.Sequential(torch.nn.BatchNorm2d(8), self.head)
+
+        def on_train_epoch_start(self):
+            self.stem.eval()
+
+    trainer, module = fitted(package, tmp_path, callbacks.SWAG(start=0, lr=0.05), module=Frozen(), max_epochs=3)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    batches = list(loader(Images(6)))
+    est = seguq.SWAG(module, tmp_path / "a.ckpt", samples=3, bn_batches=batches, calibrator=None)
+    assert (est.mean_model.stem[1].running_mean == 0.7).all()
+    seen = torch.relu(module.stem.eval()(torch.cat([batch["image"] for batch in batches])))
+    torch.testing.assert_close(est.mean_model.head[0].running_mean, seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert {name for statistics in est._statistics for name in statistics} == {
+        "head.0.running_mean",
+        "head.0.running_var",
+    }

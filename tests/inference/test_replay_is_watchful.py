@@ -384,3 +384,33 @@ def test_members_of_different_precision():
     assert float(maps["mutual_information"].max()) < 1e-6
     expected = functional.predictive_entropy(torch.softmax(single(images()), 1))
     torch.testing.assert_close(maps["predictive_entropy"].float(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["one weight", "numpy", "pruned"])
+def test_a_change_of_few_weights_past_the_counter_is_seen(change):
+    model = net(nn.Identity())
+    est = calibrated(seguq.Deterministic(model))
+    weight = model[0].weight
+    if change == "one weight":
+        weight.data[1, 1, 1, 1] += 0.5
+    elif change == "numpy":
+        weight.detach().numpy()[3, 2, 0, 1] = 0
+    else:
+        weight.data[5] = 0
+    with pytest.warns(UserWarning, match="fitted for other weights than the model has now"):
+        est(images())
+
+
+def test_a_file_of_a_lazy_ensemble_that_is_replaced_is_seen(tmp_path):
+    paths = [tmp_path / f"{i}.ckpt" for i in range(3)]
+    for i, path in enumerate(paths):
+        model = net(nn.Identity())
+        with torch.no_grad():
+            model[0].weight.mul_(1 + i)
+        torch.save(model.state_dict(), path)
+    est = calibrated(seguq.DeepEnsemble(paths, model=net(nn.Identity()), lazy=True))
+    before = est.tag
+    torch.save(net(nn.Identity()).state_dict(), paths[1])
+    assert est.tag != before
+    with pytest.raises(seguq.core.errors.SeguqError, match="the calibrator was fitted for deep_ensemble"):
+        est(images())

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -280,3 +281,28 @@ def test_a_batch_of_one_that_is_too_small_for_a_layer(tmp_path):
 def test_a_number_of_samples_that_is_none(tmp_path, samples):
     with pytest.raises(UsageError, match="samples must be a whole number"):
         seguq.SWAG(linear(), tmp_path / "a.ckpt", samples=samples)
+
+
+def test_a_calibrator_is_not_applied_to_other_statistics(tmp_path):
+    model = normalized()
+    file = written(tmp_path / "a.ckpt", model, trained(model))
+    masks = torch.randint(2, (4, 6, 6), generator=torch.Generator().manual_seed(0))
+    est = seguq.SWAG(model, file, samples=2, bn_batches=[images(4)])
+    fitted = est.calibrate(seguq.TemperatureScaling(), [(images(4), masks)])
+    seguq.calibration.checkpoint.save_calibrator(file, fitted, est.tag)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = seguq.SWAG(model, file, samples=2, bn_batches=[images(4)])
+        assert torch.equal(again(images()).probs, est(images()).probs)
+    other = seguq.SWAG(model, file, samples=2, bn_batches=[images(4, seed=8)])
+    with pytest.warns(UserWarning, match="is not applied: it was fitted for other weights"):
+        other(images())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_moments_that_are_no_numbers_are_refused(tmp_path, value):
+    model = linear()
+    moments = trained(model)
+    moments.mean["weight"][0, 0] = value
+    with pytest.raises(SeguqError, match="the parts of 'weight' are no finite numbers"):
+        seguq.SWAG(model, written(tmp_path / "a.ckpt", model, moments))
