@@ -82,6 +82,7 @@ class Snapshots(RateCallback):
         self._epochs: int | None = None
         self._figure: float | None = None
         self._validated = False
+        self._restored = False
 
     @property
     def paths(self) -> list[Path]:
@@ -108,6 +109,7 @@ class Snapshots(RateCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a training was cut off."""
+        self._restored = True
         rates, self._epochs, self._figure = (state_dict[name] for name in ("rates", "epochs", "figure"))
         self._ended = [int(cycle) for cycle in state_dict["ended"]]
         self._rates = None if rates is None else [float(rate) for rate in rates]
@@ -119,7 +121,7 @@ class Snapshots(RateCallback):
                 warnings.warn(f"{self.folder / name} is gone: it will not be in the ensemble", stacklevel=2)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Begin anew; fail now where the training cannot be cut into cycles."""
+        """Fail now where the training cannot be cut into cycles."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
@@ -132,7 +134,7 @@ class Snapshots(RateCallback):
             )
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file: give Snapshots a folder")
-        self._at_rest()
+        self._restored = False
 
     def _bounds(self, trainer: Any) -> list[int]:
         """The epochs, counted from 0, that cycles begin with, and the end."""
@@ -140,6 +142,8 @@ class Snapshots(RateCallback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Note the rates that each cycle begins with; fail now where the steps of a cycle are not known."""
+        if not self._restored and not trainer.global_step:  # a Trainer that fits again goes on
+            self._at_rest()
         if self._epochs not in (None, trainer.max_epochs):
             raise UsageError(
                 f"the training was cut into {self.cycles} cycles of {self._epochs} epochs: resume with "

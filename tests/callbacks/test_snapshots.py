@@ -312,3 +312,18 @@ def test_groups_of_parameters_that_are_added_later_have_cycles_too(tmp_path):
     trainer, _ = fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=3), Unfreezing(), module=Head())
     last = of_the_paper(18, 18, 3, 1.0)
     assert [group["lr"] for group in trainer.optimizers[0].param_groups] == pytest.approx([0.1 * last, 0.02 * last])
+
+
+def test_fitting_again_with_nothing_left_to_train_keeps_the_paths(tmp_path):
+    snapshots = callbacks.Snapshots(tmp_path / "s", cycles=2)
+    trainer, module = fitted(tmp_path, snapshots)
+    before = snapshots.paths
+    trainer.fit(module, loader(Images(9)))
+    assert snapshots.paths == before != []
+
+
+def test_another_training_begins_anew(tmp_path):
+    snapshots = callbacks.Snapshots(tmp_path / "s", cycles=2)
+    fitted(tmp_path, snapshots)
+    fitted(tmp_path, snapshots)
+    assert [path.name for path in snapshots.paths] == ["snapshot-2-v1.ckpt", "snapshot-1-v1.ckpt"]
