@@ -21,11 +21,16 @@ from seguq.metrics import NegativeLogLikelihood
 
 def trained(callback, out):
     pl.seed_everything(0)
-    module = seguq.SegmentationTask("fpn", "resnet18", classes=2, encoder_weights=None, lr=2e-3)
+    module = seguq.SegmentationTask("fpn", "mobilenet_v2", classes=2, encoder_weights=None, lr=2e-3)
     trainer = pl.Trainer(
-        max_epochs=12, callbacks=[callback], default_root_dir=out, logger=False, enable_checkpointing=False
+        max_epochs=6,
+        limit_train_batches=5,
+        callbacks=[callback],
+        default_root_dir=out,
+        logger=False,
+        enable_checkpointing=False,
     )
-    trainer.fit(module, seguq.SegmentationData(nuclei_mini(), batch_size=8, crop=128, num_workers=0))
+    trainer.fit(module, seguq.SegmentationData(nuclei_mini(), batch_size=8, size=96, num_workers=0))
     trainer.save_checkpoint(out / f"{type(callback).__name__}.ckpt")
     return module, out / f"{type(callback).__name__}.ckpt"
 
@@ -43,15 +48,16 @@ if __name__ == "__main__":
         print(__doc__)
         sys.exit()
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "one-training")
-    data = seguq.SegmentationData(nuclei_mini(), batch_size=4, num_workers=0)
-    held_out = list(data.dataloader("test"))
+    data = seguq.SegmentationData(nuclei_mini(), batch_size=8, size=96, num_workers=0)
+    held_out = [batch for batch, _ in zip(data.dataloader("test"), range(5), strict=False)]
 
-    # SWAG: the weights of the last third of the training, ten times an epoch, and batches to renew BatchNorm on
-    module, checkpoint = trained(SWAG(start=0.66, every_n_steps=1, lr=1e-3), out)
-    swag = seguq.SWAG(module, checkpoint, samples=10, bn_batches=list(data.dataloader("train")), calibrator=None)
+    # SWAG: the weights of each step of the last quarter of the training, and some batches to renew BatchNorm on
+    module, checkpoint = trained(SWAG(every_n_steps=1, lr=1e-3), out)
+    some = [batch for batch, _ in zip(data.dataloader("train"), range(3), strict=False)]
+    swag = seguq.SWAG(module, checkpoint, samples=5, bn_batches=some, calibrator=None)
 
-    # snapshots: four cycles of three epochs, each of which ends in a member
-    snapshots = Snapshots(out / "snapshots", cycles=4, keep=3, monitor="val/loss")
+    # snapshots: three cycles of two epochs, of which the best two end in a member each
+    snapshots = Snapshots(out / "snapshots", cycles=3, keep=2, monitor="val/loss")
     module_of_cycles, _ = trained(snapshots, out)
     ensemble = seguq.DeepEnsemble(snapshots.paths, model=module_of_cycles, calibrator=None)
 
