@@ -1,6 +1,6 @@
 """What reading, decoding and writing add to an estimator: a folder of images against the same tensors in memory.
 
-python benchmarks/predict_folder.py               # 200 images of 256 x 256, FPN/resnet18, MC dropout with T = 10
+python benchmarks/predict_folder.py               # 200 images of 256 x 256, FPN/resnet18, MC dropout with T = 20
 
 The estimator over preloaded tensors, and `seguq predict` over the folder (maps as npz, with and without pictures, with
 and without a process that reads ahead), in turn; given are medians, and ratios to the preloaded tensors.
@@ -52,7 +52,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

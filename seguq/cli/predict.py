@@ -118,18 +118,18 @@ def predict(
         logger.info("%d of %d images were done before", finished, len(data))
     finders, seen = {measure: ScaleFinder() for measure in names}, set[str]()
 
-    def save(maps: UncertaintyMaps) -> None:
-        results.save(maps, probs=save_probs)
+    def look(maps: UncertaintyMaps) -> None:
         for measure, finder in finders.items() if pictures else ():
             finder.add(maps[measure])
         seen.update(maps.image_ids)
 
     if todo:
-        _predict(est, data, _batches(todo, data.ids, sizes, batch_size), save, num_workers, finished)
+        save = functools.partial(results.save, probs=save_probs)
+        _predict(est, data, _batches(todo, data.ids, sizes, batch_size), look, save, num_workers, finished)
     if pictures:
         scales = results.scales(data.ids, names, changed=bool(todo), finders=finders, seen=seen)
-        for image_id in progress(data.ids, "drawing"):
-            results.draw(image_id, data.images[image_id], scales)
+        for _ in progress(results.draw_all(data.images, scales), "drawing", total=len(data)):
+            pass
     logger.info("%d images: maps%s in %s", len(data), " and pictures" if pictures else "", out)
 
 
@@ -137,6 +137,7 @@ def _predict(
     est: Estimator,
     data: SegmentationFolder,
     batches: list[list[int]],
+    look: Callable[[UncertaintyMaps], None],
     save: Callable[[UncertaintyMaps], None],
     num_workers: int,
     finished: int,
@@ -144,10 +145,12 @@ def _predict(
     loader = DataLoader(data, batch_sampler=batches, num_workers=num_workers)
 
     def one_by_one() -> Iterator[str]:
-        # the network does not wait for files; what was not written when a run is killed is predicted again
+        # the network does not wait for files; what was not written when a run is killed is predicted again.
+        # Nothing but files on that thread: what torch computes there takes the processors from the network
         with BackgroundWriter("seguq predict") as writer:
             for batch in map(unpack_batch, loader):
                 maps = est(batch.image, batch.image_id).cpu()
+                look(maps)
                 writer.submit(functools.partial(save, maps), maps.nbytes)
                 yield from batch.image_id or ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,8 @@ from seguq.export.scale import Scale
 COLORMAP = "viridis"  # even steps look even, also in gray and to most color-blind eyes
 _BAR_WIDTH = 78
 _SMALLEST_SIDE = 256
+
+_matplotlib = threading.Lock()  # it must not draw on two threads at once
 
 
 @lru_cache
@@ -57,9 +60,14 @@ def colorize(values: Array, scale: Scale) -> RGB:
     return colors
 
 
-@lru_cache(maxsize=64)
 def color_bar(height: int, scale: Scale, label: str) -> RGB:
     """A color bar with its values and a label, ``(height, 78, 3)`` uint8, to stand at the right of a picture."""
+    with _matplotlib:
+        return _color_bar(height, scale, label)
+
+
+@lru_cache(maxsize=64)
+def _color_bar(height: int, scale: Scale, label: str) -> RGB:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -96,7 +104,8 @@ def heatmap(values: Array, scale: Scale, label: str) -> RGB:
 def with_color_bar(image: RGB, scale: Scale, label: str) -> RGB:
     """A picture with a color bar at its right; small pictures are enlarged to 256 pixels by repeating pixels."""
     times = max(1, -(-_SMALLEST_SIDE // image.shape[0]))
-    image = image.repeat(times, axis=0).repeat(times, axis=1)
+    if times > 1:
+        image = image.repeat(times, axis=0).repeat(times, axis=1)
     return np.hstack([image, color_bar(image.shape[0], scale, label)])
 
 

@@ -44,7 +44,7 @@ def encode(image: Array, suffix: str = ".png", quality: int = 90) -> bytes:
     """
     import cv2
 
-    stored = image[..., ::-1] if image.ndim == 3 else image
+    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
     done, buffer = cv2.imencode(suffix, np.ascontiguousarray(stored), settings)
     if not done:

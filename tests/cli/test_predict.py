@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import cv2
@@ -15,6 +16,7 @@ import pytest
 from seguq.cli import main
 from seguq.core.files import TEMPORARY_PREFIX
 from seguq.data import read_image
+from seguq.export import ScaleFinder
 from seguq.inference import UncertaintyMaps
 from tests.cli.conftest import write_split
 
@@ -151,6 +153,13 @@ def test_one_color_scale_serves_all_images_of_a_run(predicted):
     assert 0 < scale["mutual_information"]["high"] <= 1.1 * highest
     bars = [read_image(path)[:, -70:] for path in sorted((predicted / "heatmaps/mutual_information").glob("*.png"))]
     assert all(np.array_equal(bars[0], bar) for bar in bars)
+
+
+def test_the_thread_that_writes_computes_nothing_that_takes_the_processors(words, monkeypatch):
+    threads, add = [], ScaleFinder.add
+    monkeypatch.setattr(ScaleFinder, "add", lambda *given: threads.append(threading.current_thread()) or add(*given))
+    assert main(words()) == 0
+    assert set(threads) == {threading.main_thread()}
 
 
 def test_an_image_that_was_added_is_predicted_and_the_others_are_kept(words, discs, tmp_path):

@@ -306,8 +306,7 @@ def test_scales_of_further_measures_are_found(folder, images):
 
 def draw_all(folder, images, *, changed):
     scales = folder.scales(tuple(images), MEASURES, changed=changed)
-    for image_id, path in images.items():
-        folder.draw(image_id, path, scales)
+    assert list(folder.draw_all(images, scales)) == list(images)
 
 
 def test_pictures_stay_when_the_scale_comes_out_the_same(folder, images):
@@ -357,6 +356,23 @@ def test_the_overlay_shows_the_image_in_gray_under_the_colors(folder, images):
     luma = to_rgb(read_image(images["a"])) @ np.array([0.299, 0.587, 0.114])
     colors = colorize(make_maps(*images)["energy"][0].numpy(), SCALES["energy"])
     assert np.abs(drawn - (0.45 * luma[..., None] + 0.55 * colors)).max() <= 1.5
+
+
+def test_drawn_on_several_threads_pictures_are_the_same(folder, images):
+    for image_id, path in images.items():
+        folder.draw(image_id, path, SCALES)
+    alone = {name: (folder.path / name).read_bytes() for name in pictures(folder)}
+    for name in alone:
+        (folder.path / name).unlink()
+    assert list(folder.draw_all(images, SCALES)) == list(images)
+    assert {name: (folder.path / name).read_bytes() for name in pictures(folder)} == alone != {}
+
+
+def test_an_image_that_cannot_be_drawn_is_named(folder, images):
+    broken = folder.path.parent / "broken.png"
+    broken.write_bytes(b"none")
+    with pytest.raises(SeguqError, match=r"broken\.png"):
+        list(folder.draw_all({**images, "a": broken}, SCALES))
 
 
 def test_draw_skips_pictures_that_are_up_to_date(folder, images, monkeypatch):
