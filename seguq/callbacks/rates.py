@@ -18,7 +18,8 @@ class RateCallback(Callback):
     """A callback that sets the learning rates; there can be one of them in a Trainer.
 
     Args:
-        lr: the rate that it starts from, or one for each group of parameters; None: those of the optimizer.
+        lr: the rate that it starts from, or one for each group of parameters; None: those of the optimizer, where a
+            scheduler has begun already those that it comes from (`initial_lr`) or goes up to (`max_lr`).
     """
 
     def __init__(self, lr: float | Sequence[float] | None) -> None:
@@ -46,7 +47,10 @@ class RateCallback(Callback):
         """
         found = [float(group["lr"]) for group in _groups(trainer)]
         if self.lr is None:
-            return found
+            if trainer.global_step:
+                return found
+            # a scheduler has set the rate of the first step by now: a warm-up some small part of what was asked for
+            return [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in _groups(trainer)]
         if is_number(self.lr):
             return [float(self.lr)] * len(found)
         if len(self.lr) != len(found):

@@ -39,7 +39,8 @@ class Snapshots(RateCallback):
         monitor: name of a logged figure that tells which are the best; None: the last ones are.
         mode: whether a small (``"min"``) or a large (``"max"``) figure is good.
         lr: the rate that each cycle begins with, or one for each group of parameters: well above what one would train
-            with otherwise (the authors take 0.2 for SGD). None: the rates of the optimizer.
+            with otherwise (the authors take 0.2 for SGD). None: the rates that the optimizer was made with, or the
+            highest ones of a one-cycle schedule.
 
     Raises:
         UsageError: for wrong arguments, a training without ``max_epochs``, with fewer epochs than cycles, or a figure

@@ -35,7 +35,8 @@ class SWAG(RateCallback):
         start: a part of the training between 0 and 1 (0.75: the last quarter), or an epoch, counted from 0.
         rank: the number of last deviations, K, at least 2; 0 for a diagonal covariance.
         lr: the constant learning rate, or one for each group of parameters; it should be high enough for the weights
-            to move about, for SGD usually 0.01 to 0.05. None: the rates at ``start``.
+            to move about, for SGD usually 0.01 to 0.05. None: the rates at ``start``; where that is the first step,
+            those that the optimizer was made with.
         every_n_steps: collect after so many optimizer steps, in place of the end of each epoch: for few long epochs.
 
     Raises:

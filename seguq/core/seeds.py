@@ -1,15 +1,16 @@
+# ruff: noqa: NPY002 - models may draw from numpy's global generator
 """Seeds derived from names, and a seeded stretch of code that leaves the global generators as they were."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy.random as numpy_random  # numpy loads it late: it must not appear between two looks at its state
 import torch
 
 GENERATOR_LOCK = threading.RLock()
@@ -52,25 +53,20 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _others_seeded(seed: int) -> Iterator[None]:
-    numpy = sys.modules.get("numpy.random")
-    python_state, numpy_state = random.getstate(), None if numpy is None else numpy.get_state()
+    python_state, numpy_state = random.getstate(), numpy_random.get_state()
     try:
         random.seed(seed)
-        if numpy is not None:
-            numpy.seed(seed % 2**32)
+        numpy_random.seed(seed % 2**32)
         yield
     finally:
         random.setstate(python_state)
-        if numpy is not None:
-            numpy.set_state(numpy_state)
+        numpy_random.set_state(numpy_state)
 
 
 def other_generators() -> tuple[Any, ...]:
     """The states of the global generators of Python and numpy, to see by ``==`` whether they moved."""
-    numpy = sys.modules.get("numpy.random")
-    if numpy is None:
-        return (random.getstate(),)
-    name, keys, *rest = numpy.get_state()
+    state: Any = numpy_random.get_state()
+    name, keys, *rest = state
     return (random.getstate(), name, keys.tobytes(), *rest)
 
 

@@ -17,6 +17,7 @@ from seguq.export.scale import Scale
 COLORMAP = "viridis"  # even steps look even, also in gray and to most color-blind eyes
 _BAR_WIDTH = 78
 _SMALLEST_SIDE = 256
+_LONGEST_SIDE = 2048  # of what is enlarged
 
 _matplotlib = threading.Lock()  # it must not draw on two threads at once
 
@@ -88,7 +89,7 @@ def _color_bar(height: int, scale: Scale, label: str) -> RGB:
 
 
 def heatmap(values: Array, scale: Scale, label: str) -> RGB:
-    """A map in colors with its color bar at the right; small maps are enlarged to 256 pixels by repeating pixels.
+    """A map in colors with its color bar at the right; small maps are enlarged as `with_color_bar` says.
 
     Args:
         values: ``(H, W)`` float.
@@ -102,10 +103,17 @@ def heatmap(values: Array, scale: Scale, label: str) -> RGB:
 
 
 def with_color_bar(image: RGB, scale: Scale, label: str) -> RGB:
-    """A picture with a color bar at its right; small pictures are enlarged to 256 pixels by repeating pixels."""
-    times = max(1, -(-_SMALLEST_SIDE // image.shape[0]))
+    """A picture with a color bar at its right.
+
+    Small pictures are enlarged to a height of 256 pixels by repeating pixels; where they would get wider than 2048 by
+    that, less so, and white is put below them.
+    """
+    times = max(1, min(-(-_SMALLEST_SIDE // image.shape[0]), _LONGEST_SIDE // image.shape[1]))
     if times > 1:
         image = image.repeat(times, axis=0).repeat(times, axis=1)
+    missing = _SMALLEST_SIDE - image.shape[0]
+    if missing > 0:
+        image = np.pad(image, ((0, missing), (0, 0), (0, 0)), constant_values=255)
     return np.hstack([image, color_bar(image.shape[0], scale, label)])
 
 

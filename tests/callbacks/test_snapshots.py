@@ -52,6 +52,29 @@ def test_without_lr_it_is_that_of_the_optimizer(tmp_path):
     assert module.rates == pytest.approx([of_the_paper(t, 18, 2, 0.1) for t in range(1, 19)])
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        (lambda it: torch.optim.lr_scheduler.OneCycleLR(it, max_lr=0.3, total_steps=18), 0.3),
+        (lambda it: torch.optim.lr_scheduler.LinearLR(it, start_factor=0.01), 0.1),
+    ],
+    ids=["one cycle", "warm-up"],
+)
+def test_without_lr_a_scheduler_that_warms_up_does_not_make_the_rate_small(scheduler, expected, tmp_path):
+    class Scheduled(type(with_figures(PACKAGE, range(100)))):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            self.steps = []
+            return [optimizer], [{"scheduler": scheduler(optimizer), "interval": "step"}]
+
+        def on_before_optimizer_step(self, optimizer):
+            self.steps.append(optimizer.param_groups[0]["lr"])
+
+    with pytest.warns(UserWarning, match="the module's own schedulers"):
+        _, module = fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=2), module=Scheduled())
+    assert module.steps == pytest.approx([of_the_paper(t, 18, 2, expected) for t in range(1, 19)])
+
+
 def test_cycles_that_do_not_divide_the_epochs_each_begin_at_the_top(tmp_path):
     _, module = fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=4, lr=0.2), max_epochs=6)
     tops = [step // 3 for step, rate in enumerate(module.rates) if rate == 0.2]

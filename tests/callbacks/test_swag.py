@@ -14,6 +14,8 @@ from seguq import callbacks
 from seguq.core.errors import UsageError
 from tests.callbacks.tiny import Images, both_names, loader, make_module, make_trainer, traces
 
+PACKAGE = seguq.core.lightning.pytorch_lightning
+
 
 class Watch:
     """A callback class of either name that notes the rates in force, and the weights after each epoch."""
@@ -53,6 +55,19 @@ def test_the_weights_after_each_epoch_of_the_last_quarter_are_collected(package,
     spread = expected.std(0, correction=0)
     assert spread.max() > 2e-5
     np.testing.assert_allclose(swag.moments.variance("head.weight").sqrt(), spread, atol=1e-6)
+
+
+def test_from_the_first_step_on_the_rate_is_not_that_of_a_warm_up(tmp_path):
+    class Scheduled(type(make_module(PACKAGE))):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=100)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    watch = Watch(PACKAGE)
+    with pytest.warns(UserWarning, match="the module's own schedulers"):
+        fitted(PACKAGE, tmp_path, callbacks.SWAG(start=0), watch, module=Scheduled(), max_epochs=2)
+    assert watch.rates == [[0.3]] * len(watch.rates) != []
 
 
 @both_names

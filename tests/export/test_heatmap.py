@@ -134,6 +134,16 @@ def test_outline_leaves_the_input_alone():
     assert np.array_equal(image, noise(64, 64, 3))
 
 
+@pytest.mark.parametrize(("shape", "times"), [((1, 3000), 1), ((2, 600), 3), ((100, 2049), 1)])
+def test_a_thin_map_is_not_enlarged_beyond_measure_and_stands_on_white(shape, times):
+    values = ramp(*shape)
+    drawn = heatmap(values, UNIT, "x")[:, :-78]
+    height, width = (side * times for side in shape)
+    assert drawn.shape == (256, width, 3)
+    assert np.array_equal(drawn[:height], colorize(values, UNIT).repeat(times, axis=0).repeat(times, axis=1))
+    assert (drawn[height:] == 255).all()
+
+
 def test_outline_draws_the_half_open_box_in_the_color():
     out = outline(np.zeros((64, 64, 3), np.uint8), [(10, 20, 30, 50)], color=(1, 2, 3))
     rows, columns = np.nonzero((out == (1, 2, 3)).all(-1))

@@ -4,8 +4,11 @@
 import copy
 import gc
 import random
+import subprocess
+import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import seguq
 from seguq import functional
 from tests.inference.test_replay import SAMPLES, images, net, require_equal, said_and_run_as_a_whole
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings("default:every sample of")
 OTHERS = "draws random numbers by Python's or numpy's generator"
@@ -58,6 +63,20 @@ def test_a_draw_of_others_that_rarely_matters_is_found_in_the_first_pass(rare):
     equal, said = streams(model, [images()] * 3, count=12, start=start)
     assert equal
     assert len(said) == 1 and OTHERS in said[0]
+
+
+IN_A_BARE_PROCESS = """
+import warnings
+import torch, seguq
+warnings.filterwarnings("error", message="every sample of")
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Dropout(0.3), torch.nn.Conv2d(4, 3, 1))
+seguq.MCDropout(network, samples=3, calibrator=None)(torch.ones(1, 3, 8, 8))
+"""
+
+
+def test_numpys_generator_that_is_loaded_late_is_not_taken_for_a_draw():
+    done = subprocess.run([sys.executable, "-c", IN_A_BARE_PROCESS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_with_a_seed_the_draws_of_python_and_numpy_are_keyed_too_and_their_generators_left():
