@@ -7,19 +7,21 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader
 
 from seguq.cli.common import EstimatorName, make_estimator, pick_device, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.locks import FolderLock
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
 from seguq.data.transforms import evaluation_transform
 from seguq.export import PredictionFolder, ScaleFinder
 from seguq.export.folder import predicted_ids
-from seguq.export.writer import BackgroundWriter
+from seguq.export.writer import BackgroundWriter, writing
 from seguq.inference import Estimator, UncertaintyMaps
 from seguq.task import SegmentationTask
 
@@ -80,8 +82,12 @@ def predict(
         raise UsageError(
             f"--out {out} lies within --images {images}: its pictures would be taken for images to predict"
         )
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"--out {out} is a file, not a folder")
     if batch_size < 1:
         raise UsageError(f"--batch_size must be at least 1, but is {batch_size}")
+    if num_workers < 0:
+        raise UsageError(f"--num_workers must be at least 0, but is {num_workers}")
     task = SegmentationTask.load(checkpoint).to(pick_device(device))
     names = measures or _DEFAULT_MEASURES[estimator]
     est = make_estimator(
@@ -105,13 +111,31 @@ def predict(
         "calibrated": calibrated,
         "save_probs": save_probs,
     }
+    with writing("seguq predict"):
+        target.mkdir(parents=True, exist_ok=True)
+    with FolderLock(target):  # another run would take the files that this one has begun for leftovers
+        _fill(out, settings, est, data, sizes, batch_size, num_workers, pictures)
+
+
+def _fill(
+    out: str,
+    settings: dict[str, Any],
+    est: Estimator,
+    data: SegmentationFolder,
+    sizes: Mapping[str, tuple[int, int]],
+    batch_size: int,
+    num_workers: int,
+    pictures: bool,
+) -> None:
+    """Predict and draw what is missing."""
     results = PredictionFolder(out, settings)
+    names, save_probs = settings["measures"], settings["save_probs"]
     todo = [image_id for image_id, path in data.images.items() if not results.is_done(image_id, path)]
     gone = set(predicted_ids(results.path)) - set(data.images)
     if gone:
         raise SeguqError(
-            f"{out} holds maps of {len(gone)} images that are not in {folder} any more, such as {min(gone)!r}: "
-            "remove them, or pass another --out"
+            f"{out} holds maps of {len(gone)} images that are not in {settings['images']} any more, such as "
+            f"{min(gone)!r}: remove them, or pass another --out"
         )
     finished = len(data) - len(todo)
     if finished:

@@ -68,6 +68,12 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise SeguqError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
 
 
+def require_seed(value: Any) -> None:
+    """Raise unless a seed is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SeguqError(f"seed must be a whole number, but is {value!r}")
+
+
 def is_number(value: Any) -> TypeIs[int | float]:
     """Whether a value is a number, finite or not, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

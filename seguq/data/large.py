@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class ArrayReader:
             asked for.
         normalization: mean and deviation of each channel, as in training; None: pixels are scaled to 0..1 alone (8 and
             16 bit; float as it is).
-        name: what a run that is resumed knows the image by; None: for a mapped file, its path and time of change.
+        name: what a run that is resumed knows the image by; None: for a mapped file, its path and time of change, for
+            an array in memory a hash of all of it.
 
     Example:
         >>> reader = ArrayReader(np.full((20, 30, 3), 255, np.uint8))
@@ -37,14 +39,26 @@ class ArrayReader:
     def __init__(
         self, array: npt.NDArray[Any], normalization: Normalization | None = None, name: str | None = None
     ) -> None:
+        if not isinstance(array, np.ndarray):
+            raise UsageError(f"an image must be a numpy array, but is a {type(array).__name__}")
         if array.ndim not in (2, 3):
             raise UsageError(f"an image must be (H, W) or (H, W, channels), but the array has shape {array.shape}")
         require_scale(array.dtype, "the array")
         self._array = array if array.ndim == 3 else array[:, :, None]
         self._normalization = checked(normalization, self._array.shape[2], "the array")
         file = getattr(array, "filename", None)
-        self.name = name if name is not None or file is None else file_name(Path(file))
+        self._name = name if name is not None or file is None else file_name(Path(file))
         self.size = (int(array.shape[0]), int(array.shape[1]))
+
+    @property
+    def name(self) -> str:
+        """What a run that is resumed knows the image by."""
+        if self._name is None:
+            found = sha256(repr((self._array.shape, self._array.dtype.str)).encode())
+            for row in self._array:
+                found.update(np.ascontiguousarray(row).data)
+            self._name = f"array {found.hexdigest()}"
+        return self._name
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
         """A window, ``(channels, height, width)`` float32, normalized."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,12 @@ from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import TEMPORARY_PREFIX, write_json
+from seguq.core.locks import FolderLock
 from seguq.export.heatmap import colorize, heatmap
 from seguq.export.images import write_png
 from seguq.export.scale import ScaleFinder, label_of
 from seguq.export.writer import writing
 from seguq.inference import UncertaintyMaps
-
-if sys.platform != "win32":
-    import fcntl
 
 _SCHEMA_VERSION = 1
 _META = "maps.json"
@@ -46,7 +42,7 @@ class MapFiles:
         overview: the longest side of the pictures; 0 for none.
 
     Raises:
-        UsageError: if the folder holds something else.
+        UsageError: for another ``overview``, or if the folder holds something else.
 
     Example:
         >>> from seguq import SlidingWindow
@@ -61,12 +57,14 @@ class MapFiles:
     def __init__(self, folder: str | os.PathLike[str], probs: bool = False, overview: int = 2048) -> None:
         self.folder = Path(folder)
         self.probs = probs
+        if isinstance(overview, bool) or not isinstance(overview, int) or overview < 0:
+            raise UsageError(f"overview must be a whole number of pixels, or 0 for none, but is {overview!r}")
         self.overview = overview
         self._about: dict[str, Any] = {}
         self._rows = 0
         self._ended = False
         self._files: dict[str, str] = {}  # types by name
-        self._lock: int | None = None
+        self._lock = FolderLock(self.folder)
 
     def begin(self, about: dict[str, Any]) -> int:
         """Look at what is there; gives the number of rows that are done."""
@@ -80,7 +78,7 @@ class MapFiles:
                 raise UsageError(f"{self.folder} holds other files: give MapFiles a folder of its own")
         with writing("MapFiles"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._take()
+        self._lock.take()
         known = self._read(meta) if meta.is_file() else None
         if known is not None:
             names = sorted({*known["about"], *about})
@@ -105,25 +103,9 @@ class MapFiles:
                 raise UsageError(f"{path} is shorter than {_META} says, or gone: remove {self.folder}, and begin anew")
         return self._rows
 
-    def _take(self) -> None:
-        """Keep other processes out of the folder."""
-        if sys.platform == "win32":
-            return
-        self.close()
-        self._lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                return  # a file system without locks
-            raise UsageError(f"another run writes into {self.folder}: wait for it, or give another folder") from error
-
     def close(self) -> None:
         """Let others into the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = None
+        self._lock.release()
 
     def _path(self, name: str) -> Path:
         whole = self.folder / f"{name}.npy"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from seguq.calibration import load, weights_sha256
-from seguq.core.errors import SeguqError
+from seguq.calibration.checkpoint import carried, carry
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.seeds import GENERATOR_LOCK
 from seguq.functional.logits import Task
 from seguq.inference.estimator import Estimator, Forward, evaluation_mode, images_for, warn_of_calibrator
 from seguq.inference.sampling import SamplingEstimator
@@ -29,7 +33,8 @@ class DeepEnsemble(SamplingEstimator):
             member that has samples of its own (`MCDropout`) each is a sample of the ensemble, so that the mutual
             information is that over all samples of all members.
         model: the module that the weights of checkpoint files go into; a copy of it is made for each.
-        lazy: read the files one after another in each call, into one copy: ten members need one member's memory.
+        lazy: read the files one after another in each call (inside of a `SlidingWindow` for each batch of windows),
+            into one copy: ten members need one member's memory.
         **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
 
     Raises:
@@ -46,6 +51,7 @@ class DeepEnsemble(SamplingEstimator):
         'variation_ratio'
     """
 
+    @torch.inference_mode(False)  # the copies of the model are filled later, outside of it
     def __init__(
         self,
         members: Sequence[Estimator | nn.Module | str | os.PathLike[str]],
@@ -54,11 +60,12 @@ class DeepEnsemble(SamplingEstimator):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if isinstance(members, (str, os.PathLike, nn.Module, Estimator)) or not members:
+        if isinstance(members, (str, os.PathLike, nn.Module)) or not isinstance(members, Iterable) or not members:
             raise SeguqError("members must be a list of at least one module, checkpoint file or estimator")
         self.lazy = lazy
         self._slot = copy.deepcopy(model) if lazy and model is not None else None
         self._hashes_of_files: dict[tuple[Path, int, int], str] = {}
+        self._held = nn.Module()  # holds the calibrators of the first file, which the module it is read into loses
         self.members = [self._member(member, model) for member in members]
 
     def _member(
@@ -71,20 +78,26 @@ class DeepEnsemble(SamplingEstimator):
             return member
         if isinstance(member, nn.Module):
             return member
+        if not isinstance(member, (str, os.PathLike)):
+            raise SeguqError(f"a member must be a module, checkpoint file or estimator, but is {member!r}")
         if model is None:
             raise SeguqError(f"{member}: pass model=, the module that the weights of a checkpoint go into")
         loaded = load(member, copy.deepcopy(model) if self._slot is None else self._slot)
         if self._slot is None:
             return loaded
-        self._hashes_of_files[_state_of(Path(member))] = weights_sha256(loaded)
-        return Path(member)
+        if not self._hashes_of_files:
+            carry(self._held, carried(loaded))
+        file = Path(member).absolute()
+        self._hashes_of_files[_state_of(file)] = weights_sha256(loaded)
+        return file
 
     def _hash_of_file(self, path: Path) -> str:
         """The hash of the weights in a file; it is read again only where it has changed."""
         state = _state_of(path)
         if state not in self._hashes_of_files:
             assert self._slot is not None
-            self._hashes_of_files[state] = weights_sha256(load(path, self._slot))
+            with GENERATOR_LOCK:
+                self._hashes_of_files[state] = weights_sha256(load(path, self._slot))
         return self._hashes_of_files[state]
 
     @property
@@ -103,6 +116,23 @@ class DeepEnsemble(SamplingEstimator):
             else:
                 hashes.append(self._hash_of_file(member))
         return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()[:8]
+
+    @property
+    def _carrier(self) -> nn.Module:
+        first = self.members[0]
+        return self._held if isinstance(first, Path) else first._carrier if isinstance(first, Estimator) else first
+
+    def _weights_hash(self) -> str:
+        first = self.members[0]
+        if isinstance(first, Path):
+            return self._hash_of_file(first)
+        return first._weights_hash() if isinstance(first, Estimator) else self._hash_of(first)
+
+    def _images_in(self, images: Tensor) -> Tensor:
+        # in their own precision: each member is given them in its own
+        parameter = next(self.models[0].parameters(), None)
+        images = images if images.is_floating_point() else images.float()
+        return images if parameter is None else images.to(parameter.device)
 
     def bind(self, model: nn.Module) -> DeepEnsemble:
         """Itself: the members are its models."""
@@ -172,14 +202,18 @@ class DeepEnsemble(SamplingEstimator):
         if isinstance(member, Estimator):
             yield from member._sample_logits(member._take_in(images, ids)[0], ids)
             return
-        if isinstance(member, Path):
-            assert self._slot is not None
-            member = load(member, self._slot)
-        with evaluation_mode(member):
-            logits = self._logits(member, images_for(member, images))
+        with GENERATOR_LOCK if isinstance(member, Path) else nullcontext():  # threads share the module it is read into
+            if isinstance(member, Path):
+                assert self._slot is not None
+                member = load(member, self._slot)
+            with evaluation_mode(member):
+                logits = self._logits(member, images_for(member, images))
         yield logits
 
 
 def _state_of(path: Path) -> tuple[Path, int, int]:
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except FileNotFoundError as error:
+        raise UsageError(f"checkpoint {path} does not exist") from error
     return path, stat.st_mtime_ns, stat.st_size

@@ -82,6 +82,8 @@ class Estimator(ABC):
         require_choice("task", task, TASKS)
         if not (calibrator is None or calibrator == "auto" or isinstance(calibrator, Calibrator)):
             raise SeguqError(f"calibrator must be a calibrator, 'auto' or None, but is {calibrator!r}")
+        if not (forward is None or callable(forward)):
+            raise SeguqError(f"forward must be a function of the model and the images, but is {forward!r}")
         self.task: Task = task
         self.measures = checked_measures(named_measures(measures), self.available, type(self).__name__)
         self.calibrator = calibrator
@@ -98,6 +100,11 @@ class Estimator(ABC):
     @abstractmethod
     def models(self) -> Sequence[nn.Module]:
         """The networks that it asks."""
+
+    @property
+    def _carrier(self) -> nn.Module:
+        """The module whose ``calibrators`` are for this estimator."""
+        return self.models[0]
 
     @abstractmethod
     def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -200,7 +207,7 @@ class Estimator(ABC):
     def calibrate(self, calibrator: Calibrator, batches: Iterable[Any]) -> Calibrator:
         """Fit a calibrator on this estimator's pooled output, tag it, and use it from now on.
 
-        It is also put into ``model.calibrators`` under this estimator's tag.
+        It is also put into ``model.calibrators`` under this estimator's tag, where that holds a module in memory.
 
         Args:
             calibrator: a new calibrator.
@@ -211,14 +218,15 @@ class Estimator(ABC):
             The calibrator, fitted.
         """
         calibrator.fit(self.pooled(batches))
-        owner = self.models[0]
         calibrator.tag, calibrator.weights_sha256 = self.tag, self._weights_hash()
         self.calibrator = calibrator
-        carry(owner, {self.tag: calibrator})
+        carry(self._carrier, {self.tag: calibrator})
         return calibrator
 
     def describe(self, images: Tensor | None = None) -> dict[str, Any]:
-        """What the estimator does: its tag, layers switched on, measures, and passes through the network a batch.
+        """What the estimator does: its tag, layers switched on, measures, and passes through the network.
+
+        ``passes`` is a number for each view or window; ``forwards`` counts all.
 
         Args:
             images: with a batch, also which modules were seen to draw random numbers in one pass over it, and how many
@@ -250,9 +258,11 @@ class Estimator(ABC):
 
     def _take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
         # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
+        if not isinstance(images, Tensor):
+            raise SeguqError(f"images must be a tensor, but are a {type(images).__name__}: torch.from_numpy makes one")
         require_dims("images", images, "(B, channels, *spatial) of 2-D or 3-D images", at_least=4)
         plain = images if type(images) is Tensor else images.as_subclass(Tensor)
-        images = images_for(self.models[0], plain)
+        images = self._images_in(plain)
         told = getattr(self.models[0], "task", None)
         if isinstance(told, str) and told in TASKS and told != self.task:
             raise SeguqError(
@@ -265,6 +275,10 @@ class Estimator(ABC):
         if len(image_ids) != len(images):
             raise SeguqError(f"{len(image_ids)} image ids were passed for {len(images)} images")
         return images, tuple(str(image_id) for image_id in image_ids)
+
+    def _images_in(self, images: Tensor) -> Tensor:
+        """Images where the models are, in their precision."""
+        return images_for(self.models[0], images)
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         output = model(images) if self.forward is None else self.forward(model, images)
@@ -296,7 +310,7 @@ class Estimator(ABC):
                     stacklevel=3,
                 )
             return self.calibrator
-        known = carried(self.models[0])
+        known = carried(self._carrier)
         found = known.get(self.tag)
         if found is not None and not self._is_for_these_weights(found):
             warnings.warn(
@@ -339,6 +353,11 @@ class OneModelEstimator(Estimator):
 
     def __init__(self, model: nn.Module | None = None, **settings: Any) -> None:
         super().__init__(**settings)
+        if not (model is None or isinstance(model, nn.Module)):
+            raise SeguqError(
+                f"{type(self).__name__} asks a module, but was given a {type(model).__name__}: seguq.load(checkpoint, "
+                "model) gives a module with the weights of a file"
+            )
         self.model = model
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seguq.core.checks import require_seed
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.log import say_once
 from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
@@ -71,6 +72,8 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             raise UsageError(f"samples must be a whole number of at least 1, but is {samples!r}")
         if not callable(layers) and layers not in ("dropout", "all"):
             raise SeguqError(f"layers must be 'dropout', 'all' or a predicate (name, module), but is {layers!r}")
+        if seed is not None:
+            require_seed(seed)
         self.number_of_samples = samples
         self.seed = seed
         self.layers = layers

@@ -26,7 +26,8 @@ class SlidingWindow(WrappingEstimator):
 
     Near the edges of a window a network sees the zeros of its padding in place of the image. With ``margin`` the edges
     that lie inside the image weigh nothing: where the network looks no further than that, the answer is the one of the
-    whole image at once. A network that works at a coarser resolution inside gives another answer where the window does
+    whole image at once, but for an image smaller than a window, where the border that it is extended by is seen. A
+    network that works at a coarser resolution inside gives another answer where the window does
     not begin on its grid, so windows begin at multiples of ``stride``; the last one ends with the image, and is off
     the grid where the image's side less the window's is no multiple.
 

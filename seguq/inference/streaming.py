@@ -27,11 +27,13 @@ class ImageReader(Protocol):
 
     Attributes:
         size: height and width of the image.
-        name: what a run that is resumed knows the image by, or None.
     """
 
     size: tuple[int, int]
-    name: str | None
+
+    @property
+    def name(self) -> str | None:
+        """What a run that is resumed knows the image by; None: by some of its pixels alone."""
 
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
         """A window inside of the image, ``(channels, height, width)``, normalized as in training."""
@@ -57,6 +59,15 @@ def stream(
     est: WrappingEstimator, windows: Windows, batch: int, reader: ImageReader, writer: MapWriter, image_id: str
 ) -> None:
     """See `SlidingWindow.stream`."""
+    for what, given, needed in (
+        ("reader", reader, ("size", "name", "read")),
+        ("writer", writer, ("begin", "write", "end", "close")),
+    ):
+        missing = [name for name in needed if not hasattr(given, name)]
+        if missing:
+            raise UsageError(
+                f"the {what} must have {', '.join(needed)}, but a {type(given).__name__} has no {missing[0]}"
+            )
     height, width = (int(length) for length in reader.size)
     if height < 1 or width < 1:
         raise UsageError(f"the reader's image has {height} rows and {width} columns: there is nothing to look at")
@@ -91,8 +102,19 @@ def _fingerprint(reader: ImageReader) -> str:
     for top in places[0]:
         for left in places[1]:
             height, width = min(16, reader.size[0] - top), min(16, reader.size[1] - left)
-            found.update(reader.read(top, left, height, width).contiguous().numpy().tobytes())
+            found.update(_window(reader, top, left, height, width).float().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+def _window(reader: ImageReader, top: int, left: int, height: int, width: int) -> Tensor:
+    window = reader.read(top, left, height, width)
+    if not isinstance(window, Tensor) or window.ndim != 3 or window.shape[1:] != (height, width):
+        shape = tuple(window.shape) if isinstance(window, Tensor) else f"a {type(window).__name__}"
+        raise SeguqError(
+            f"the reader must give a tensor (channels, {height}, {width}) for read({top}, {left}, {height}, "
+            f"{width}), but gave {shape}"
+        )
+    return window
 
 
 class _Strips:
@@ -144,13 +166,7 @@ class _Strips:
         for left in lefts:
             height = min(self.sides[0], self.size[0] - top)
             width = min(self.sides[1], self.size[1] - left)
-            window = self.reader.read(top, left, height, width)
-            if not isinstance(window, Tensor) or window.ndim != 3 or window.shape[1:] != (height, width):
-                shape = tuple(window.shape) if isinstance(window, Tensor) else f"a {type(window).__name__}"
-                raise SeguqError(
-                    f"the reader must give a tensor (channels, {height}, {width}) for read({top}, {left}, {height}, "
-                    f"{width}), but gave {shape}"
-                )
+            window = _window(self.reader, top, left, height, width)
             missing = (0, self.sides[1] - width, 0, self.sides[0] - height)
             found.append(
                 functional.pad(window[None].float(), missing, mode="replicate") if any(missing) else window[None]

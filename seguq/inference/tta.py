@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seguq.core.checks import require_choice
+from seguq.core.checks import is_number, require_choice
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
 from seguq.inference.running import RunningMeasures, pooled_logits
@@ -49,7 +50,8 @@ class View:
         """What was made of `apply`'s images, ``(B, ..., *spatial)``, as it lies in the images of a size."""
         if self.scale != 1.0:
             turned = (*size[:-2], *reversed(size[-2:])) if self.turns % 2 else tuple(size)
-            flat = values.reshape(len(values), -1, *values.shape[-len(size) :])
+            layers = math.prod(values.shape[1 : values.ndim - len(size)])  # -1 would not do for no image
+            flat = values.reshape(len(values), layers, *values.shape[-len(size) :])
             values = _resized(flat, turned).reshape(*values.shape[: -len(size)], *turned)
         if self.turns:
             values = torch.rot90(values, -self.turns, (-2, -1))
@@ -59,10 +61,11 @@ class View:
 class TestTimeAugmentation(WrappingEstimator):
     """The mean over flips, or the eight symmetries of the square, and over scales; each is undone in the answer.
 
-    Flips and turns are undone exactly: a model that is equivariant to them gives the same to the bit in each view. What
-    the views disagree in is the measure ``augmentation_variance``, the variance over the views of the probabilities,
-    summed over the classes. It tells how much the model depends on things that should not matter, and is no posterior:
-    mutual information and the other measures of samples are those of the inner estimator in each view, averaged.
+    Flips and turns are undone exactly: a model that is equivariant to them gives the same to the bit in each view (the
+    pooled samples of such models to rounding, 1e-14). What the views disagree in is the measure
+    ``augmentation_variance``, the variance over the views of the probabilities, summed over the classes. It tells how
+    much the model depends on things that should not matter, and is no posterior: mutual information and the other
+    measures of samples are those of the inner estimator in each view, averaged.
 
     Args:
         inner: an estimator, or a model, which is asked by one pass.
@@ -98,11 +101,11 @@ class TestTimeAugmentation(WrappingEstimator):
     ) -> None:
         super().__init__(inner, **settings)
         require_choice("views", views, _KINDS)
-        scales = tuple(float(scale) for scale in scales)
-        if not scales or not all(0 < scale < float("inf") for scale in scales):
+        scales = tuple(scales) if isinstance(scales, Iterable) else (scales,)
+        if not scales or not all(is_number(scale) and 0 < scale < math.inf for scale in scales):
             raise SeguqError(f"scales must be at least one number above 0, but are {scales!r}")
         self.views = views
-        self.scales = scales
+        self.scales = tuple(float(scale) for scale in scales)
 
     @property
     def tag(self) -> str:

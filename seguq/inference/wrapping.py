@@ -48,6 +48,16 @@ class WrappingEstimator(Estimator):
         """The models of the inner estimator."""
         return self.inner.models
 
+    @property
+    def _carrier(self) -> nn.Module:
+        return self.inner._carrier
+
+    def _weights_hash(self) -> str:
+        return self.inner._weights_hash()
+
+    def _images_in(self, images: Tensor) -> Tensor:
+        return self.inner._images_in(images)
+
     def bind(self, model: nn.Module) -> Self:
         """The same estimator around the inner one bound to another model."""
         bound = copy.copy(self)

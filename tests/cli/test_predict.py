@@ -15,6 +15,7 @@ import pytest
 
 from seguq.cli import main
 from seguq.core.files import TEMPORARY_PREFIX
+from seguq.core.locks import FolderLock
 from seguq.data import read_image
 from seguq.export import ScaleFinder
 from seguq.inference import UncertaintyMaps
@@ -184,6 +185,7 @@ def test_an_image_that_was_added_is_predicted_and_the_others_are_kept(words, dis
         (["--measures", "[surprise]"], 1, "'surprise' is no measure"),
         (["--estimator", "deterministic", "--measures", "[variance]"], 1, "estimators with samples"),
         (["--batch_size", "0"], 2, "--batch_size"),
+        (["--num_workers", "-1"], 2, "--num_workers must be at least 0"),
     ],
 )
 def test_a_mistake_is_one_sentence(more, status, text, words, tmp_path, capsys):
@@ -192,6 +194,27 @@ def test_a_mistake_is_one_sentence(more, status, text, words, tmp_path, capsys):
     assert text in error
     assert "Traceback" not in error
     assert not (tmp_path / "out" / "maps").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_two_runs_at_once_in_one_folder_are_refused(words, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    begun = tmp_path / "out" / f"{TEMPORARY_PREFIX}1.png"
+    begun.touch()
+    with FolderLock(tmp_path / "out"):
+        assert main(words()) == 2
+    assert "another run writes into" in capsys.readouterr().err
+    assert begun.exists()
+    assert main(words()) == 0
+
+
+def test_a_damaged_scale_is_found_anew(predicted, words, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(predicted, out)
+    known = json.loads((out / "scale.json").read_text())
+    (out / "scale.json").write_text("{")
+    assert main(words(out=out)) == 0
+    assert json.loads((out / "scale.json").read_text()) == known
 
 
 def test_a_damaged_image_is_named_before_work_starts(words, tmp_path, capsys):

@@ -46,8 +46,19 @@ def test_a_file_that_is_mapped_is_known_by_its_path(tmp_path):
     mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
     assert ArrayReader(mapped).name.startswith(f"{tmp_path / 'a.npy'} of ")
     assert ArrayReader(mapped, name="mine").name == "mine"
-    assert ArrayReader(pixels()).name is None
     assert torch.equal(ArrayReader(mapped).read(0, 0, 5, 5), ArrayReader(pixels()).read(0, 0, 5, 5))
+
+
+def test_an_array_in_memory_is_known_by_all_of_its_pixels():
+    other = pixels()
+    other[21, 33, 1] += 1
+    assert ArrayReader(pixels()).name == ArrayReader(pixels().copy()).name != ArrayReader(other).name
+    assert ArrayReader(pixels().T).name != ArrayReader(np.ascontiguousarray(pixels().T.reshape(50, 40, 3))).name
+
+
+def test_something_else_than_an_array_is_refused():
+    with pytest.raises(UsageError, match="must be a numpy array, but is a list"):
+        ArrayReader([[0.0]])
 
 
 def test_one_channel_may_come_without_its_axis():

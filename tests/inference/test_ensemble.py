@@ -1,3 +1,7 @@
+import copy
+import os
+import threading
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -6,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import seguq
 from seguq import functional as F
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.inference import DeepEnsemble
 from tests.inference.models import Count, LiveBytes, Raising, SmallNet, flags, images, mix_flags, same_tensors, tensors
 
@@ -286,3 +290,80 @@ def test_a_lazy_member_that_does_not_fit_is_an_error_at_once(tmp_path):
     bare(member(0, classes=5), tmp_path / "other.pt")
     with pytest.raises(SeguqError, match=r"other\.pt does not fit the model"):
         ensemble([tmp_path / "other.pt"], member(9), lazy=True)
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / f"{i}.pt" for i in range(3)]
+    for model, path in zip(members(), paths, strict=True):
+        bare(model, path)
+    return paths
+
+
+def test_lazy_members_in_two_threads_do_not_mix(files):
+    est = ensemble(files, member(9), lazy=True)
+    expected, found = est(images()).probs, []
+
+    def ask(mine):
+        found.extend(mine(images()).probs for _ in range(20))
+
+    threads = [threading.Thread(target=ask, args=(mine,)) for mine in (est, copy.copy(est))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 40 and all(torch.equal(probs, expected) for probs in found)
+
+
+@pytest.mark.filterwarnings("error:the calibrator")
+@pytest.mark.filterwarnings("ignore:the best temperature")
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_calibrator_holds_for_the_files_whichever_was_read_last(lazy, files):
+    est = DeepEnsemble(files, member(9), lazy=lazy)
+    os.utime(files[0])  # a file of another time has the same weights
+    est.calibrate(seguq.TemperatureScaling(), [(images(), torch.zeros(len(images()), *images().shape[2:]).long())])
+    expected = est(images()).probs
+    stream = est.samples(images())
+    next(stream)
+    stream.close()
+    os.utime(files[1])
+    assert torch.equal(est(images()).probs, expected)
+    est.calibrator = "auto"
+    assert torch.equal(est(images()).probs, expected)
+    est.calibrator = None
+    assert not torch.equal(est(images()).probs, expected)
+
+
+def test_a_lazy_member_whose_file_is_gone_is_named(files):
+    est = ensemble(files, member(9), lazy=True)
+    files[1].unlink()
+    for ask in (lambda: est(images()), lambda: est.tag, est.describe):
+        with pytest.raises(UsageError, match=r"1\.pt does not exist"):
+            ask()
+
+
+def test_a_lazy_member_is_found_from_another_folder(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    est = ensemble([path.name for path in files], member(9), lazy=True)
+    monkeypatch.chdir("/")
+    assert torch.equal(est(images()).probs, ensemble(files, member(9))(images()).probs)
+
+
+def test_a_lazy_ensemble_made_under_inference_mode_works_outside(files):
+    with torch.inference_mode():
+        est = ensemble(files, member(9), lazy=True)
+    assert torch.equal(est(images()).probs, ensemble(files, member(9))(images()).probs)
+
+
+def test_each_member_is_given_the_images_in_its_own_precision():
+    half, single = member(0).bfloat16(), member(1)
+    alone = next(ensemble([single]).samples(images()))
+    for order in ([half, single], [single, half]):
+        found = list(ensemble(order).samples(images()))
+        assert torch.equal(found[order.index(single)].float(), alone)
+
+
+@pytest.mark.parametrize(("given", "text"), [(5, "members must be a list"), ([5], "a member must be a module")])
+def test_something_else_than_members_is_refused(given, text):
+    with pytest.raises(SeguqError, match=text):
+        ensemble(given, member(0))

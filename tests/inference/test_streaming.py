@@ -353,13 +353,41 @@ def test_an_id_may_have_brackets(tmp_path):
     assert writer.ended and writer.closed
 
 
+def test_an_image_that_differs_anywhere_is_not_taken_for_the_one_that_is_there(tmp_path):
+    est, other = seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None), pixels()
+    other[other.shape[0] // 3, other.shape[1] // 3] ^= 1
+    est.stream(ArrayReader(pixels()), MapFiles(tmp_path / "maps"))
+    with pytest.raises(UsageError, match=r"maps of another run \(image(, pixels)? differ\)"):
+        est.stream(ArrayReader(other), MapFiles(tmp_path / "maps"))
+
+
+def test_a_reader_may_give_half_precision():
+    class Half(ArrayReader):
+        def read(self, *window):
+            return super().read(*window).bfloat16()
+
+    est, found = seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None), Collected()
+    est.stream(Half(pixels()), found)
+    assert found.ended
+
+
+@pytest.mark.parametrize("overview", [-1, 1.5, "a", True])
+def test_a_picture_without_size_is_refused_before_work_starts(overview, tmp_path):
+    with pytest.raises(UsageError, match="overview must be a whole number of pixels"):
+        MapFiles(tmp_path / "maps", overview=overview)
+
+
 def test_a_reader_that_gives_something_else():
     class Wrong(ArrayReader):
         def read(self, *window):
             return super().read(*window).permute(1, 2, 0)
 
     est = seguq.SlidingWindow(INNER["one pass"](), 64, calibrator=None)
-    with pytest.raises(SeguqError, match=r"must give a tensor \(channels, 64, 64\) .* but gave \(64, 64, 3\)"):
+    with pytest.raises(SeguqError, match=r"must give a tensor \(channels, 16, 16\) .* but gave \(16, 16, 3\)"):
         est.stream(Wrong(pixels()), Collected())
+    with pytest.raises(UsageError, match="the reader must have size, name, read, but a ndarray has no name"):
+        est.stream(pixels(), Collected())
+    with pytest.raises(UsageError, match="the writer must have begin, write, end, close, but a str has no begin"):
+        est.stream(ArrayReader(pixels()), "maps")
     with pytest.raises(UsageError, match="0 rows and 5 columns"):
         est.stream(ArrayReader(np.zeros((0, 5))), Collected())

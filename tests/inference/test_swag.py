@@ -306,3 +306,18 @@ def test_moments_that_are_no_numbers_are_refused(tmp_path, value):
     moments.mean["weight"][0, 0] = value
     with pytest.raises(SeguqError, match="the parts of 'weight' are no finite numbers"):
         seguq.SWAG(model, written(tmp_path / "a.ckpt", model, moments))
+
+
+def test_made_under_inference_mode_it_works_outside(tmp_path):
+    network, checkpoint = nn.Conv2d(3, 2, 1), tmp_path / "swag.ckpt"
+    written(checkpoint, network, trained(network))
+    with torch.inference_mode():
+        est = seguq.SWAG(network, checkpoint, samples=3, calibrator=None)
+    expected = seguq.SWAG(network, checkpoint, samples=3, calibrator=None)(torch.ones(1, 3, 4, 4))
+    assert torch.equal(est(torch.ones(1, 3, 4, 4)).probs, expected.probs)
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, "a", True])
+def test_a_seed_that_is_no_whole_number_is_refused(seed, tmp_path):
+    with pytest.raises(SeguqError, match="seed must be a whole number"):
+        seguq.SWAG(nn.Conv2d(3, 2, 1), tmp_path / "swag.ckpt", seed=seed)

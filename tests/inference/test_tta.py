@@ -286,3 +286,20 @@ def test_describe_counts_the_passes():
     assert around(fixed(SmallNet), "d4").describe(images())["forwards"] == 8
     dropout = around(MCDropout(fixed(SmallNet), samples=5, calibrator=None))
     assert dropout.describe(images())["forwards"] == 4  # one recorded pass for each view
+
+
+def test_no_image_has_an_answer_at_every_scale():
+    est = around(SmallNet().eval(), scales=(1, 2))
+    assert est(images()[:0]).probs.shape[0] == 0 and est(images()[:0])["augmentation_variance"].shape[0] == 0
+
+
+@pytest.mark.parametrize("scales", ["a", None, ["a"], 0, (), float("inf"), True])
+def test_scales_that_are_none_are_refused(scales):
+    with pytest.raises(SeguqError, match="scales must be at least one number above 0"):
+        around(SmallNet(), scales=scales)
+
+
+@pytest.mark.parametrize("inner", ["model.ckpt", [SmallNet()]])
+def test_something_else_than_a_model_is_refused_at_once(inner):
+    with pytest.raises(SeguqError, match="asks a module, but was given a"):
+        around(inner)
