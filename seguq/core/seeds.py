@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import numpy.random as numpy_random  # numpy loads it late: it must not appear between two looks at its state
 import torch
 
@@ -68,6 +70,29 @@ def other_generators() -> tuple[Any, ...]:
     state: Any = numpy_random.get_state()
     name, keys, *rest = state
     return (random.getstate(), name, keys.tobytes(), *rest)
+
+
+_Generator = numpy_random.Generator | numpy_random.RandomState | random.Random
+
+
+def own_generators(model: torch.nn.Module) -> list[_Generator]:
+    """The generators of numpy and Python that modules hold as attributes."""
+    return [value for part in model.modules() for value in vars(part).values() if isinstance(value, _Generator)]
+
+
+def states_of(generators: Sequence[_Generator]) -> list[str]:
+    """Their states, to see by ``==`` whether they moved."""
+    with np.printoptions(threshold=sys.maxsize):  # a state of many numbers is not to be abridged
+        return [
+            repr(
+                one.getstate()
+                if isinstance(one, random.Random)
+                else one.get_state()
+                if isinstance(one, numpy_random.RandomState)
+                else one.bit_generator.state
+            )
+            for one in generators
+        ]
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

@@ -6,33 +6,46 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from seguq.core.errors import SeguqError
 
 _ATTRIBUTE = "injected_dropout"
+# packages that have a layer for it, and how its name ends: transformers has one for each model
+_STOCHASTIC_DEPTH = {
+    **dict.fromkeys(("timm", "transformers", "monai", "mmcv", "mmengine"), "DropPath"),
+    "torchvision": "StochasticDepth",
+}
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Whether a module is one of torch's dropout modules, timm's DropPath or torchvision's StochasticDepth.
+    """Whether a module is one of torch's dropout modules, or the stochastic depth of a known package.
 
-    The latter two are known by name and package, so neither package has to be imported.
+    The latter is known by name and package, so no package has to be imported.
     """
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return True
     if isinstance(module, torch.jit.ScriptModule):  # of the class that it was made of only the name is left
         name = getattr(module, "original_name", "")
-        return name in ("DropPath", "StochasticDepth") or issubclass(
+        return name.endswith(("DropPath", "StochasticDepth")) or issubclass(
             getattr(nn.modules.dropout, name, object), nn.modules.dropout._DropoutNd
         )
-    known = {("timm", "DropPath"), ("torchvision", "StochasticDepth")}
-    return any((cls.__module__.partition(".")[0], cls.__name__) in known for cls in type(module).__mro__)
+    return any(map(_is_stochastic_depth, type(module).__mro__))
+
+
+def _is_stochastic_depth(cls: type) -> bool:
+    ending = _STOCHASTIC_DEPTH.get(cls.__module__.partition(".")[0])
+    return ending is not None and cls.__name__.endswith(ending)
 
 
 def is_normalization(module: nn.Module) -> bool:
-    """Whether a module keeps running statistics, which only training may change."""
+    """Whether a module keeps running statistics, or the vectors of a spectral norm, which only training may change."""
     if isinstance(module, torch.jit.ScriptModule):
         return hasattr(module, "running_mean")
-    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.SyncBatchNorm))
+    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.SyncBatchNorm, _SpectralNorm)):
+        return True
+    return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
 
 
 class InjectedDropout(nn.Dropout2d):
@@ -93,6 +106,9 @@ def inject_dropout(model: nn.Module, p: float = 0.2, where: str = "head") -> nn.
         children = ", ".join(child for child, _ in model.named_children())
         raise SeguqError(f"the model has no module {name!r} to inject dropout before; where= may be one of: {children}")
     target = modules[name]
+    if type(target).forward is nn.Module.forward:
+        inner = ", ".join(f"{name}.{child}" for child, _ in target.named_children())
+        raise SeguqError(f"{name!r} is never called itself, only what it holds is: where= may be one of: {inner}")
     # a child without parameters adds no key; registered on the model, so that model.modules() finds it, and called by
     # a hook of the target. A bound method as the hook: deepcopy and pickle carry it along with the model.
     attribute = f"{_ATTRIBUTE}_{name.replace('.', '_')}"

@@ -340,7 +340,9 @@ def warn_of_calibrator(inner: Estimator) -> None:
 def images_for(model: nn.Module, images: Tensor) -> Tensor:
     """Images on a model's device, in its precision."""
     parameter = next(model.parameters(), None)
-    return images if parameter is None else images.to(parameter.device, parameter.dtype)
+    if parameter is None or parameter.device.type == "meta":  # the weights come from elsewhere when they are needed
+        return images
+    return images.to(parameter.device, parameter.dtype)
 
 
 class OneModelEstimator(Estimator):

@@ -38,10 +38,10 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         model: any module whose output holds logits ``(B, C, *spatial)``; None: bound later, by a callback.
         samples: number of passes, S. From about 6 on they help, near 40 they saturate.
         seed: for masks that can be had again; None: from the global generator.
-        layers: ``"dropout"``: torch's dropout modules of every kind, timm's DropPath and torchvision's
-            StochasticDepth; ``"all"``: every layer that behaves differently in training, but for those that
-            keep running statistics; or a predicate ``(name, module)`` that picks modules. Everything else stays in
-            evaluation mode.
+        layers: ``"dropout"``: torch's dropout modules of every kind, and the stochastic depth of timm, torchvision,
+            transformers, monai and mmcv; ``"all"``: every layer that behaves differently in training, but for those
+            that keep running statistics or a spectral norm; or a predicate ``(name, module)`` that picks modules.
+            Everything else stays in evaluation mode.
         verify: compare two samples of a model's first batch with whole passes.
         **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
 
@@ -146,7 +146,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         return (
             f"MC dropout needs randomness, but the model drew no random number (layers={self.layers!r}: {found}). "
             "Train it with dropout, or add some: seguq.inject_dropout(model, p=0.2); where its dropout is a function "
-            "inside a forward, pass layers='all'"
+            "inside a forward, or a layer of one's own, pass layers='all'"
         )
 
     def _seen_random(self, images: Tensor) -> tuple[str, ...]:

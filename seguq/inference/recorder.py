@@ -23,7 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seguq.core.seeds import generator_state, other_generators, same_state
+from seguq.core.seeds import generator_state, other_generators, own_generators, same_state, states_of
 from seguq.inference.operations import (
     KINDS,
     OVERWRITING,
@@ -52,15 +52,18 @@ class Recorder(TorchDispatchMode):
 
     Args:
         device: whose generator is watched beside the CPU's.
+        model: whose own generators are watched, too.
         log: keep a log of all operations.
     """
 
-    def __init__(self, device: torch.device, log: bool = False) -> None:
+    def __init__(self, device: torch.device, model: torch.nn.Module | None = None, log: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
         if log:
             self.tape.log = []
         self._device = device
+        self._own = [] if model is None else own_generators(model)
+        self._own_states: list[str] = []
         self._state: tuple[Tensor, ...] = ()
         self._others: tuple[Any, ...] = ()
         self._slots: dict[int, tuple[int, Lying]] = {}  # by memory: slot, and how the slot's own tensor lies
@@ -73,6 +76,7 @@ class Recorder(TorchDispatchMode):
 
     def __enter__(self) -> Recorder:
         self._state, self._others = generator_state(self._device), other_generators()
+        self._own_states = states_of(self._own)
         self._escapes.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -91,6 +95,8 @@ class Recorder(TorchDispatchMode):
             tape.drew = True
         elif self._others != other_generators():
             self.stop(_OTHERS)
+        elif self._own_states != states_of(self._own):
+            self.stop(OWN_GENERATOR)
         if tape.problem is None:
             found = self._slots.get(memory_of(output))
             tape.output = output.clone() if found is None else (found[0], lie(output, found[1]))
@@ -160,6 +166,9 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         if kind.may_draw and self._others != other_generators():
             self.stop(_OTHERS)
+            return func(*args, **kwargs)
+        if kind.may_draw and self._own_states != states_of(self._own):
+            self.stop(OWN_GENERATOR)
             return func(*args, **kwargs)
         if kind.may_draw and any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
             self.stop(OWN_GENERATOR)

@@ -25,7 +25,7 @@ _COMPILED = "_torchdynamo_orig_callable"
 _NAMES_COMPILED: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # hooks of theirs do nothing but to the tensors that go through
-_WITHOUT_EFFECTS = ("torch.", "timm.", "seguq.inference.dropout.")
+_WITHOUT_EFFECTS = ("torch.", "timm.", "transformers.utils.output_capturing.", "seguq.inference.dropout.")
 
 
 class Replay:
@@ -68,7 +68,7 @@ class Replay:
         if found is not None:
             self._judge(model, *found)
             return run(), None
-        recorder = Recorder(device, log=self.verify and model not in self._verified)
+        recorder = Recorder(device, model, log=self.verify and model not in self._verified)
         before = generator_state(device)
         try:
             with recorder:
@@ -167,11 +167,16 @@ def _calls_compiled(part: nn.Module) -> bool:
     kind = type(part)
     if kind not in _NAMES_COMPILED:
         known = [value for parent in kind.__mro__ if parent is not nn.Module for value in vars(parent).values()]
+        known = [value.__func__ if isinstance(value, (staticmethod, classmethod)) else value for value in known]
         code, known_by_name = getattr(kind.forward, "__code__", None), getattr(kind.forward, "__globals__", {})
         named = [] if code is None else [known_by_name.get(name) for name in code.co_names]
-        _NAMES_COMPILED[kind] = any(hasattr(value, _COMPILED) for value in (*known, *named))
-    own = (value for value in vars(part).values() if isinstance(value, types.FunctionType))
-    return _NAMES_COMPILED[kind] or any(hasattr(value, _COMPILED) for value in own)
+        _NAMES_COMPILED[kind] = any(map(_is_compiled, (*known, *named)))
+    return _NAMES_COMPILED[kind] or any(map(_is_compiled, vars(part).values()))
+
+
+def _is_compiled(value: Any) -> bool:
+    # of functions alone: there are objects that have an attribute of any name
+    return isinstance(value, types.FunctionType) and hasattr(value, _COMPILED)
 
 
 def _could_not(what: str, error: Exception) -> str:

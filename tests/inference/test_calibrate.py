@@ -420,7 +420,7 @@ def test_a_calibrator_of_an_ensemble_is_not_applied_to_other_members():
 def test_a_calibrator_that_moved_under_inference_mode_can_be_fitted_again_outside_of_it():
     calibrator = ready(2.0)
     with torch.inference_mode():
-        Deterministic(model().to("meta"), calibrator=calibrator)(images(2))
+        Deterministic(model().to("meta"), calibrator=calibrator)(images(2).to("meta"))
     assert not calibrator.log_temperature.is_inference()
 
 

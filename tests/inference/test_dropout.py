@@ -8,6 +8,7 @@ from torch import nn
 import seguq
 from seguq.core.errors import SeguqError
 from seguq.inference import MCDropout, inject_dropout
+from seguq.inference.dropout import is_dropout
 from tests.inference.models import SmallNet, fixed, flags, images, same_tensors, tensors, with_statistics
 
 
@@ -296,3 +297,28 @@ def test_a_module_that_is_called_with_keywords_only_is_an_error_that_says_so():
 
 def test_the_package_hands_on_the_function():
     assert seguq.inject_dropout is inject_dropout
+
+
+@pytest.mark.parametrize("package", ["timm.layers.drop", "transformers.models.swin.modeling_swin", "monai.networks"])
+def test_stochastic_depth_of_known_packages_is_dropout(package):
+    name = "SwinDropPath" if package.startswith("transformers") else "DropPath"
+    assert is_dropout(type(name, (nn.Module,), {"__module__": package})())
+    assert not is_dropout(type(name, (nn.Module,), {"__module__": "timmy"})())
+
+
+@pytest.mark.parametrize("container", [nn.ModuleList([nn.Identity()]), nn.ModuleDict({"0": nn.Identity()})])
+def test_dropout_before_a_list_that_is_never_called_is_refused(container):
+    model = nn.Sequential(nn.Identity())
+    model.layers = container
+    with pytest.raises(SeguqError, match=r"'layers' is never called itself, only what it holds is: .* layers\.0$"):
+        inject_dropout(model, where="layers")
+
+
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_all_layers_leave_a_spectral_norm_as_it_is(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Conv2d(3, 8, 3, padding=1)), nn.Dropout(0.2), nn.Conv2d(8, 4, 1)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    est = MCDropout(model, samples=3, seed=0, layers="all", calibrator=None)
+    assert torch.equal(est(images(1), ["a"]).probs, est(images(1), ["a"]).probs)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

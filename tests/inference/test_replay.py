@@ -506,6 +506,16 @@ def test_injected_dropout_is_recorded():
         assert replayed(seguq.inject_dropout(model, p=0.3, where=where), images(1, (64, 64)))
 
 
+def test_hooks_that_transformers_puts_on_by_itself_are_recorded():
+    def output_capturing_hook(module, args, output):
+        return None
+
+    output_capturing_hook.__module__ = "transformers.utils.output_capturing"
+    model = net(nn.Dropout(0.4))
+    model[0].register_forward_hook(output_capturing_hook)
+    assert replayed(model)
+
+
 def test_hooks_of_torch_itself_are_recorded():
     model = net(nn.Dropout(0.4))
     nn.utils.parametrizations.weight_norm(model[0])

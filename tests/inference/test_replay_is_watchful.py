@@ -19,7 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import seguq
 from seguq import functional
-from tests.inference.test_replay import SAMPLES, images, net, require_equal, said_and_run_as_a_whole
+from tests.inference.test_replay import (
+    SAMPLES,
+    images,
+    net,
+    replayed,
+    require_equal,
+    said_and_run_as_a_whole,
+    those_of_a_loop,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +71,40 @@ def test_a_draw_of_others_that_rarely_matters_is_found_in_the_first_pass(rare):
     equal, said = streams(model, [images()] * 3, count=12, start=start)
     assert equal
     assert len(said) == 1 and OTHERS in said[0]
+
+
+@pytest.mark.parametrize(
+    "make", [np.random.default_rng, np.random.RandomState, random.Random], ids=["Generator", "RandomState", "Python"]
+)
+def test_a_generator_that_a_module_holds_is_watched(make):
+    class Rare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.generator = make(0)
+
+        def forward(self, x):
+            value = self.generator.random_sample() if make is np.random.RandomState else self.generator.random()
+            return 2 * x if value < 0.1 else x
+
+    assert those_of_a_loop(net(nn.Sequential(nn.Dropout(0.4), Rare())), "draws from a generator of its own", count=20)
+
+
+class AnswersAnyName(dict):
+    __getattr__ = dict.__getitem__
+
+
+class ReadsSettings(nn.Module):
+    settings = AnswersAnyName(factor=2.0)
+    any_name = torch.ops
+
+    def forward(self, x):
+        return self.settings.factor * x
+
+
+def test_what_has_an_attribute_of_any_name_is_not_taken_for_compiled():
+    import torch._dynamo  # noqa: F401 - only then it is looked for
+
+    assert replayed(net(nn.Sequential(nn.Dropout(0.4), ReadsSettings())))
 
 
 IN_A_BARE_PROCESS = """
@@ -202,6 +244,16 @@ class NamesCompiled(nn.Module):
         return compiled(x)
 
 
+class DecoratedStatic(nn.Module):
+    @staticmethod
+    @torch.compile(backend="eager")
+    def inner(x):
+        return doubled(x)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
 class Decorated(nn.Module):
     @torch.compile(backend="eager")
     def inner(self, x):
@@ -211,7 +263,7 @@ class Decorated(nn.Module):
         return self.inner(x)
 
 
-@pytest.mark.parametrize("module", [WithCompiled, NamesCompiled, Decorated])
+@pytest.mark.parametrize("module", [WithCompiled, NamesCompiled, Decorated, DecoratedStatic])
 def test_a_compiled_function_is_recognized(module):
     assert said_and_run_as_a_whole(net(module()), "has a compiled function, inside of which nothing is seen")
 
