@@ -25,7 +25,8 @@ class Snapshots(RateCallback):
     .. math:: \alpha(t) = \tfrac{\alpha_0}{2} \left(\cos(\pi p) + 1\right), \qquad
               p = \frac{\text{steps done in the cycle}}{\text{steps of the cycle}}
 
-    The files hold weights only (and the calibrator of a `Calibrate` beside it), each those of another cycle::
+    In a ``fast_dev_run`` it does nothing. The files hold weights only (and the calibrator of a `Calibrate` beside it;
+    not the average that an ``EMAWeightAveraging`` keeps), each those of another cycle::
 
         snapshots = Snapshots("snapshots", cycles=5, keep=3, monitor="val/loss")
         Trainer(max_epochs=100, callbacks=[snapshots]).fit(module, data)
@@ -124,7 +125,7 @@ class Snapshots(RateCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fail now where the training cannot be cut into cycles."""
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
+        if stage != "fit" or trainer.fast_dev_run:
             return
         epochs = trainer.max_epochs
         if epochs in (None, -1) or epochs < self.cycles:
@@ -143,6 +144,8 @@ class Snapshots(RateCallback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Note the rates that each cycle begins with; fail now where the steps of a cycle are not known."""
+        if trainer.fast_dev_run:
+            return
         if not self._restored and not trainer.global_step:  # a Trainer that fits again goes on
             self._at_rest()
         if self._epochs not in (None, trainer.max_epochs):
@@ -177,6 +180,8 @@ class Snapshots(RateCallback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Set the learning rate of this step."""
+        if trainer.fast_dev_run:
+            return
         bounds, epoch = self._bounds(trainer), trainer.current_epoch
         cycle = next((i for i in range(self.cycles) if epoch < bounds[i + 1]), self.cycles - 1)
         epochs = bounds[cycle + 1] - bounds[cycle]
@@ -187,13 +192,15 @@ class Snapshots(RateCallback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Note the figure, before a checkpoint of this validation is written; from now on it must be there."""
-        if not trainer.sanity_checking:
+        if not (trainer.sanity_checking or trainer.fast_dev_run):
             self._validated = True
             if self.monitor in trainer.callback_metrics:
                 self._figure = float(trainer.callback_metrics[self.monitor])
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the model where a cycle ends."""
+        if trainer.fast_dev_run:
+            return
         if self.monitor is not None:
             self._look_at_figure(trainer, self.monitor)
         bounds, epochs = self._bounds(trainer), trainer.current_epoch + 1
@@ -235,6 +242,8 @@ class Snapshots(RateCallback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say what there is."""
+        if trainer.fast_dev_run:
+            return
         if len(self._ended) < self.cycles:
             warnings.warn(
                 f"the training ended in cycle {len(self._ended) + 1} of {self.cycles}, whose model is not kept: "

@@ -212,6 +212,13 @@ def test_a_training_that_cannot_be_cut_into_cycles(tmp_path, settings, found):
         fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=4), **settings)
 
 
+@both_names
+def test_a_fast_dev_run_goes_through_and_leaves_nothing(package, tmp_path):
+    snapshots = callbacks.Snapshots(tmp_path / "s", monitor="val/none")
+    fitted(tmp_path, snapshots, package=package, fast_dev_run=2)
+    assert snapshots.paths == [] and not (tmp_path / "s").exists()
+
+
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "s").write_text("mine")
     with pytest.raises(UsageError, match="s is a file: give Snapshots a folder"):
