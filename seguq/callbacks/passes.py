@@ -21,7 +21,7 @@ from seguq.data.batches import describe, output_logits
 from seguq.data.positions import PositionCounter, Positions
 from seguq.functional.logits import TASKS, Task, class_target
 from seguq.inference import Deterministic, Estimator, MCDropout, UncertaintyMaps
-from seguq.inference.estimator import evaluation_mode
+from seguq.inference.evaluation import evaluation_mode
 
 _NAMES: dict[str, Callable[..., Estimator]] = {"deterministic": Deterministic, "mc_dropout": MCDropout}
 

@@ -12,7 +12,8 @@ from seguq.core.errors import SeguqError
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.functional.logits import class_logits
 from seguq.functional.uncertainty import standardized_max_logit
-from seguq.inference.estimator import OneModelEstimator, evaluation_mode
+from seguq.inference.estimator import OneModelEstimator
+from seguq.inference.evaluation import evaluation_mode
 from seguq.inference.max_logits import MaxLogitStatistics
 from seguq.inference.measures import LOGIT_MEASURES, PROB_MEASURES, of_logits
 

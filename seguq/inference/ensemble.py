@@ -18,7 +18,8 @@ from seguq.calibration.checkpoint import carried, carry
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.seeds import GENERATOR_LOCK
 from seguq.functional.logits import Task
-from seguq.inference.estimator import Estimator, Forward, evaluation_mode, images_for, warn_of_calibrator
+from seguq.inference.estimator import Estimator, Forward, warn_of_calibrator
+from seguq.inference.evaluation import evaluation_mode, images_for
 from seguq.inference.sampling import SamplingEstimator
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +18,9 @@ from seguq.calibration.hashes import WeightHashes
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
-from seguq.core.seeds import GENERATOR_LOCK
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
+from seguq.inference.evaluation import images_for
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.measures import checked_measures, named_measures, of_probs
 from seguq.inference.pooled import PooledBatches
@@ -31,31 +30,6 @@ if TYPE_CHECKING:
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """How to get logits out of a model and a batch of images, where calling the model is not enough."""
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module, training: Callable[[str, nn.Module], bool] | None = None) -> Iterator[None]:
-    """Put every submodule into evaluation mode, but those that ``training`` picks; afterwards all is as it was.
-
-    The flag of each module is set by itself: ``train()`` and ``eval()`` pass on to children, and some models
-    override them.
-    """
-    with GENERATOR_LOCK:
-        # a frozen script has no such flag
-        flags = [(module, getattr(module, "training", None)) for module in model.modules()]
-        before = [(module, flag) for module, flag in flags if flag is not None]
-        fast = torch.backends.mha.get_fastpath_enabled()
-        try:
-            for name, module in model.named_modules():
-                if hasattr(module, "training"):
-                    module.training = training is not None and training(name, module)
-            if training is not None:
-                torch.backends.mha.set_fastpath_enabled(False)
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-            for module, flag in before:
-                module.training = flag
 
 
 class Estimator(ABC):
@@ -335,14 +309,6 @@ def warn_of_calibrator(inner: Estimator) -> None:
             "on: fit one by the outer estimator's calibrate(...)",
             stacklevel=4,
         )
-
-
-def images_for(model: nn.Module, images: Tensor) -> Tensor:
-    """Images on a model's device, in its precision."""
-    parameter = next(model.parameters(), None)
-    if parameter is None or parameter.device.type == "meta":  # the weights come from elsewhere when they are needed
-        return images
-    return images.to(parameter.device, parameter.dtype)
 
 
 class OneModelEstimator(Estimator):

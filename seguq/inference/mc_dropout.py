@@ -14,7 +14,8 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.log import say_once
 from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
-from seguq.inference.estimator import OneModelEstimator, evaluation_mode
+from seguq.inference.estimator import OneModelEstimator
+from seguq.inference.evaluation import evaluation_mode
 from seguq.inference.recorder import OWN_GENERATOR
 from seguq.inference.replay import Replay
 from seguq.inference.sampling import SamplingEstimator

@@ -18,7 +18,7 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
 from seguq.core.seeds import GENERATOR_LOCK, derive_seed
 from seguq.data.batches import unpack_batch
-from seguq.inference.estimator import evaluation_mode
+from seguq.inference.evaluation import evaluation_mode
 from seguq.inference.moments import WeightMoments, with_statistics
 from seguq.inference.sampling import SamplingEstimator
 

@@ -1,0 +1,44 @@
+"""A model as it is asked: its parts in evaluation mode, but for some, and images where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from seguq.core.seeds import GENERATOR_LOCK
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module, training: Callable[[str, nn.Module], bool] | None = None) -> Iterator[None]:
+    """Put every submodule into evaluation mode, but those that ``training`` picks; afterwards all is as it was.
+
+    The flag of each module is set by itself: ``train()`` and ``eval()`` pass on to children, and some models
+    override them.
+    """
+    with GENERATOR_LOCK:
+        # a frozen script has no such flag
+        flags = [(module, getattr(module, "training", None)) for module in model.modules()]
+        before = [(module, flag) for module, flag in flags if flag is not None]
+        fast = torch.backends.mha.get_fastpath_enabled()
+        try:
+            for name, module in model.named_modules():
+                if hasattr(module, "training"):
+                    module.training = training is not None and training(name, module)
+            if training is not None:
+                torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for module, flag in before:
+                module.training = flag
+
+
+def images_for(model: nn.Module, images: Tensor) -> Tensor:
+    """Images on a model's device, in its precision."""
+    parameter = next(model.parameters(), None)
+    if parameter is None or parameter.device.type == "meta":  # the weights come from elsewhere when they are needed
+        return images
+    return images.to(parameter.device, parameter.dtype)
