@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from seguq.core.checks import is_whole
 from seguq.core.errors import UsageError
 
 
@@ -37,7 +38,7 @@ class Budget:
                 f"a budget is exactly one of regions=, pixels=, images=, but {list(given) or 'none'} given"
             )
         ((name, value),) = given.items()
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value, 1):
             raise UsageError(f"the budget {name}= must be a whole number of at least 1, but is {value!r}")
 
     def __repr__(self) -> str:

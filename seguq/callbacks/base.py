@@ -17,8 +17,8 @@ from seguq.callbacks.agreement import together
 from seguq.callbacks.batches import BatchForward, taken_in
 from seguq.callbacks.hooks import listen, stand_in
 from seguq.callbacks.passes import Passes, Step, estimator_from
-from seguq.core.checks import require_choice
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.checks import require_choice, require_count
+from seguq.core.errors import SeguqError
 from seguq.core.lightning import Callback, has_own
 from seguq.core.log import say_once
 from seguq.functional.logits import TASKS, Task
@@ -372,9 +372,3 @@ def log_values(trainer: Any, module: Any, values: dict[str, float]) -> None:
     """Hand figures that are the same on all processes to the loggers."""
     # a mean over processes changes nothing, and spares the advice that one should be taken
     module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
-
-
-def require_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise for what is no whole number of at least so much."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, but is {value!r}")

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from seguq.calibration import Calibrator, TemperatureScaling, weights_sha256
 from seguq.calibration.checkpoint import add_calibrators, carried, carry
 from seguq.calibration.streamed import StreamedTemperature
-from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_count
+from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
 from seguq.callbacks.batches import BatchForward
 from seguq.callbacks.hooks import listen
 from seguq.callbacks.passes import Passes, Step
+from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError
 from seguq.functional.logits import Task
 from seguq.inference import Estimator

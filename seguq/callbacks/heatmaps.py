@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 
 from seguq.calibration import Calibrator, weights_sha256
 from seguq.callbacks.agreement import together
-from seguq.callbacks.base import PREFIX, EstimatorCallback, require_count
+from seguq.callbacks.base import PREFIX, EstimatorCallback
 from seguq.callbacks.batches import BatchForward, loaders_of
 from seguq.callbacks.passes import Passes, Step
+from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import require_plain_name, write_json
 from seguq.core.log import logger, say_once
@@ -24,7 +24,7 @@ from seguq.data.normalization import Normalization
 from seguq.export import PredictionFolder
 from seguq.export.folder import predicted_ids
 from seguq.export.images import to_rgb, write_png
-from seguq.export.scale import Scale, ScaleFinder, scales_from_dict
+from seguq.export.scale import Scale, ScaleFinder, read_scales
 from seguq.export.writer import BackgroundWriter, writing
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
@@ -259,7 +259,7 @@ class HeatmapWriter(EstimatorCallback):
         with writing("HeatmapWriter"):
             if stage != "predict":
                 file = self._first_scales(stage)
-                known = scales_from_dict(json.loads(file.read_text())) if file.is_file() else {}
+                known = read_scales(file) or {}
                 write_json(file, {name: scale.as_dict() for name, scale in {**known, **scales}.items()})
             elif self._numbered:  # no image of these data, so one of other data
                 stale = [image_id for image_id in self._earlier if _hash(image_id) not in written]
@@ -296,9 +296,8 @@ class HeatmapWriter(EstimatorCallback):
     def _scales(self, trainer: Any, stage: str) -> dict[str, Scale]:
         """One scale for all images of all processes; in the validations of a training that of the first."""
         found = {name: finder.scale() for name, finder in self._finders.items()}
-        file = self._first_scales(stage)
-        if trainer.state.fn == "fit" and file.is_file():
-            known = scales_from_dict(json.loads(file.read_text()))
+        if trainer.state.fn == "fit":
+            known = read_scales(self._first_scales(stage)) or {}
             found = {name: known.get(name, scale) for name, scale in found.items()}
         return found
 

@@ -45,16 +45,16 @@ class RateCallback(Callback):
         Raises:
             UsageError: for another number of them.
         """
-        found = [float(group["lr"]) for group in _groups(trainer)]
+        groups = _groups(trainer)
         if self.lr is None:
             if trainer.global_step:
-                return found
+                return [float(group["lr"]) for group in groups]
             # a scheduler has set the rate of the first step by now: a warm-up some small part of what was asked for
-            return [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in _groups(trainer)]
+            return [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]
         if is_number(self.lr):
-            return [float(self.lr)] * len(found)
-        if len(self.lr) != len(found):
-            raise UsageError(f"lr has {len(self.lr)} rates, but the optimizers have {len(found)} groups of parameters")
+            return [float(self.lr)] * len(groups)
+        if len(self.lr) != len(groups):
+            raise UsageError(f"lr has {len(self.lr)} rates, but the optimizers have {len(groups)} groups of parameters")
         return [float(rate) for rate in self.lr]
 
     def _warn_of_schedulers(self, trainer: Any, when: str) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from seguq.callbacks.base import require_count
 from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
-from seguq.core.checks import require_choice
+from seguq.core.checks import require_choice, require_count
 from seguq.core.errors import UsageError
 from seguq.core.log import logger
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from seguq.calibration.checkpoint import KEY, section
-from seguq.callbacks.base import require_count
 from seguq.callbacks.hooks import listen
 from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
-from seguq.core.checks import is_number
+from seguq.core.checks import is_number, require_count
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.log import logger
 from seguq.inference.moments import WeightMoments, with_statistics

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -68,9 +68,20 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise SeguqError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
 
 
+def is_whole(value: Any, least: int | None = None) -> bool:
+    """Whether a value is a whole number of at least so much, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def require_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise for what is no whole number of at least so much."""
+    if not is_whole(value, least):
+        raise UsageError(f"{name} must be a whole number of at least {least}, but is {value!r}")
+
+
 def require_seed(value: Any) -> None:
     """Raise unless a seed is a whole number."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise SeguqError(f"seed must be a whole number, but is {value!r}")
 
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import random
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import numpy.random as numpy_random  # numpy loads it late: it must not appear between two looks at its state
 import torch
 
@@ -80,19 +79,15 @@ def own_generators(model: torch.nn.Module) -> list[_Generator]:
     return [value for part in model.modules() for value in vars(part).values() if isinstance(value, _Generator)]
 
 
-def states_of(generators: Sequence[_Generator]) -> list[str]:
+def states_of(generators: Sequence[_Generator]) -> list[bytes]:
     """Their states, to see by ``==`` whether they moved."""
-    with np.printoptions(threshold=sys.maxsize):  # a state of many numbers is not to be abridged
-        return [
-            repr(
-                one.getstate()
-                if isinstance(one, random.Random)
-                else one.get_state()
-                if isinstance(one, numpy_random.RandomState)
-                else one.bit_generator.state
-            )
-            for one in generators
-        ]
+    return [pickle.dumps(_state_of(one)) for one in generators]
+
+
+def _state_of(generator: _Generator) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.get_state() if isinstance(generator, numpy_random.RandomState) else generator.bit_generator.state
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

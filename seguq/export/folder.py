@@ -17,7 +17,7 @@ from seguq.core.files import TEMPORARY_PREFIX, remove_leftovers, write_json
 from seguq.data.reading import read_image
 from seguq.export.heatmap import colorize, overlay, with_color_bar
 from seguq.export.images import to_rgb, write_index_png, write_png
-from seguq.export.scale import Scale, ScaleFinder, label_of, scales_from_dict
+from seguq.export.scale import Scale, ScaleFinder, label_of, read_scales
 from seguq.inference import UncertaintyMaps
 
 _SCHEMA_VERSION = 1
@@ -148,7 +148,7 @@ class PredictionFolder:
             seen: the ids of these images, whose files are not read again.
         """
         file = self.path / "scale.json"
-        known = _read_scales(file) if file.is_file() else None
+        known = read_scales(file)
         if known is not None and not changed and set(measures) <= set(known):
             # a run that was killed before it came here left maps that the scale does not know
             found_at = file.stat().st_mtime_ns
@@ -166,8 +166,7 @@ class PredictionFolder:
         """Say what the colors of all pictures mean; pictures on another scale are removed."""
         content = {measure: scale.as_dict() for measure, scale in scales.items()}
         file = self.path / "scale.json"
-        known = _read_scales(file) if file.is_file() else None
-        if known != dict(scales):
+        if read_scales(file) != dict(scales):
             for name in _PICTURES:
                 shutil.rmtree(self.path / name, ignore_errors=True)
         write_json(file, content)
@@ -222,14 +221,6 @@ class PredictionFolder:
         """The maps of one image after another."""
         for image_id in image_ids:
             yield UncertaintyMaps.load(self.maps_file(image_id))
-
-
-def _read_scales(file: Path) -> dict[str, Scale] | None:
-    """The color scales of a run; None where the file is damaged: they are found anew."""
-    try:
-        return scales_from_dict(json.loads(file.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:

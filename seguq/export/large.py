@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import TEMPORARY_PREFIX, write_json
 from seguq.core.locks import FolderLock
@@ -57,7 +58,7 @@ class MapFiles:
     def __init__(self, folder: str | os.PathLike[str], probs: bool = False, overview: int = 2048) -> None:
         self.folder = Path(folder)
         self.probs = probs
-        if isinstance(overview, bool) or not isinstance(overview, int) or overview < 0:
+        if not is_whole(overview, 0):
             raise UsageError(f"overview must be a whole number of pixels, or 0 for none, but is {overview!r}")
         self.overview = overview
         self._about: dict[str, Any] = {}

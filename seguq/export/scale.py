@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,3 +106,11 @@ def _two_digits(value: float, rounded: Callable[[float], int]) -> float:
 def scales_from_dict(content: Any) -> dict[str, Scale]:
     """Scales by measure, from the JSON that a run keeps."""
     return {name: Scale(float(item["low"]), float(item["high"])) for name, item in content.items()}
+
+
+def read_scales(file: Path) -> dict[str, Scale] | None:
+    """The scales that a run keeps in a file; None where there is none, or a damaged one: they are found anew."""
+    try:
+        return scales_from_dict(json.loads(file.read_text()))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -28,7 +28,7 @@ def is_dropout(module: nn.Module) -> bool:
         return True
     if isinstance(module, torch.jit.ScriptModule):  # of the class that it was made of only the name is left
         name = getattr(module, "original_name", "")
-        return name.endswith(("DropPath", "StochasticDepth")) or issubclass(
+        return name.endswith(tuple(_STOCHASTIC_DEPTH.values())) or issubclass(
             getattr(nn.modules.dropout, name, object), nn.modules.dropout._DropoutNd
         )
     return any(map(_is_stochastic_depth, type(module).__mro__))

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +130,7 @@ class DeepEnsemble(SamplingEstimator):
 
     def _images_in(self, images: Tensor) -> Tensor:
         # in their own precision: each member is given them in its own
-        parameter = next(self.models[0].parameters(), None)
-        images = images if images.is_floating_point() else images.float()
-        return images if parameter is None else images.to(parameter.device)
+        return images_for(self.models[0], images if images.is_floating_point() else images.float(), cast=False)
 
     def bind(self, model: nn.Module) -> DeepEnsemble:
         """Itself: the members are its models."""
@@ -203,7 +200,7 @@ class DeepEnsemble(SamplingEstimator):
         if isinstance(member, Estimator):
             yield from member._sample_logits(member._take_in(images, ids)[0], ids)
             return
-        with GENERATOR_LOCK if isinstance(member, Path) else nullcontext():  # threads share the module it is read into
+        with GENERATOR_LOCK:  # threads share the module that files are read into
             if isinstance(member, Path):
                 assert self._slot is not None
                 member = load(member, self._slot)

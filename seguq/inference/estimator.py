@@ -231,9 +231,9 @@ class Estimator(ABC):
         return ()
 
     def _take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
-        # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
         if not isinstance(images, Tensor):
             raise SeguqError(f"images must be a tensor, but are a {type(images).__name__}: torch.from_numpy makes one")
+        # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
         require_dims("images", images, "(B, channels, *spatial) of 2-D or 3-D images", at_least=4)
         plain = images if type(images) is Tensor else images.as_subclass(Tensor)
         images = self._images_in(plain)

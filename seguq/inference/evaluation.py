@@ -36,9 +36,9 @@ def evaluation_mode(model: nn.Module, training: Callable[[str, nn.Module], bool]
                 module.training = flag
 
 
-def images_for(model: nn.Module, images: Tensor) -> Tensor:
-    """Images on a model's device, in its precision."""
+def images_for(model: nn.Module, images: Tensor, *, cast: bool = True) -> Tensor:
+    """Images on a model's device, in its precision or, without ``cast``, in their own."""
     parameter = next(model.parameters(), None)
     if parameter is None or parameter.device.type == "meta":  # the weights come from elsewhere when they are needed
         return images
-    return images.to(parameter.device, parameter.dtype)
+    return images.to(parameter.device, parameter.dtype if cast else images.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seguq.core.checks import require_dims
+from seguq.core.checks import is_whole, require_dims
 from seguq.core.errors import SeguqError
 from seguq.functional.logits import full_precision
 
@@ -36,7 +36,7 @@ class MaxLogitStatistics(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        if not is_whole(num_classes, 2):
             raise SeguqError(f"num_classes must be a whole number of at least 2, but is {num_classes!r}")
         for name in ("count", "_mean", "_squares"):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))

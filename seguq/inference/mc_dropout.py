@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seguq.core.checks import require_seed
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.checks import require_count, require_seed
+from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
 from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
@@ -69,8 +69,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise UsageError(f"samples must be a whole number of at least 1, but is {samples!r}")
+        require_count("samples", samples)
         if not callable(layers) and layers not in ("dropout", "all"):
             raise SeguqError(f"layers must be 'dropout', 'all' or a predicate (name, module), but is {layers!r}")
         if seed is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError, UsageError
 
 
@@ -45,7 +46,7 @@ class WeightMoments:
     """
 
     def __init__(self, rank: int = 20) -> None:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0 or rank == 1:
+        if not is_whole(rank, 0) or rank == 1:
             raise UsageError(f"rank must be 0 (a diagonal covariance) or a whole number of at least 2, but is {rank!r}")
         self.rank = rank
         self.count = 0

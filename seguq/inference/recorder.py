@@ -41,6 +41,7 @@ from seguq.inference.operations import (
 from seguq.inference.pass_log import calling_module, logged
 from seguq.inference.tape import Entry, Tape
 
+_OTHER_MEANS = "draws random numbers by other means than torch's operations"
 OWN_GENERATOR = "draws from a generator of its own"
 _OTHERS = "draws random numbers by Python's or numpy's generator"
 # they take values out of a tensor past the dispatcher
@@ -63,7 +64,7 @@ class Recorder(TorchDispatchMode):
             self.tape.log = []
         self._device = device
         self._own = [] if model is None else own_generators(model)
-        self._own_states: list[str] = []
+        self._own_states: list[bytes] = []
         self._state: tuple[Tensor, ...] = ()
         self._others: tuple[Any, ...] = ()
         self._slots: dict[int, tuple[int, Lying]] = {}  # by memory: slot, and how the slot's own tensor lies
@@ -90,13 +91,10 @@ class Recorder(TorchDispatchMode):
     def finish(self, output: Tensor) -> Tape:
         """The tape, given what the pass gave."""
         tape = self.tape
-        if not same_state(self._state, generator_state(self._device)):
-            self.stop("draws random numbers by other means than torch's operations")
-            tape.drew = True
-        elif self._others != other_generators():
-            self.stop(_OTHERS)
-        elif self._own_states != states_of(self._own):
-            self.stop(OWN_GENERATOR)
+        unseen = self._unseen_draw()
+        if unseen is not None:
+            self.stop(unseen)
+            tape.drew = tape.drew or unseen == _OTHER_MEANS
         if tape.problem is None:
             found = self._slots.get(memory_of(output))
             tape.output = output.clone() if found is None else (found[0], lie(output, found[1]))
@@ -140,6 +138,14 @@ class Recorder(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             return self._operation(func, args, kwargs)
 
+    def _unseen_draw(self) -> str | None:
+        """Whose generator moved otherwise than by the operations that were written down."""
+        if not same_state(self._state, generator_state(self._device)):
+            return _OTHER_MEANS
+        if self._others != other_generators():
+            return _OTHERS
+        return OWN_GENERATOR if self._own_states != states_of(self._own) else None
+
     def _operation(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         tape = self.tape
         tape.operations += 1
@@ -161,14 +167,9 @@ class Recorder(TorchDispatchMode):
         if kind.name in REPLACING and (depends or any(memory_of(t) in self._constants for _, _, t in tensors)):
             self.stop(f"calls {kind.name} on what depends on a random draw")
             return func(*args, **kwargs)
-        if kind.may_draw and not same_state(self._state, generator_state(self._device)):
-            self.stop("draws random numbers by other means than torch's operations")
-            return func(*args, **kwargs)
-        if kind.may_draw and self._others != other_generators():
-            self.stop(_OTHERS)
-            return func(*args, **kwargs)
-        if kind.may_draw and self._own_states != states_of(self._own):
-            self.stop(OWN_GENERATOR)
+        unseen = self._unseen_draw() if kind.may_draw else None
+        if unseen is not None:
+            self.stop(unseen)
             return func(*args, **kwargs)
         if kind.may_draw and any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
             self.stop(OWN_GENERATOR)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
 from seguq.inference.running import pooled_logits
@@ -27,9 +28,9 @@ class SlidingWindow(WrappingEstimator):
     Near the edges of a window a network sees the zeros of its padding in place of the image. With ``margin`` the edges
     that lie inside the image weigh nothing: where the network looks no further than that, the answer is the one of the
     whole image at once, but for an image smaller than a window, where the border that it is extended by is seen. A
-    network that works at a coarser resolution inside gives another answer where the window does
-    not begin on its grid, so windows begin at multiples of ``stride``; the last one ends with the image, and is off
-    the grid where the image's side less the window's is no multiple.
+    network that works at a coarser resolution inside gives another answer where the window does not begin on its grid,
+    so windows begin at multiples of ``stride``; the last one ends with the image, and is off the grid where the image's
+    side less the window's is no multiple.
 
     Args:
         inner: an estimator, or a model, which is asked by one pass.
@@ -71,7 +72,7 @@ class SlidingWindow(WrappingEstimator):
         super().__init__(inner, **settings)
         sides = tuple(window) if isinstance(window, (list, tuple)) else window
         self.windows = Windows(sides, overlap, blend, margin, stride)  # type: ignore[arg-type]
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        if not is_whole(batch, 1):
             raise SeguqError(f"batch must be a whole number of at least 1, but is {batch!r}")
         self.batch = batch
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seguq.calibration import Calibrator, weights_sha256
 from seguq.calibration.base import require_reiterable
 from seguq.calibration.checkpoint import carry, load_all_weights, matching_names, read_checkpoint, section, unpack
-from seguq.core.checks import require_seed
+from seguq.core.checks import require_count, require_seed
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
 from seguq.core.seeds import GENERATOR_LOCK, derive_seed
@@ -82,8 +82,7 @@ class SWAG(SamplingEstimator):
         super().__init__(**settings)
         if not isinstance(model, nn.Module):
             raise UsageError(f"model must be a module that the weights go into, but is {model!r}")
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise UsageError(f"samples must be a whole number of at least 1, but is {samples!r}")
+        require_count("samples", samples)
         require_seed(seed)
         if bn_batches is not None:
             require_reiterable(bn_batches)

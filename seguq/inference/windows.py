@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seguq.core.checks import is_number, require_choice
+from seguq.core.checks import is_number, is_whole, require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
 
@@ -34,7 +34,7 @@ class Windows:
         sides = self.window if isinstance(self.window, tuple) else (self.window,)
         counts = [("window", side, 1) for side in sides]
         for name, value, least in [*counts, ("margin", self.margin, 0), ("stride", self.stride, 1)]:
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if not is_whole(value, least):
                 raise SeguqError(f"{name} must be a whole number of at least {least}, but is {value!r}")
         if not is_number(self.overlap) or not 0 <= self.overlap < 1:
             raise SeguqError(f"overlap must be at least 0 and less than 1, but is {self.overlap!r}")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError, UsageError
 from seguq.inference import UncertaintyMaps
 
@@ -52,7 +53,7 @@ class Grid:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, cell: int) -> None:
-        if isinstance(cell, bool) or not isinstance(cell, int) or cell < 1:
+        if not is_whole(cell, 1):
             raise UsageError(f"the side of a grid cell must be a whole number of at least 1 pixel, but is {cell!r}")
         self.cell = cell
 

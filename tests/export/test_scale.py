@@ -9,7 +9,7 @@ import torch
 
 from seguq.core.errors import SeguqError
 from seguq.export import Scale, ScaleFinder
-from seguq.export.scale import label_of, scales_from_dict
+from seguq.export.scale import label_of, read_scales, scales_from_dict
 
 LET_GO = 0.99  # rounding lets go of one part in 100 above a rounder value
 
@@ -157,3 +157,10 @@ def test_scales_come_back_from_json():
 )
 def test_the_label_names_the_measure_and_its_unit(measure, label):
     assert label_of(measure) == label
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"energy": {"low": 0}}', '{"energy": {"low": "a", "high": 1}}'])
+def test_scales_that_are_missing_or_damaged_are_none(content, tmp_path):
+    if content is not None:
+        (tmp_path / "scale.json").write_text(content)
+    assert read_scales(tmp_path / "scale.json") is None

@@ -258,22 +258,24 @@ def test_the_package_hands_on_the_estimator():
 # members that are read one after another
 
 
-def test_lazy_members_give_what_loaded_ones_give(tmp_path):
+@pytest.fixture
+def files(tmp_path):
     paths = [tmp_path / f"{i}.pt" for i in range(3)]
     for model, path in zip(members(), paths, strict=True):
         bare(model, path)
-    lazy, loaded = ensemble(paths, member(9), lazy=True), ensemble(paths, member(9))
+    return paths
+
+
+def test_lazy_members_give_what_loaded_ones_give(files):
+    lazy, loaded = ensemble(files, member(9), lazy=True), ensemble(files, member(9))
     for _ in range(2):
         assert torch.equal(lazy(images()).probs, loaded(images()).probs)
     assert lazy.tag == loaded.tag and lazy.describe() == loaded.describe()
 
 
-def test_lazy_members_need_the_memory_of_one(tmp_path):
-    paths = [tmp_path / f"{i}.pt" for i in range(3)]
-    for model, path in zip(members(), paths, strict=True):
-        bare(model, path)
-    assert len({id(model) for model in ensemble(paths, member(9), lazy=True).models}) == 1
-    assert len({id(model) for model in ensemble(paths, member(9)).models}) == 3
+def test_lazy_members_need_the_memory_of_one(files):
+    assert len({id(model) for model in ensemble(files, member(9), lazy=True).models}) == 1
+    assert len({id(model) for model in ensemble(files, member(9)).models}) == 3
 
 
 def test_lazy_members_may_be_mixed_with_modules(tmp_path):
@@ -290,14 +292,6 @@ def test_a_lazy_member_that_does_not_fit_is_an_error_at_once(tmp_path):
     bare(member(0, classes=5), tmp_path / "other.pt")
     with pytest.raises(SeguqError, match=r"other\.pt does not fit the model"):
         ensemble([tmp_path / "other.pt"], member(9), lazy=True)
-
-
-@pytest.fixture
-def files(tmp_path):
-    paths = [tmp_path / f"{i}.pt" for i in range(3)]
-    for model, path in zip(members(), paths, strict=True):
-        bare(model, path)
-    return paths
 
 
 def test_lazy_members_in_two_threads_do_not_mix(files):
