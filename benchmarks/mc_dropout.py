@@ -21,7 +21,7 @@ from in_turn import in_turn, wall_seconds
 from torch import nn
 
 import seguq
-from seguq.inference.recorder import Recorder
+from seguq.inference.replay.recorder import Recorder
 from seguq.inference.running import RunningMeasures
 
 T = 20

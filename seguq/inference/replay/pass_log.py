@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seguq.inference.operations import Kind, outputs_of
+from seguq.inference.replay.operations import Kind, outputs_of
 
 
 class Logged(NamedTuple):
@@ -74,7 +74,7 @@ def calling_module() -> nn.Module | None:
     frame = sys._getframe(1)
     while frame.f_back is not None:
         frame = frame.f_back
-        if frame.f_globals.get("__name__") == "seguq.inference.replay":
+        if frame.f_globals.get("__name__") == "seguq.inference.replay.samples":
             return None
         # a look at the names of a function that goes on keeps what they stand for
         if frame.f_code.co_name == "forward" and frame.f_code.co_varnames[:1] == ("self",):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from seguq.core.seeds import GENERATOR_LOCK, generator_state, restore_state, same_state
-from seguq.inference.pass_log import first_difference, module_of
-from seguq.inference.recorder import Recorder
-from seguq.inference.tape import Tape
+from seguq.inference.replay.pass_log import first_difference, module_of
+from seguq.inference.replay.recorder import Recorder
+from seguq.inference.replay.tape import Tape
 
 Pass = Callable[[], Tensor]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seguq.inference.pass_log import Logged
+from seguq.inference.replay.pass_log import Logged
 
 
 class Entry:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import seguq
 from seguq import functional
-from tests.inference.test_replay import (
+from tests.inference.replay.test_samples import (
     SAMPLES,
     images,
     net,

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import seguq
-from seguq.inference.recorder import Recorder
+from seguq.inference.replay.recorder import Recorder
 from seguq.inference.replay import Replay
 
 pytestmark = pytest.mark.filterwarnings("error:every sample of")

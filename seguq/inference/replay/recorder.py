@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seguq.core.seeds import generator_state, other_generators, own_generators, same_state, states_of
-from seguq.inference.operations import (
+from seguq.inference.replay.operations import (
     KINDS,
     OVERWRITING,
     PLAIN,
@@ -38,8 +38,8 @@ from seguq.inference.operations import (
     tensors_of,
     view_of,
 )
-from seguq.inference.pass_log import calling_module, logged
-from seguq.inference.tape import Entry, Tape
+from seguq.inference.replay.pass_log import calling_module, logged
+from seguq.inference.replay.tape import Entry, Tape
 
 _OTHER_MEANS = "draws random numbers by other means than torch's operations"
 OWN_GENERATOR = "draws from a generator of its own"
