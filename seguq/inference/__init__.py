@@ -7,8 +7,8 @@ from seguq.inference.estimator import Estimator
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.max_logits import MaxLogitStatistics
 from seguq.inference.mc_dropout import MCDropout
-from seguq.inference.sliding_window import SlidingWindow
 from seguq.inference.swag import SWAG
+from seguq.inference.tiles.sliding_window import SlidingWindow
 from seguq.inference.tta import TestTimeAugmentation
 
 __all__ = [

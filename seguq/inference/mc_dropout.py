@@ -16,8 +16,8 @@ from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
 from seguq.inference.estimator import OneModelEstimator
 from seguq.inference.evaluation import evaluation_mode
-from seguq.inference.replay.recorder import OWN_GENERATOR
 from seguq.inference.replay import Replay
+from seguq.inference.replay.recorder import OWN_GENERATOR
 from seguq.inference.sampling import SamplingEstimator
 
 Layers = str | Callable[[str, nn.Module], bool]

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import seguq
-from seguq.inference.replay.recorder import Recorder
 from seguq.inference.replay import Replay
+from seguq.inference.replay.recorder import Recorder
 
 pytestmark = pytest.mark.filterwarnings("error:every sample of")
 SAMPLES = 4

@@ -13,8 +13,8 @@ from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
 from seguq.inference.running import pooled_logits
-from seguq.inference.streaming import ImageReader, MapWriter, stream
-from seguq.inference.windows import Windows
+from seguq.inference.tiles.streaming import ImageReader, MapWriter, stream
+from seguq.inference.tiles.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
 
 

@@ -80,7 +80,7 @@ def test_the_answer_is_that_of_the_image_at_once(inner, size):
 
 
 def test_it_goes_on_after_any_piece_with_the_same_bits(monkeypatch):
-    monkeypatch.setattr("seguq.inference.streaming._VALUES_AT_ONCE", 5000)  # pieces of a few rows
+    monkeypatch.setattr("seguq.inference.tiles.streaming._VALUES_AT_ONCE", 5000)  # pieces of a few rows
     est, whole = seguq.SlidingWindow(INNER["samples"](), 64, overlap=0.6, calibrator=None), Collected()
     est.stream(ArrayReader(pixels(), NORMALIZATION), whole)
     assert len(whole.pieces) > 10

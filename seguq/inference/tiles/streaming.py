@@ -16,7 +16,7 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.running import pooled_logits
-from seguq.inference.windows import Windows
+from seguq.inference.tiles.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
 
 _VALUES_AT_ONCE = 2**22  # probabilities in one piece that is written
