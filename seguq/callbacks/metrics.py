@@ -14,10 +14,10 @@ from seguq.calibration import Calibrator
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
 from seguq.callbacks.batches import BatchForward, loaders_of
 from seguq.callbacks.loggers import log_figure, log_table
-from seguq.callbacks.metrics_figure import Row, uncertainty_figure
 from seguq.callbacks.passes import Passes, Step
 from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError
+from seguq.export.metrics_figure import Row, uncertainty_figure
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
 from seguq.inference.measures import named_measures

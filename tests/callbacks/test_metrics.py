@@ -14,8 +14,8 @@ from torch import nn
 import seguq
 from seguq.calibration import weights_sha256
 from seguq.callbacks import Calibrate, UncertaintyMetrics
-from seguq.callbacks.metrics_figure import Row, uncertainty_figure
 from seguq.core.errors import SeguqError
+from seguq.export.metrics_figure import Row, uncertainty_figure
 from seguq.metrics import BrierScore, CalibrationError, ErrorDetection, NegativeLogLikelihood, RiskCoverage
 from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer, traces, with_predict_step
 
