@@ -29,7 +29,7 @@ from tests.inference.replay.test_samples import (
     those_of_a_loop,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.filterwarnings("default:every sample of")
 OTHERS = "draws random numbers by Python's or numpy's generator"

@@ -19,7 +19,7 @@ from seguq.data import ArrayReader, Normalization
 from seguq.export import MapFiles
 from tests.inference.models import LiveBytes, SmallNet, fixed
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NORMALIZATION = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
