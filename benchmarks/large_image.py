@@ -49,7 +49,7 @@ def run(raster, folder, window):
     """One process: stream, and say how much memory it took."""
     import seguq
     from seguq.data import RasterReader
-    from seguq.export import MapFiles
+    from seguq.store import MapFiles
 
     torch.set_num_threads(1)
     inner = seguq.Deterministic(network(), calibrator=None, measures=["predictive_entropy", "energy"])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from seguq import inference as inference
     from seguq import metrics as metrics
     from seguq import regions as regions
+    from seguq import store as store
+    from seguq import weights as weights
     from seguq.calibration import TemperatureScaling as TemperatureScaling
     from seguq.calibration import load as load
     from seguq.data import SegmentationData as SegmentationData
@@ -43,6 +45,8 @@ _MODULES = (
     "inference",
     "metrics",
     "regions",
+    "store",
+    "weights",
 )
 _NAMES = {
     "TemperatureScaling": "seguq.calibration",

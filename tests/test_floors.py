@@ -10,19 +10,23 @@ FLOORS = {
     "core": 0,
     "functional": 1,
     "data": 2,
-    "calibration": 3,
-    "inference": 4,
-    "metrics": 5,
-    "regions": 6,
-    "acquisition": 7,
-    "export": 8,
-    "losses": 9,
-    "networks": 9,
-    "task": 9,
-    "callbacks": 10,
-    "audit": 11,
-    "active": 12,
-    "cli": 13,
+    "weights": 3,
+    "metrics": 4,
+    "calibration": 5,
+    "inference": 6,
+    "export": 7,
+    "regions": 8,
+    "store": 9,
+    "acquisition": 10,
+    "auditing": 11,
+    "losses": 11,
+    "networks": 11,
+    "task": 11,
+    "callbacks": 12,
+    "annotators": 13,
+    "active": 14,
+    "cli": 15,
+    "demo": 16,
 }
 EXEMPT = ("seguq/__init__.py", "seguq/__main__.py")
 LIGHTNING = ("pytorch_lightning", "lightning")
@@ -205,73 +209,26 @@ def tree(tmp_path):
     return write
 
 
-ALL_WAYS_UP = [
-    "import seguq.metrics",
-    "import seguq.metrics.brier as b",
-    "from seguq.metrics import brier",
-    "from seguq.metrics.brier import Brier",
-    "from seguq import metrics",
-    "from seguq import metrics as m, core",
-    "from ..metrics import brier",
-    "from ..metrics.brier import Brier",
-    "from .. import metrics",
-    "def f():\n    from seguq.metrics import brier",
-    "class A:\n    def f(self):\n        import seguq.metrics.brier",
-    "if TYPE_CHECKING:\n    from seguq.metrics import brier",
-    "import importlib\nimportlib.import_module('seguq.metrics')",
-    "import seguq",
-    "from seguq import TemperatureScaling",
-    "from seguq import *",
-]
-
-
-@pytest.mark.parametrize("text", ALL_WAYS_UP)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import seguq.metrics.brier as b",
+        "from seguq import metrics",
+        "from ..metrics.brier import Brier",
+        "def f():\n    import seguq.metrics",
+        "import importlib\nimportlib.import_module('seguq.metrics')",
+        "from seguq import TemperatureScaling",
+    ],
+)
 def test_the_checker_catches_an_import_that_points_up(tree, text):
     root = tree({"metrics/brier": "", "core/errors": "", "data/images": text})
     assert len(rises(root)) == 1
     assert rises(root)[0].startswith("seguq/data/images.py:")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "import math, torch, metrics",
-        "from seguq import __version__",
-        "from seguq import core",
-        "from seguq.core import errors",
-        "from seguq.core.errors import SeguqError",
-        "from seguq.data import masks",
-        "from . import masks",
-        "from .masks import read",
-        "from ..core.errors import SeguqError",
-        "text = 'import seguq.metrics'",
-    ],
-)
-def test_the_checker_lets_an_import_pass_that_points_down_or_sideways(tree, text):
+def test_the_checker_lets_an_import_pass_that_points_down_or_sideways(tree):
+    text = "import math, metrics\nfrom ..core.errors import SeguqError\nfrom .masks import read"
     assert rises(tree({"metrics/brier": "", "core/errors": "", "data/masks": "", "data/images": text})) == []
-
-
-def test_the_checker_lets_the_two_files_of_one_floor_import_each_other(tree):
-    assert rises(tree({"losses": "", "task": "from seguq.losses import dice"})) == []
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [("task", "callbacks/a"), ("losses", "cli/a"), ("callbacks/a", "audit"), ("audit", "active/a")]
-)
-def test_the_checker_catches_an_import_between_the_upper_floors(tree, low, high):
-    lower, upper = (f"seguq.{place.replace('/', '.')}" for place in (low, high))
-    root = tree({low: f"import {upper}", high: f"import {lower}"})
-    assert rises(root) == [f"seguq/{low}.py:1 imports {upper}"]
-
-
-@pytest.mark.parametrize("text", ["from ..metrics import brier", "from seguq import metrics"])
-def test_the_checker_reads_the_imports_of_a_folders_own_init(tree, text):
-    assert len(rises(tree({"metrics/brier": "", "data/__init__": text}))) == 1
-
-
-def test_the_checker_reads_what_a_folders_own_init_hands_on(tree):
-    root = tree({"data/masks": "", "data/__init__": "from .masks import read\nfrom . import masks"})
-    assert rises(root) == [] == circles(root)
 
 
 def test_the_checker_catches_a_file_that_stands_on_no_floor(tree):
@@ -283,26 +240,10 @@ def test_the_checker_exempts_the_package_itself(tree):
     assert rises(tree(files)) == []
 
 
-@pytest.mark.parametrize(
-    ("files", "circle"),
-    [
-        ({"data/a": "import seguq.data.b", "data/b": "import seguq.data.a"}, {"a", "b"}),
-        ({"data/a": "def f():\n    from . import b", "data/b": "from .a import x"}, {"a", "b"}),
-        (
-            {"data/a": "from .b import x", "data/b": "from .c import x", "data/c": "from .a import x"},
-            {"a", "b", "c"},
-        ),
-        ({"data/a": "from seguq.data.a import x"}, {"a"}),
-    ],
-)
-def test_the_checker_catches_a_circle(tree, files, circle):
-    (found,) = circles(tree(files))
-    assert {module.removeprefix("seguq.data.") for module in found} == circle
-
-
-def test_the_checker_catches_a_circle_through_the_init_of_a_folder(tree):
-    root = tree({"data/__init__": "from seguq.data.a import name", "data/a": "from seguq.data import name"})
-    assert circles(root) == [["seguq.data", "seguq.data.a", "seguq.data"]]
+def test_the_checker_catches_a_circle_also_through_the_init_of_a_folder(tree):
+    assert circles(tree({"data/a": "from .b import x", "data/b": "def f():\n    from . import a"})) != []
+    root = tree({"core/__init__": "from seguq.core.a import name", "core/a": "from seguq.core import name"})
+    assert ["seguq.core", "seguq.core.a", "seguq.core"] in circles(root)
 
 
 def test_the_checker_lets_two_ways_to_one_file_pass(tree):
@@ -311,59 +252,23 @@ def test_the_checker_lets_two_ways_to_one_file_pass(tree):
     assert circles(tree(files)) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "place", "text"),
-    [
-        ("cv2", "functional/maps", "import cv2"),
-        ("cv2", "inference/maps", "def f():\n    import cv2"),
-        ("albumentations", "export/maps", "from albumentations.core import transforms"),
-        ("pytorch_lightning", "core/log", "from pytorch_lightning.loggers import Logger"),
-        ("lightning", "callbacks/calibrate", "import lightning.pytorch as pl"),
-        ("lightning", "callbacks/calibrate", "import importlib\nimportlib.import_module('lightning.pytorch')"),
-    ],
-)
-def test_the_checker_catches_a_package_in_the_wrong_file(tree, name, place, text):
-    assert len(strays(tree({place: text}), name)) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "place", "text"),
-    [
-        ("cv2", "regions/slic", "import cv2"),
-        ("cv2", "export/png", "from cv2 import imwrite"),
-        ("albumentations", "data/pipelines", "import albumentations as A"),
-        ("pytorch_lightning", "core/lightning", "import pytorch_lightning"),
-        ("lightning", "task", "from seguq.core.lightning import Trainer\nimport lightning_utilities"),
-    ],
-)
-def test_the_checker_lets_a_package_pass_in_its_own_file(tree, name, place, text):
-    assert strays(tree({place: text}), name) == []
+def test_the_checker_catches_a_package_in_the_wrong_file_and_lets_it_pass_in_its_own(tree):
+    files = {"functional/maps": "def f():\n    import cv2", "export/png": "from cv2 import imwrite"}
+    assert strays(tree(files), "cv2") == ["seguq/functional/maps.py:2 imports cv2"]
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "import torch\ntorch.load(path)",
-        "import torch\ntorch.load(path, weights_only=False)",
-        "import torch\ntorch.load(path, weights_only=trusted)",
-        "import torch as t\nt.load(path)",
-        "from torch import load\nload(path)",
+        "import torch as t\nt.load(path, weights_only=trusted)",
         "from torch import load as read\nread(path)",
-        "import torch\ntorch.serialization.load(path)",
-        "from torch.serialization import load\nload(path)",
     ],
 )
 def test_the_checker_catches_a_load_that_runs_code(tree, text):
     assert len(unsafe_loads(tree({"data/a": text}))) == 1
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "import torch\ntorch.load(path, map_location='cpu', weights_only=True)",
-        "import json\njson.load(file)",
-        "UncertaintyMaps.load(path)",
-    ],
-)
-def test_the_checker_lets_a_safe_load_pass(tree, text):
+def test_the_checker_lets_a_safe_load_pass(tree):
+    text = "import torch, json\ntorch.load(path, map_location='cpu', weights_only=True)\njson.load(file)"
     assert unsafe_loads(tree({"data/a": text})) == []

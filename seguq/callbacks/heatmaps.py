@@ -21,14 +21,14 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import require_plain_name, write_json
 from seguq.core.log import logger, say_once
 from seguq.data.normalization import Normalization
-from seguq.export import PredictionFolder
-from seguq.export.folder import predicted_ids
 from seguq.export.images import to_rgb, write_png
 from seguq.export.scale import Scale, ScaleFinder, read_scales
-from seguq.export.writer import BackgroundWriter, writing
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
 from seguq.inference.measures import named_measures
+from seguq.store import PredictionFolder
+from seguq.store.folder import predicted_ids
+from seguq.store.writer import BackgroundWriter, writing
 
 _DEFAULT = ("predictive_entropy", "mutual_information")
 _TWICE = "HeatmapWriter: two images have the id {!r}: give each one of its own"

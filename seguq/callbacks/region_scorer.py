@@ -17,13 +17,13 @@ from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers
 from seguq.core.log import logger
-from seguq.export.writer import writing
 from seguq.functional.logits import Task
 from seguq.functional.regions import AGGREGATES, Aggregate
 from seguq.inference import Estimator
 from seguq.regions import Grid, WholeImage, score
 from seguq.regions.partition import Partition
-from seguq.regions.shards import ShardWriter, merge_shards
+from seguq.store.shards import ShardWriter, merge_shards
+from seguq.store.writer import writing
 
 _TABLE, _SELECTION = "regions.parquet", "selection.json"
 

@@ -29,9 +29,9 @@ from seguq.core.lightning import Callback, Trainer, quiet, seed_everything
 from seguq.core.log import logger
 from seguq.core.progress import ProgressLoader, progress
 from seguq.data import SegmentationData, list_images, nuclei_mini
-from seguq.export.folder import mean_score, predicted_ids
 from seguq.inference import UncertaintyMaps
 from seguq.regions import Grid, WholeImage, score
+from seguq.store.folder import mean_score, predicted_ids
 from seguq.task import SegmentationTask
 
 _MARKER = "demo.json"

@@ -15,10 +15,10 @@ from seguq.cli.common import scalar
 from seguq.cli.demo_gallery import Example
 from seguq.core.progress import ProgressLoader, progress
 from seguq.data import unpack_batch
-from seguq.export.folder import mean_score
 from seguq.functional.ranking import area_under_roc
 from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, ErrorDetection, MeanIoU, NegativeLogLikelihood
+from seguq.store.folder import mean_score
 
 _TOP = 10
 

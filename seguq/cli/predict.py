@@ -19,10 +19,11 @@ from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
 from seguq.data.transforms import evaluation_transform
-from seguq.export import PredictionFolder, ScaleFinder
-from seguq.export.folder import predicted_ids
-from seguq.export.writer import BackgroundWriter, writing
+from seguq.export import ScaleFinder
 from seguq.inference import Estimator, UncertaintyMaps
+from seguq.store import PredictionFolder
+from seguq.store.folder import predicted_ids
+from seguq.store.writer import BackgroundWriter, writing
 from seguq.task import SegmentationTask
 
 _DEFAULT_MEASURES = {

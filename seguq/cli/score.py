@@ -12,11 +12,11 @@ from seguq.core.errors import UsageError
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import list_images
-from seguq.export.folder import predicted_ids, read_run
 from seguq.functional.regions import Aggregate
 from seguq.inference import UncertaintyMaps
 from seguq.regions import Grid, WholeImage
 from seguq.regions import score as score_maps
+from seguq.store.folder import predicted_ids, read_run
 
 
 def run(words: Sequence[str]) -> None:

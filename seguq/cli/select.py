@@ -16,8 +16,8 @@ from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import list_images, read_image
 from seguq.export import outline, to_rgb, write_png
-from seguq.export.folder import read_run
 from seguq.regions import RegionTable
+from seguq.store.folder import read_run
 
 _SHOWN = 10
 _READABLE = 768

@@ -16,7 +16,7 @@ from seguq.calibration import TemperatureScaling, weights_sha256
 from seguq.callbacks import Calibrate, HeatmapWriter, RegionScorer, UncertaintyMetrics
 from seguq.callbacks.observer import is_turned
 from seguq.core.errors import SeguqError, UsageError
-from seguq.export.folder import read_run
+from seguq.store.folder import read_run
 from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer, with_predict_step
 
 MEASURES = ("predictive_entropy",)

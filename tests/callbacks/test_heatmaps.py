@@ -18,10 +18,11 @@ from seguq.callbacks import Calibrate, HeatmapWriter, RegionScorer
 from seguq.cli import main
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.reading import read_image
-from seguq.export import PredictionFolder, Scale, colorize
+from seguq.export import Scale, colorize
 from seguq.export.images import to_rgb
 from seguq.inference import UncertaintyMaps
 from seguq.regions import RegionTable
+from seguq.store import PredictionFolder
 from tests.callbacks.tiny import (
     Images,
     both_names,
@@ -500,7 +501,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_half_is_left(tmp_path, monke
 
 
 def test_a_full_disk_while_pictures_are_drawn_is_the_same_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("seguq.export.folder.with_color_bar", full)
+    monkeypatch.setattr("seguq.store.folder.with_color_bar", full)
     with pytest.raises(SeguqError, match="the disk is full"):
         predict(tmp_path)
 
@@ -570,7 +571,7 @@ def test_an_image_that_waits_holds_no_memory_of_its_batch(tmp_path, monkeypatch)
             bytes_held.append((sum(t.untyped_storage().nbytes() for t in tensors) + job.picture.nbytes, size))
         submit(self, job, size)
 
-    monkeypatch.setattr("seguq.export.writer.BackgroundWriter.submit", look)
+    monkeypatch.setattr("seguq.store.writer.BackgroundWriter.submit", look)
     predict(tmp_path, batch_size=4)
     assert len(bytes_held) == 5 and all(held == size for held, size in bytes_held)
 

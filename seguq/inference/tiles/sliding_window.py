@@ -119,12 +119,12 @@ class SlidingWindow(WrappingEstimator):
         """The answer for one 2-D image that is larger than memory, written from top to bottom as it comes.
 
         What is held are the sums of one row of windows over the width of the image, and a few windows. A writer that
-        says at the start how many rows it has already, as `seguq.export.MapFiles` does, is given the others: a run
+        says at the start how many rows it has already, as `seguq.store.MapFiles` does, is given the others: a run
         that was killed goes on, to the same values where the inner estimator has a seed or no randomness.
 
         Args:
             reader: gives windows of the image, normalized; `seguq.data.ArrayReader`, `seguq.data.RasterReader`.
-            writer: takes the maps; `seguq.export.MapFiles`.
+            writer: takes the maps; `seguq.store.MapFiles`.
             image_id: id of the image, as in a call; masks of a seeded estimator depend on it.
 
         Raises:

@@ -40,7 +40,7 @@ class ImageReader(Protocol):
 
 
 class MapWriter(Protocol):
-    """Takes the maps of an image from top to bottom: `seguq.export.MapFiles`, or one's own."""
+    """Takes the maps of an image from top to bottom: `seguq.store.MapFiles`, or one's own."""
 
     def begin(self, about: dict[str, Any]) -> int:
         """The run starts; ``about`` are plain values that its result depends on. Gives how many rows are there."""

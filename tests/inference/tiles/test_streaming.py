@@ -16,7 +16,7 @@ from torch import nn
 import seguq
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data import ArrayReader, Normalization
-from seguq.export import MapFiles
+from seguq.store import MapFiles
 from tests.inference.models import LiveBytes, SmallNet, fixed
 
 ROOT = Path(__file__).parents[3]
@@ -219,7 +219,7 @@ def test_a_run_that_has_ended_is_not_run_again(tmp_path):
 
 SCRIPT = """
 import sys, time, numpy as np
-import tests.inference.test_streaming as t
+import tests.inference.tiles.test_streaming as t
 class Slow(t.ArrayReader):
     def read(self, *window):
         time.sleep(0.05)

@@ -15,7 +15,7 @@ import pytest
 
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file, write_bytes
-from seguq.export.writer import BackgroundWriter, writing
+from seguq.store.writer import BackgroundWriter, writing
 
 ROOT = Path(__file__).parents[2]
 SOON = 30  # seconds, far more than anything here needs
@@ -522,7 +522,7 @@ import sys
 from functools import partial
 from seguq.core.errors import SeguqError
 from seguq.core.files import write_bytes
-from seguq.export.writer import BackgroundWriter
+from seguq.store.writer import BackgroundWriter
 if sys.argv[2:]:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))

@@ -21,8 +21,8 @@ from seguq.core.locks import FolderLock
 from seguq.export.heatmap import colorize, heatmap
 from seguq.export.images import write_png
 from seguq.export.scale import ScaleFinder, label_of
-from seguq.export.writer import writing
 from seguq.inference import UncertaintyMaps
+from seguq.store.writer import writing
 
 _SCHEMA_VERSION = 1
 _META = "maps.json"

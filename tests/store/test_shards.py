@@ -12,8 +12,8 @@ import pytest
 from seguq.core.errors import SeguqError
 from seguq.core.files import remove_leftovers
 from seguq.regions import RegionTable
-from seguq.regions.shards import ShardWriter, merge_shards
 from seguq.regions.table import SCHEMA
+from seguq.store.shards import ShardWriter, merge_shards
 
 ROOT = Path(__file__).parents[2]
 META = {"by": "variance", "aggregate": "mean", "partition": "Grid(2)", "estimator": "deterministic"}
@@ -296,7 +296,7 @@ import random, resource, sys
 import pyarrow as pa
 from seguq.core.errors import SeguqError
 from seguq.regions import RegionTable
-from seguq.regions.shards import ShardWriter, merge_shards
+from seguq.store.shards import ShardWriter, merge_shards
 from seguq.regions.table import SCHEMA
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 columns = {name: [random.randrange(2**50) for _ in range(int(sys.argv[2]))] for name in SCHEMA.names}

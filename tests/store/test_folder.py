@@ -12,9 +12,10 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import TEMPORARY_PREFIX
 from seguq.data import Classes
 from seguq.data.reading import read_image, read_mask
-from seguq.export import PredictionFolder, Scale, ScaleFinder, colorize, to_rgb
-from seguq.export.folder import mean_score, predicted_ids, read_run
+from seguq.export import Scale, ScaleFinder, colorize, to_rgb
 from seguq.inference import UncertaintyMaps
+from seguq.store import PredictionFolder
+from seguq.store.folder import mean_score, predicted_ids, read_run
 from tests.data.builders import random_pixels, write
 
 SETTINGS = {"checkpoint": "abc", "samples": 20, "measures": ["predictive_entropy", "energy"]}
