@@ -14,9 +14,9 @@ from urllib.request import getproxies
 
 from torch import nn
 
-from seguq.calibration.checkpoint import load_weights, read_checkpoint
 from seguq.core.errors import SeguqError
 from seguq.inference.dropout import inject_dropout
+from seguq.weights.checkpoint import load_weights, read_checkpoint
 
 
 def build_network(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from seguq.calibration import Calibrator, read_checkpoint, weights_sha256
-from seguq.calibration.checkpoint import KEY, SCHEMA_VERSION, add_calibrators, calibrators_of, load_weights, section
+from seguq.calibration import Calibrator
+from seguq.calibration.checkpoint import KEY, SCHEMA_VERSION, add_calibrators, calibrators_of, section
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningModule
@@ -22,6 +22,8 @@ from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference import Deterministic, UncertaintyMaps
 from seguq.losses import LossName, SegmentationLoss
 from seguq.networks import build_network
+from seguq.weights import read_checkpoint, weights_sha256
+from seguq.weights.checkpoint import load_weights
 
 
 class SegmentationTask(LightningModule):

@@ -24,7 +24,7 @@ class Calibrator(nn.Module, ABC):
     Attributes:
         order_preserving: whether the predicted class of a pixel can never change.
         tag: the estimator whose pooled output it was fitted on, or None.
-        weights_sha256: hash of the weights that it was fitted for (see `seguq.calibration.weights_sha256`), or None.
+        weights_sha256: hash of the weights that it was fitted for (see `seguq.weights.weights_sha256`), or None.
         global_step: the training step of those weights, or None.
     """
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from seguq.calibration import Calibrator, weights_sha256
+from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import carried, carry, section, unpack
 from seguq.callbacks.agreement import together
 from seguq.callbacks.batches import BatchForward, taken_in
@@ -23,6 +23,7 @@ from seguq.core.lightning import Callback, has_own
 from seguq.core.log import say_once
 from seguq.functional.logits import TASKS, Task
 from seguq.inference import Estimator
+from seguq.weights import weights_sha256
 
 PREFIX = {"validate": "val", "test": "test", "predict": "predict"}
 _EPOCH_STARTS = {

@@ -8,7 +8,7 @@ import math
 import warnings
 from typing import Any, ClassVar
 
-from seguq.calibration import Calibrator, TemperatureScaling, weights_sha256
+from seguq.calibration import Calibrator, TemperatureScaling
 from seguq.calibration.checkpoint import add_calibrators, carried, carry
 from seguq.calibration.streamed import StreamedTemperature
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
@@ -19,6 +19,7 @@ from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError
 from seguq.functional.logits import Task
 from seguq.inference import Estimator
+from seguq.weights import weights_sha256
 
 _CALIBRATORS = {"global": TemperatureScaling}
 

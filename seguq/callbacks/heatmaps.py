@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from seguq.calibration import Calibrator, weights_sha256
+from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import PREFIX, EstimatorCallback
 from seguq.callbacks.batches import BatchForward, loaders_of
@@ -29,6 +29,7 @@ from seguq.inference.measures import named_measures
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
+from seguq.weights import weights_sha256
 
 _DEFAULT = ("predictive_entropy", "mutual_information")
 _TWICE = "HeatmapWriter: two images have the id {!r}: give each one of its own"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from seguq.calibration import load, weights_sha256
+from seguq.calibration import load
 from seguq.calibration.checkpoint import carried, carry
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.seeds import GENERATOR_LOCK
@@ -20,6 +20,7 @@ from seguq.functional.logits import Task
 from seguq.inference.estimator import Estimator, Forward, warn_of_calibrator
 from seguq.inference.evaluation import evaluation_mode, images_for
 from seguq.inference.sampling import SamplingEstimator
+from seguq.weights import weights_sha256
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import carried, carry
-from seguq.calibration.hashes import WeightHashes
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
@@ -24,6 +23,7 @@ from seguq.inference.evaluation import images_for
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.measures import checked_measures, named_measures, of_probs
 from seguq.inference.pooled import PooledBatches
+from seguq.weights.hashes import WeightHashes
 
 if TYPE_CHECKING:
     from typing_extensions import Self

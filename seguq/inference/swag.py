@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seguq.calibration import Calibrator, weights_sha256
+from seguq.calibration import Calibrator
 from seguq.calibration.base import require_reiterable
-from seguq.calibration.checkpoint import carry, load_all_weights, matching_names, read_checkpoint, section, unpack
+from seguq.calibration.checkpoint import carry, section, unpack
 from seguq.core.checks import require_count, require_seed
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
@@ -21,6 +21,8 @@ from seguq.data.batches import unpack_batch
 from seguq.inference.evaluation import evaluation_mode
 from seguq.inference.moments import WeightMoments, with_statistics
 from seguq.inference.sampling import SamplingEstimator
+from seguq.weights import weights_sha256
+from seguq.weights.checkpoint import load_all_weights, matching_names, read_checkpoint
 
 _KEPT_BYTES = 2**30  # of drawn weights; what goes beyond is drawn again in each call
 

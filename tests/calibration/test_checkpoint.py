@@ -1,23 +1,18 @@
 import copy
 import math
-import os
-import pickle
-import re
 import warnings
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pytorch_lightning import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from seguq.calibration import TemperatureScaling, load, read_checkpoint, weights_sha256
+from seguq.calibration import TemperatureScaling, load
 from seguq.calibration.checkpoint import KEY, save_calibrator
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.errors import SeguqError
+from seguq.weights import read_checkpoint, weights_sha256
 
 TAG = "deterministic"
 
@@ -108,83 +103,14 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- the hash of the weights
-
-
 def with_names(change):
     return {change(name): tensor for name, tensor in network().state_dict().items()}
-
-
-SAME = {
-    "the module itself": lambda: network(),
-    "held by a module": lambda: Holder(network()),
-    "held twice over": lambda: Holder(Holder(network())),
-    "compiled": lambda: torch.compile(network()),
-    "compiled inside a module": lambda: Holder(torch.compile(network())),
-    "a part compiled": lambda: with_names(lambda name: name.replace("0.", "0._orig_mod.")),
-    "named by data-parallel training": lambda: with_names(lambda name: "module." + name),
-    "in another order": lambda: dict(reversed(network().state_dict().items())),
-    "not contiguous": lambda: {
-        name: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor
-        for name, tensor in network().state_dict().items()
-    },
-    "as parameters": lambda: network().state_dict(keep_vars=True),
-    "in training mode": lambda: network().train(),
-}
-
-
-@pytest.mark.parametrize("weights", SAME.values(), ids=SAME.keys())
-def test_the_hash_is_the_same(weights):
-    assert weights_sha256(weights()) == weights_sha256(network().state_dict())
 
 
 def altered(change):
     state = network().state_dict()
     change(state)
     return state
-
-
-def next_float(tensor):
-    return torch.nextafter(tensor, torch.full_like(tensor, math.inf))
-
-
-DIFFERENT = {
-    "other weights": lambda: network(seed=1),
-    "one weight one bit larger": lambda: altered(lambda s: s["0.bias"][:1].copy_(next_float(s["0.bias"][:1]))),
-    "a floating-point buffer": lambda: altered(lambda s: s["1.running_mean"].add_(1)),
-    "a name": lambda: with_names(lambda name: name.replace("3.bias", "3.offset")),
-    "two tensors exchanged": lambda: altered(lambda s: s.update({"1.weight": s["1.bias"], "1.bias": s["1.weight"]})),
-    "a type": lambda: altered(lambda s: s.update({"0.bias": s["0.bias"].double()})),
-    "all types": lambda: network().half(),
-    "a shape": lambda: altered(lambda s: s.update({"0.bias": s["0.bias"].view(2, 2)})),
-    "a tensor more": lambda: altered(lambda s: s.update({"4.weight": torch.zeros(1)})),
-    "a tensor less": lambda: altered(lambda s: s.pop("3.bias")),
-}
-
-
-@pytest.mark.parametrize("weights", DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_the_hash_differs_for(weights):
-    assert weights_sha256(weights()) != weights_sha256(network())
-
-
-def test_the_hash_does_not_depend_on_integer_buffers():
-    model = network()
-    model[1].num_batches_tracked += 7
-    assert weights_sha256(model) == weights_sha256(network())
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_weights_of_any_precision_have_a_hash(dtype):
-    assert weights_sha256(network().to(dtype)) == weights_sha256(network().to(dtype))
-
-
-def test_the_hash_differs_for_types_whose_bytes_are_the_same():
-    half, brain = torch.zeros(3, dtype=torch.float16), torch.zeros(3, dtype=torch.bfloat16)
-    assert weights_sha256({"weight": half}) != weights_sha256({"weight": brain})
-
-
-def test_a_scalar_weight_has_a_hash():
-    assert weights_sha256({"scale": torch.tensor(1.0)}) != weights_sha256({"scale": torch.tensor(2.0)})
 
 
 # --- there and back
@@ -436,119 +362,6 @@ def test_a_file_without_weights_is_an_error(tmp_path):
 def test_a_model_without_weights_is_an_error(bare):
     with pytest.raises(SeguqError, match="the model has no weights"):
         load(bare, nn.ReLU())
-
-
-# --- files that are no checkpoint, or not to be trusted
-
-
-class Custom:
-    """A class of a user's own."""
-
-
-@pytest.mark.parametrize(
-    ("value", "type_name"),
-    [(Path("runs"), type(Path()).__name__), (Custom(), "Custom"), (os.path.join, "join")],
-    ids=["a path", "a custom class", "a function"],
-)
-def test_a_type_that_is_not_allowed_is_an_error_that_names_it_and_the_call_that_allows_it(tmp_path, value, type_name):
-    path = tmp_path / "a.ckpt"
-    torch.save({"state_dict": network().state_dict(), "hyper_parameters": {"value": value}}, path)
-    with pytest.raises(SeguqError, match=rf"a\.ckpt .*{type_name}.*torch\.serialization\.add_safe_globals") as caught:
-        read_checkpoint(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_type_in_the_hyperparameters_of_a_real_training_is_named(tmp_path):
-    train_one_step(tmp_path / "a.ckpt", note=Custom())
-    with pytest.raises(SeguqError, match=r"Custom.*add_safe_globals"):
-        load(tmp_path / "a.ckpt", network())
-
-
-def test_a_type_that_was_allowed_as_the_error_says_is_read(tmp_path):
-    torch.save({"hyper_parameters": {"value": Custom()}}, tmp_path / "a.ckpt")
-    before = torch.serialization.get_safe_globals()
-    try:
-        torch.serialization.add_safe_globals([Custom])
-        assert isinstance(read_checkpoint(tmp_path / "a.ckpt")["hyper_parameters"]["value"], Custom)
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-class Malicious:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-FORMATS = {
-    "torch's": torch.save,
-    "torch's before 1.6": lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
-    "pickle": lambda content, path: path.write_bytes(pickle.dumps(content)),
-    "pickle, protocol 2": lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2)),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS.keys())
-def test_code_in_a_checkpoint_is_not_run(tmp_path, write):
-    write({"state_dict": network().state_dict(), "x": Malicious(tmp_path / "harm")}, tmp_path / "a.ckpt")
-    with pytest.raises(SeguqError, match=r"a\.ckpt"):
-        load(tmp_path / "a.ckpt", network())
-    assert names(tmp_path) == ["a.ckpt"]
-
-
-def test_the_malicious_file_of_these_tests_does_harm_where_it_is_run(tmp_path):
-    pickle.loads(pickle.dumps(Malicious(tmp_path / "harm"))).close()
-    assert names(tmp_path) == ["harm"]
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_an_error(checkpoint, kept):
-    content = checkpoint.read_bytes()
-    checkpoint.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(SeguqError, match=r"last\.ckpt cannot be read as a checkpoint"):
-        read_checkpoint(checkpoint)
-
-
-# the first letters of some of these are instructions of pickle's
-@pytest.mark.parametrize(
-    "content",
-    ["# a title\n", '{"a": 1}', "seed: 1\n", "task: multiclass\n", "trainer:\n", "image_id,score\na,1\n", "a,b\n1,2\n"],
-)
-def test_a_text_file_is_an_error(tmp_path, content):
-    (tmp_path / "a.yaml").write_text(content)
-    with pytest.raises(SeguqError, match=r"a\.yaml cannot be read as a checkpoint"):
-        read_checkpoint(tmp_path / "a.yaml")
-
-
-@given(content=st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
-@pytest.mark.filterwarnings("ignore")
-def test_arbitrary_bytes_are_a_dict_or_one_clear_error(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "arbitrary"
-    path.write_bytes(content)
-    try:
-        assert isinstance(read_checkpoint(path), dict)
-    except SeguqError as error:
-        assert str(path) in str(error)
-
-
-@pytest.mark.parametrize(("content", "kind"), [([1, 2], "list"), (torch.zeros(2), "Tensor"), (None, "NoneType")])
-def test_a_file_of_something_else_is_an_error_that_says_what(tmp_path, content, kind):
-    torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(SeguqError, match=rf"a\.pt holds a {kind}, not a checkpoint"):
-        read_checkpoint(tmp_path / "a.pt")
-
-
-def test_a_missing_file_is_a_wrong_use_that_names_it(tmp_path):
-    with pytest.raises(UsageError, match=re.escape(str(tmp_path / "none.ckpt"))):
-        load(tmp_path / "none.ckpt", network())
 
 
 # --- the file is written whole

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import seguq
-from seguq.calibration import TemperatureScaling, weights_sha256
+from seguq.calibration import TemperatureScaling
 from seguq.callbacks import Calibrate, HeatmapWriter, RegionScorer, UncertaintyMetrics
 from seguq.callbacks.observer import is_turned
 from seguq.core.errors import SeguqError, UsageError
 from seguq.store.folder import read_run
+from seguq.weights import weights_sha256
 from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer, with_predict_step
 
 MEASURES = ("predictive_entropy",)

@@ -10,10 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import seguq
-from seguq.calibration import TemperatureScaling, weights_sha256
+from seguq.calibration import TemperatureScaling
 from seguq.callbacks import Calibrate, UncertaintyMetrics
 from seguq.callbacks import calibrate as calibrate_module
 from seguq.core.errors import SeguqError
+from seguq.weights import weights_sha256
 from tests.callbacks.modules import (
     KINDS,
     Forwards,

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import nn
 
 import seguq
-from seguq.calibration import weights_sha256
 from seguq.callbacks import Calibrate, UncertaintyMetrics
 from seguq.core.errors import SeguqError
 from seguq.export.metrics_figure import Row, uncertainty_figure
 from seguq.metrics import BrierScore, CalibrationError, ErrorDetection, NegativeLogLikelihood, RiskCoverage
+from seguq.weights import weights_sha256
 from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer, traces, with_predict_step
 
 ALL = seguq.Deterministic().measures

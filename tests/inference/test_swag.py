@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import seguq
-from seguq.calibration import weights_sha256
 from seguq.core.errors import SeguqError, UsageError
 from seguq.inference.moments import WeightMoments
+from seguq.weights import weights_sha256
 
 
 def trained(model, count=8, rank=5, seed=0, scale=0.1):

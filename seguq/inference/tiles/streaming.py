@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seguq.calibration import weights_sha256
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.running import pooled_logits
 from seguq.inference.tiles.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
+from seguq.weights import weights_sha256
 
 _VALUES_AT_ONCE = 2**22  # probabilities in one piece that is written
 

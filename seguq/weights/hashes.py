@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seguq.calibration.checkpoint import weights_sha256
+from seguq.weights.checkpoint import weights_sha256
 
 
 class WeightHashes:
