@@ -22,6 +22,7 @@ _COMMANDS = {
     "score": "from maps to a table of scored regions",
     "select": "from scores to the list of regions to label next",
 }
+_MODULES = {"demo": "seguq.demo.run"}  # it stands above the command line, whose commands it calls
 _DEBUG = "--debug"
 
 
@@ -78,7 +79,7 @@ def _main(words: list[str]) -> int:
         with warnings.catch_warnings():
             if not debug:
                 _plain_warnings()
-            importlib.import_module(f"seguq.cli.{command}").run(rest)
+            importlib.import_module(_MODULES.get(command, f"seguq.cli.{command}")).run(rest)
     except KeyboardInterrupt:
         return _complain(f"seguq {command}: stopped", 130)
     except SystemExit as stop:

@@ -1,7 +1,6 @@
 """A tiny data set, and a model trained on it through the command line, for the tests of the commands."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,17 +25,6 @@ def write_split(root: Path, split: str, count: int, size: int = 64, seed: int = 
         image = (mask * 150 + generator.integers(0, 80, (size, size))).astype(np.uint8)
         cv2.imwrite(str(root / "images" / split / f"{split}{number}.png"), cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
         cv2.imwrite(str(root / "masks" / split / f"{split}{number}.png"), mask)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["XDG_CACHE_HOME"]
-    else:
-        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,12 @@ from seguq.weights import read_checkpoint
 from tests.calibration.test_checkpoint import names, network, train_one_step
 
 
+@pytest.fixture
+def checkpoint(tmp_path):
+    train_one_step(tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
 class Custom:
     """A class of a user's own."""
 

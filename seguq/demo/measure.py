@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from seguq.calibration import Calibrator, TemperatureScaling, cross_fit
 from seguq.cli.common import scalar
-from seguq.cli.demo_gallery import Example
 from seguq.core.progress import ProgressLoader, progress
 from seguq.data import unpack_batch
+from seguq.demo.gallery import Example
 from seguq.functional.ranking import area_under_roc
 from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, ErrorDetection, MeanIoU, NegativeLogLikelihood

@@ -17,9 +17,6 @@ from seguq.acquisition import Budget, Selection, TopK, select
 from seguq.calibration import TemperatureScaling
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.cli.common import make_estimator, pick_device, print_table
-from seguq.cli.demo_gallery import write_overview
-from seguq.cli.demo_measure import evaluate, own_temperature, stained_found
-from seguq.cli.demo_report import Figures, write_report
 from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict
 from seguq.cli.select import draw_selection
@@ -29,6 +26,9 @@ from seguq.core.lightning import Callback, Trainer, quiet, seed_everything
 from seguq.core.log import logger
 from seguq.core.progress import ProgressLoader, progress
 from seguq.data import SegmentationData, list_images, nuclei_mini
+from seguq.demo.gallery import write_overview
+from seguq.demo.measure import evaluate, own_temperature, stained_found
+from seguq.demo.report import Figures, write_report
 from seguq.inference import UncertaintyMaps
 from seguq.regions import Grid, WholeImage, score
 from seguq.store.folder import mean_score, predicted_ids

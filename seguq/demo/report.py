@@ -13,9 +13,9 @@ import numpy.typing as npt
 from seguq.acquisition import Selection
 from seguq.acquisition.selection import box_of
 from seguq.cli.common import with_interval
-from seguq.cli.demo_gallery import Example, common_scale, gallery, legend
 from seguq.core.files import write_bytes
 from seguq.data import read_image
+from seguq.demo.gallery import Example, common_scale, gallery, legend
 from seguq.export import colorize, outline, to_rgb
 from seguq.export.page import captioned, cards, image_tag, page, picture_row, plot_tag, table, text
 from seguq.inference import UncertaintyMaps
