@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from seguq import regions as regions
     from seguq import store as store
     from seguq import weights as weights
-    from seguq.calibration import TemperatureScaling as TemperatureScaling
     from seguq.calibration import load as load
+    from seguq.calibration.temperature import TemperatureScaling as TemperatureScaling
     from seguq.data import SegmentationData as SegmentationData
-    from seguq.inference import SWAG as SWAG
-    from seguq.inference import DeepEnsemble as DeepEnsemble
-    from seguq.inference import Deterministic as Deterministic
-    from seguq.inference import MCDropout as MCDropout
-    from seguq.inference import SlidingWindow as SlidingWindow
-    from seguq.inference import TestTimeAugmentation as TestTimeAugmentation
     from seguq.inference import UncertaintyMaps as UncertaintyMaps
     from seguq.inference import inject_dropout as inject_dropout
+    from seguq.inference.deterministic import Deterministic as Deterministic
+    from seguq.inference.ensemble import DeepEnsemble as DeepEnsemble
+    from seguq.inference.mc_dropout import MCDropout as MCDropout
+    from seguq.inference.swag import SWAG as SWAG
+    from seguq.inference.tiles import SlidingWindow as SlidingWindow
+    from seguq.inference.tta import TestTimeAugmentation as TestTimeAugmentation
     from seguq.task import SegmentationTask as SegmentationTask
 
 __version__ = "0.1.0"

@@ -19,7 +19,8 @@ from seguq.core.lightning import LightningModule
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.data.normalization import Normalization, encoder_normalization
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
-from seguq.inference import Deterministic, UncertaintyMaps
+from seguq.inference import UncertaintyMaps
+from seguq.inference.deterministic import Deterministic
 from seguq.losses import LossName, SegmentationLoss
 from seguq.networks import build_network
 from seguq.weights import read_checkpoint, weights_sha256

@@ -3,6 +3,8 @@
 from seguq.calibration.base import Calibrator
 from seguq.calibration.checkpoint import load
 from seguq.calibration.crossfit import cross_fit
-from seguq.calibration.temperature import TemperatureScaling
+from seguq.core.named import hand_on
 
-__all__ = ["Calibrator", "TemperatureScaling", "cross_fit", "load"]
+__all__ = ["Calibrator", "cross_fit", "load"]
+
+__getattr__ = hand_on(Calibrator)

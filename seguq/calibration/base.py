@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from seguq.core.checks import require_target_range, require_target_shape
 from seguq.core.errors import SeguqError
+from seguq.core.named import Named
 from seguq.functional.logits import Task, class_logits, class_target
 
 FittingBatches = Iterable[tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
 
 
-class Calibrator(nn.Module, ABC):
+class Calibrator(Named, nn.Module, ABC):
     """A map from logits to calibrated logits of the same shape.
 
-    Every calibrator gives the same probabilities for logits z and z + c.
+    Every calibrator gives the same probabilities for logits z and z + c. What its constructor takes are plain values,
+    kept in attributes of the same names: with the tensors of its ``state_dict`` they rebuild it from a checkpoint.
 
     Attributes:
         order_preserving: whether the predicted class of a pixel can never change.
@@ -37,12 +39,13 @@ class Calibrator(nn.Module, ABC):
         self.global_step: int | None = None
 
     @abstractmethod
-    def arguments(self) -> dict[str, Any]:
-        """What the constructor took, as plain values: with the tensors of ``state_dict`` it rebuilds the calibrator."""
-
-    @abstractmethod
     def fit(self, batches: FittingBatches) -> Calibrator:
         """Learn from a re-iterable of ``(logits, target)`` or ``(logits, image, target)``; returns itself."""
+
+    def fitted(self) -> dict[str, Any]:
+        """Its tensors, those of a few values."""
+        small = {name: tensor for name, tensor in self.state_dict().items() if tensor.numel() <= 4}
+        return {name: tensor.tolist() for name, tensor in small.items()}
 
     @abstractmethod
     def forward(self, logits: Tensor, image: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from seguq.calibration.base import Calibrator
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file
 from seguq.weights.checkpoint import load_all_weights, read_checkpoint, weights_sha256
 
@@ -31,7 +31,8 @@ def pack(calibrator: Calibrator, weights: str, global_step: int) -> dict[str, An
         global_step: the training step of those weights.
     """
     return {
-        "class": type(calibrator).__name__,
+        "class": calibrator.name,
+        "defined_in": type(calibrator).__module__,
         "arguments": calibrator.arguments(),
         "tensors": {name: tensor.detach().cpu() for name, tensor in calibrator.state_dict().items()},
         "global_step": global_step,
@@ -40,15 +41,19 @@ def pack(calibrator: Calibrator, weights: str, global_step: int) -> dict[str, An
     }
 
 
-def _calibrator_class(name: str) -> type[Calibrator]:
-    """The class of a calibrator by its name: one of seguq's, or one that the running program has defined."""
-    found: dict[str, type[Calibrator]] = {}
-    waiting: list[type[Calibrator]] = [Calibrator]  # type: ignore[type-abstract]
-    while waiting:
-        for subclass in waiting.pop().__subclasses__():
-            found.setdefault(subclass.__name__, subclass)
-            waiting.append(subclass)
-    return found[name]
+def _calibrator_class(tag: str, packed: Mapping[str, Any]) -> type[Calibrator]:
+    """The class of a packed calibrator: one of seguq's, or one that the running program has defined."""
+    name = str(packed["class"])
+    if "." not in name:  # nothing is imported because a file says so
+        try:
+            return Calibrator.named(name)
+        except UsageError:
+            pass
+    where = packed.get("defined_in")
+    raise SeguqError(
+        f"the calibrator {tag!r} in the checkpoint cannot be understood, as nobody here knows a {name!r}: import "
+        f"{where or 'the module that defines it'} first (on the command line: --import {where or 'MODULE'})"
+    )
 
 
 def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
@@ -58,10 +63,12 @@ def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
         SeguqError: if it is of an unknown class or damaged.
     """
     try:
-        calibrator = _calibrator_class(packed["class"])(**packed["arguments"])
+        calibrator = _calibrator_class(tag, packed)(**packed["arguments"])
         calibrator.load_state_dict(packed["tensors"])
         if not all(bool(torch.isfinite(tensor).all()) for tensor in calibrator.state_dict().values()):
             raise ValueError("its tensors hold NaN or infinite values")
+    except SeguqError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise SeguqError(f"the calibrator {tag!r} in the checkpoint cannot be understood ({error})") from error
     calibrator.tag = tag

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ class TemperatureScaling(Calibrator):
         tensor([0.7500, 0.2500])
     """
 
+    name: ClassVar[str] = "global"
     order_preserving: ClassVar[bool] = True
     log_temperature: Tensor
 
@@ -75,10 +76,6 @@ class TemperatureScaling(Calibrator):
         self.nll_after: float | None = None
         self.pixels: int | None = None
         self.at_bound = False
-
-    def arguments(self) -> dict[str, Any]:
-        """What the constructor took, as plain values."""
-        return {"task": self.task, "ignore_index": self.ignore_index}
 
     @property
     def temperature(self) -> float:

@@ -8,9 +8,10 @@ import math
 import warnings
 from typing import Any, ClassVar
 
-from seguq.calibration import Calibrator, TemperatureScaling
+from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import add_calibrators, carried, carry
 from seguq.calibration.streamed import StreamedTemperature
+from seguq.calibration.temperature import TemperatureScaling
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
 from seguq.callbacks.batches import BatchForward
 from seguq.callbacks.hooks import listen

@@ -20,8 +20,10 @@ from seguq.core.seeds import derive_seed, device_of, seeded
 from seguq.data.batches import describe, output_logits
 from seguq.data.positions import PositionCounter, Positions
 from seguq.functional.logits import TASKS, Task, class_target
-from seguq.inference import Deterministic, Estimator, MCDropout, UncertaintyMaps
+from seguq.inference import Estimator, UncertaintyMaps
+from seguq.inference.deterministic import Deterministic
 from seguq.inference.evaluation import evaluation_mode
+from seguq.inference.mc_dropout import MCDropout
 
 _NAMES: dict[str, Callable[..., Estimator]] = {"deterministic": Deterministic, "mc_dropout": MCDropout}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from seguq.calibration import TemperatureScaling, cross_fit
+from seguq.calibration import cross_fit
 from seguq.calibration.checkpoint import save_calibrator
+from seguq.calibration.temperature import TemperatureScaling
 from seguq.cli.common import (
     EstimatorName,
     make_estimator,

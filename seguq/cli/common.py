@@ -12,7 +12,10 @@ from torch import Tensor
 from seguq.calibration import Calibrator
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
-from seguq.inference import DeepEnsemble, Deterministic, Estimator, MCDropout
+from seguq.inference import Estimator
+from seguq.inference.deterministic import Deterministic
+from seguq.inference.ensemble import DeepEnsemble
+from seguq.inference.mc_dropout import MCDropout
 from seguq.task import SegmentationTask
 
 EstimatorName = Literal["deterministic", "mc_dropout", "deep_ensemble"]

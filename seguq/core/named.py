@@ -11,7 +11,8 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -34,8 +35,8 @@ class Named:
     """
 
     name: ClassVar[str]
-    stored_as: ClassVar[MappingProxyType[str, str]] = MappingProxyType({})
-    """Arguments that are kept under another name."""
+    stored_as: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Arguments that are kept elsewhere: their attribute, or the attribute of one, as in ``windows.overlap``."""
     _known: ClassVar[dict[str, type[Any]]]
     _kind: ClassVar[type[Any]]
 
@@ -65,15 +66,15 @@ class Named:
             UsageError: if there is none, saying which there are.
 
         Example:
-            >>> from seguq.acquisition import Strategy
-            >>> Strategy.named("TopK").__name__
-            'TopK'
+            >>> from seguq.calibration import Calibrator
+            >>> Calibrator.named("global").__name__
+            'TemperatureScaling'
         """
         if not isinstance(name, str) or not name:
             raise UsageError(f"a {cls._kind.__name__} is asked for by name, but the name is {name!r}")
         if "." in name:
             return cls._imported(name)
-        for module in cls._modules(like=name):
+        for module in cls._files(like=name):
             if cls._there(name):
                 break
             importlib.import_module(module)
@@ -87,7 +88,7 @@ class Named:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of this kind that there are, those of one's own that were imported too, sorted."""
-        for module in cls._modules():
+        for module in cls._files():
             importlib.import_module(module)
         return tuple(sorted({found.name for found in cls._known.values() if cls._there(found.name)}))
 
@@ -95,7 +96,7 @@ class Named:
     def make(cls, name: str, **offered: Any) -> Self:
         """An object of the class with a name, given those of the arguments on offer that its constructor takes."""
         found = cls.named(name)
-        takes = found.parameters()
+        takes = found.constructor_arguments()
         return found(**{key: value for key, value in offered.items() if key in takes})
 
     @classmethod
@@ -115,7 +116,7 @@ class Named:
         return found
 
     @classmethod
-    def _modules(cls, like: str = "") -> list[str]:
+    def _files(cls, like: str = "") -> list[str]:
         """The modules in the kind's folder, those with a name like a given one first."""
         package = cls._kind.__module__.rpartition(".")[0]
         found = modules_of(package)
@@ -124,14 +125,14 @@ class Named:
     # ---- what it was made with ----
 
     @classmethod
-    def parameters(cls) -> dict[str, inspect.Parameter]:
+    def constructor_arguments(cls) -> dict[str, inspect.Parameter]:
         """The arguments of the constructor by name, those of ``**settings`` too."""
         found: dict[str, inspect.Parameter] = {}
         for owner in cls.__mro__:
             if "__init__" not in vars(owner):
                 continue
-            own = list(inspect.signature(owner.__init__).parameters.values())[1:]
-            found = {**{item.name: item for item in own if item.kind not in _VARIABLE}, **found}
+            own = list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
+            found |= {item.name: item for item in own if item.kind not in _VARIABLE and item.name not in found}
             if not any(item.kind is inspect.Parameter.VAR_KEYWORD for item in own):
                 break
         return found
@@ -140,19 +141,19 @@ class Named:
         """What it was made with: ``type(self)(**self.arguments())`` is another one like it.
 
         Example:
-            >>> from seguq.regions import Grid
-            >>> Grid(32).arguments()
-            {'size': 32}
+            >>> from seguq import TemperatureScaling
+            >>> TemperatureScaling(ignore_index=0).arguments()
+            {'task': 'multiclass', 'ignore_index': 0}
         """
-        return {name: getattr(self, self.stored_as.get(name, name)) for name in self.parameters()}
+        return {name: attrgetter(self.stored_as.get(name, name))(self) for name in self.constructor_arguments()}
 
     def fitted(self) -> dict[str, Any]:
         """What it has learned, as plain values for people."""
         return {}
 
     def __repr__(self) -> str:
-        defaults = {name: item.default for name, item in self.parameters().items()}
-        given = [f"{n}={v!r}" for n, v in self.arguments().items() if not _same(v, defaults[n])]
+        defaults = {name: item.default for name, item in self.constructor_arguments().items()}
+        given = [f"{n}={_short(v)}" for n, v in self.arguments().items() if not _same(v, defaults[n])]
         fitted = ", ".join(f"{name}={_short(value)}" for name, value in self.fitted().items())
         return f"{type(self).__name__}({', '.join(given)})" + (f" [{fitted}]" if fitted else "")
 
@@ -209,4 +210,10 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else repr(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        inside = ", ".join(map(_short, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
+    text = repr(value)
+    return f"<{type(value).__name__}>" if "\n" in text or inspect.isroutine(value) else text  # networks, functions

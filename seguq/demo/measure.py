@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from seguq.calibration import Calibrator, TemperatureScaling, cross_fit
+from seguq.calibration import Calibrator, cross_fit
+from seguq.calibration.temperature import TemperatureScaling
 from seguq.cli.common import scalar
 from seguq.core.progress import ProgressLoader, progress
 from seguq.data import unpack_batch

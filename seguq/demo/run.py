@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from seguq.acquisition import Budget, Selection, TopK, select
-from seguq.calibration import TemperatureScaling
 from seguq.calibration.checkpoint import save_calibrator
+from seguq.calibration.temperature import TemperatureScaling
 from seguq.cli.common import make_estimator, pick_device, print_table
 from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict

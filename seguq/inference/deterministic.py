@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class Deterministic(OneModelEstimator):
         torch.Size([1, 4, 4])
     """
 
+    name: ClassVar[str] = "deterministic"
     available: tuple[str, ...] = (*PROB_MEASURES, *LOGIT_MEASURES)
 
     def __init__(

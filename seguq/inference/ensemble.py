@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,8 @@ class DeepEnsemble(SamplingEstimator):
         'variation_ratio'
     """
 
+    name: ClassVar[str] = "deep_ensemble"
+
     @torch.inference_mode(False)  # the copies of the model are filled later, outside of it
     def __init__(
         self,
@@ -63,6 +65,7 @@ class DeepEnsemble(SamplingEstimator):
         super().__init__(**settings)
         if isinstance(members, (str, os.PathLike, nn.Module)) or not isinstance(members, Iterable) or not members:
             raise SeguqError("members must be a list of at least one module, checkpoint file or estimator")
+        self.model = model
         self.lazy = lazy
         self._slot = copy.deepcopy(model) if lazy and model is not None else None
         self._hashes_of_files: dict[tuple[Path, int, int], str] = {}

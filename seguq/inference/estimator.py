@@ -17,6 +17,7 @@ from seguq.calibration.checkpoint import carried, carry
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
+from seguq.core.named import Named
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference.evaluation import images_for
@@ -32,7 +33,7 @@ Forward = Callable[[nn.Module, Tensor], Any]
 """How to get logits out of a model and a batch of images, where calling the model is not enough."""
 
 
-class Estimator(ABC):
+class Estimator(Named, ABC):
     """A way of asking a model for its uncertainty.
 
     Args:
@@ -64,6 +65,11 @@ class Estimator(ABC):
         self.forward = forward
         self._images_seen = 0
         self._hash_of = WeightHashes()
+
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with; of ``measures`` None where it has all."""
+        every = self.measures == self.available
+        return {**super().arguments(), **({"measures": None} if every else {})}
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,8 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         True
     """
 
+    name: ClassVar[str] = "mc_dropout"
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -77,6 +79,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         self.number_of_samples = samples
         self.seed = seed
         self.layers = layers
+        self.verify = verify
         self._replay = Replay(verify)
 
     @property

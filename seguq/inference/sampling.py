@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ class SamplingEstimator(Estimator):
     """An estimator whose answer is pooled from several samples of the model, by running sums."""
 
     available: tuple[str, ...] = (*PROB_MEASURES, *SAMPLE_MEASURES)
+    stored_as: ClassVar[Mapping[str, str]] = MappingProxyType({"samples": "number_of_samples"})
 
     @abstractmethod
     def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,8 @@ class SWAG(SamplingEstimator):
         True
     """
 
+    name: ClassVar[str] = "swag"
+
     @torch.inference_mode(False)  # the copies of the model are filled later, outside of it
     def __init__(
         self,
@@ -97,7 +99,10 @@ class SWAG(SamplingEstimator):
             )
         self.moments = WeightMoments.from_state(held)
         self.moments.require_enough()
+        self.model = model
+        self.checkpoint = checkpoint
         self.number_of_samples = samples
+        self.bn_batches = bn_batches
         self.seed = seed
         self.mean_model = copy.deepcopy(model)
         load_all_weights(self.mean_model, content, str(checkpoint))

@@ -89,6 +89,7 @@ class TestTimeAugmentation(WrappingEstimator):
         0.0
     """
 
+    name: ClassVar[str] = "test_time_augmentation"
     __test__ = False  # its name looks like that of a test
     adds: ClassVar[tuple[str, ...]] = ("augmentation_variance",)
 

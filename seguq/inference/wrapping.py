@@ -43,6 +43,10 @@ class WrappingEstimator(Estimator):
         self.available = (*inner.available, *self.adds)
         super().__init__(task=inner.task, **settings)
 
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with; the task and the ``forward`` are those of the inner estimator."""
+        return {name: value for name, value in super().arguments().items() if name not in _OF_THE_INNER}
+
     @property
     def models(self) -> Sequence[nn.Module]:
         """The models of the inner estimator."""

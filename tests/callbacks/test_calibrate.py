@@ -636,4 +636,12 @@ def test_the_file_can_be_read_without_running_code_and_without_seguq(package, tm
     assert found["version"] == 1
     assert set(found["calibrators"]) == {"deterministic", "mc_dropout(layers=dropout)"}
     for packed in found["calibrators"].values():
-        assert set(packed) == {"class", "arguments", "tensors", "global_step", "weights_sha256", "fitted_for"}
+        assert set(packed) == {
+            "class",
+            "defined_in",
+            "arguments",
+            "tensors",
+            "global_step",
+            "weights_sha256",
+            "fitted_for",
+        }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,11 @@ class SlidingWindow(WrappingEstimator):
         >>> est(torch.rand(1, 3, 20, 13)).probs.shape
         torch.Size([1, 2, 20, 13])
     """
+
+    name: ClassVar[str] = "sliding_window"
+    stored_as: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {name: f"windows.{name}" for name in ("window", "overlap", "blend", "margin", "stride")}
+    )
 
     def __init__(
         self,
