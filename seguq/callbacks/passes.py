@@ -253,13 +253,13 @@ class Passes:
             network_image = seen.image  # a step may normalize the batch first
         est = copy.copy(self.estimator)
         est.measures = tuple(name for name in est.measures if name in self.measures)
-        plain = type(est)._pool is Deterministic._pool and self._own_forward is None
+        plain = type(est).pool is Deterministic.pool and self._own_forward is None
         found = output if seen is None else seen.output
         if isinstance(est, Deterministic) and plain and found is not None:
             logits, maps = est.of_output(self._two(output_logits(found)), network_image)
         else:
-            network_image, _ = est._take_in(network_image, self._ids)
-            logits, maps = est._pool(network_image, self._ids, est.measures)
+            network_image, _ = est.take_in(network_image, self._ids)
+            logits, maps = est.pool(network_image, self._ids, est.measures)
         return self._step_of(est, image, mask, network_image, logits, maps)
 
     def _changed(self, given: Tensor, image: Tensor) -> bool:
@@ -310,7 +310,7 @@ class Passes:
             answering = copy.copy(est)
             answering.calibrator = calibrator
             with torch.no_grad():
-                return answering._answer(logits, maps, network_image, ids)
+                return answering.answer(logits, maps, network_image, ids)
 
         picked = tuple(numbers[i] for i in real)
         return Step(image, mask, ids, picked, tuple(place.numbers[i] for i in real), logits, maps_of)

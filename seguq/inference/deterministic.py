@@ -90,7 +90,7 @@ class Deterministic(OneModelEstimator):
         """``deterministic``."""
         return "deterministic"
 
-    def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         with evaluation_mode(self.network):
             logits = self._logits(self.network, images)
         return logits, self._measures_of(logits, names)
@@ -107,7 +107,7 @@ class Deterministic(OneModelEstimator):
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of the one pass, ``(B, C, *spatial)``."""
-        images, _ = self._take_in(images, image_ids)
+        images, _ = self.take_in(images, image_ids)
         with torch.no_grad(), evaluation_mode(self.network):
             probs = torch.softmax(self._logits(self.network, images), dim=1)
         yield self._sample_view(probs)

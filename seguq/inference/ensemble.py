@@ -122,17 +122,17 @@ class DeepEnsemble(SamplingEstimator):
         return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()[:8]
 
     @property
-    def _carrier(self) -> nn.Module:
+    def carrier(self) -> nn.Module:
         first = self.members[0]
-        return self._held if isinstance(first, Path) else first._carrier if isinstance(first, Estimator) else first
+        return self._held if isinstance(first, Path) else first.carrier if isinstance(first, Estimator) else first
 
-    def _weights_hash(self) -> str:
+    def weights_hash(self) -> str:
         first = self.members[0]
         if isinstance(first, Path):
             return self._hash_of_file(first)
-        return first._weights_hash() if isinstance(first, Estimator) else self._hash_of(first)
+        return first.weights_hash() if isinstance(first, Estimator) else self._hash_of(first)
 
-    def _images_in(self, images: Tensor) -> Tensor:
+    def images_in(self, images: Tensor) -> Tensor:
         # in their own precision: each member is given them in its own
         return images_for(self.models[0], images if images.is_floating_point() else images.float(), cast=False)
 
@@ -166,27 +166,27 @@ class DeepEnsemble(SamplingEstimator):
                 found.append(self._slot)
         return found
 
-    def _details(self) -> dict[str, Any]:
-        inner = [member._details() for member in self.members if isinstance(member, Estimator)]
+    def details(self) -> dict[str, Any]:
+        inner = [member.details() for member in self.members if isinstance(member, Estimator)]
         layers = [layer for details in inner for layer in details["layers"]]
         plain = len(self.members) - len(inner)
         seeds = tuple(details["seed"] for details in inner if "seed" in details)
         passes = plain + sum(details["passes"] for details in inner)
         return {"layers": tuple(layers), "passes": passes, **({"seed": seeds} if seeds else {})}
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         # the module that files are read into may hold any of them
-        inner = [member._identity() for member in self.members if isinstance(member, Estimator)]
-        return {**super()._identity(), "models": [], "members": inner}
+        inner = [member.identity() for member in self.members if isinstance(member, Estimator)]
+        return {**super().identity(), "models": [], "members": inner}
 
-    def _forwards(self, images: Tensor) -> int:
-        return sum(member._forwards(images) if isinstance(member, Estimator) else 1 for member in self.members)
+    def forwards(self, images: Tensor) -> int:
+        return sum(member.forwards(images) if isinstance(member, Estimator) else 1 for member in self.members)
 
-    def _seen_random(self, images: Tensor) -> tuple[str, ...]:
+    def seen_random(self, images: Tensor) -> tuple[str, ...]:
         estimators = [member for member in self.members if isinstance(member, Estimator)]
-        return tuple(dict.fromkeys(name for member in estimators for name in member._seen_random(images)))
+        return tuple(dict.fromkeys(name for member in estimators for name in member.seen_random(images)))
 
-    def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+    def sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         shape = None
         for number, member in enumerate(self.members):
             for logits in self._of_member(member, images, ids):
@@ -202,7 +202,7 @@ class DeepEnsemble(SamplingEstimator):
         self, member: Estimator | nn.Module | Path, images: Tensor, ids: tuple[str, ...]
     ) -> Iterator[Tensor]:
         if isinstance(member, Estimator):
-            yield from member._sample_logits(member._take_in(images, ids)[0], ids)
+            yield from member.sample_logits(member.take_in(images, ids)[0], ids)
             return
         with GENERATOR_LOCK:  # threads share the module that files are read into
             if isinstance(member, Path):

@@ -82,17 +82,17 @@ class Estimator(Named, ABC):
         """The networks that it asks."""
 
     @property
-    def _carrier(self) -> nn.Module:
+    def carrier(self) -> nn.Module:
         """The module whose ``calibrators`` are for this estimator."""
         return self.models[0]
 
     @abstractmethod
-    def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """The pooled class logits ``(B, C, *spatial)``, and the maps that no calibrator changes."""
 
-    def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+    def sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         """Class logits of one sample at a time, as an ensemble takes them: without samples, the pooled ones."""
-        yield self._pool(images, ids, ())[0]
+        yield self.pool(images, ids, ())[0]
 
     @abstractmethod
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
@@ -108,17 +108,17 @@ class Estimator(Named, ABC):
         Returns:
             Maps on the model's device, float32 (float64 for a float64 model).
         """
-        images, ids = self._take_in(images, image_ids)
+        images, ids = self.take_in(images, image_ids)
         with torch.no_grad():
-            logits, maps = self._pool(images, ids, self.measures)
-        return self._answer(logits, maps, images, ids)
+            logits, maps = self.pool(images, ids, self.measures)
+        return self.answer(logits, maps, images, ids)
 
-    def _answer(
+    def answer(
         self, logits: Tensor, maps: dict[str, Tensor], images: Tensor | None, ids: tuple[str, ...]
     ) -> UncertaintyMaps:
         """From the pooled class logits, and the maps that no calibrator changes, to the answer."""
         with torch.no_grad():
-            calibrator = self._calibrator_in_force()
+            calibrator = self.calibrator_in_force()
             if calibrator is not None:
                 with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
                     calibrator.to(logits.device)
@@ -138,9 +138,9 @@ class Estimator(Named, ABC):
             images: ``(B, channels, *spatial)``.
             image_ids: one id an image, as in a call.
         """
-        images, ids = self._take_in(images, image_ids)
+        images, ids = self.take_in(images, image_ids)
         with torch.no_grad():
-            return self._pool(images, ids, ())[0]
+            return self.pool(images, ids, ())[0]
 
     @abstractmethod
     def bind(self, model: nn.Module) -> Self:
@@ -178,9 +178,9 @@ class Estimator(Named, ABC):
         batch = unpack_batch(batch)
         if batch.mask is None:
             raise SeguqError("calibration needs labels, but a batch has images without masks")
-        images, ids = self._take_in(batch.image, batch.image_id or [str(number + i) for i in range(len(batch.image))])
+        images, ids = self.take_in(batch.image, batch.image_id or [str(number + i) for i in range(len(batch.image))])
         with torch.no_grad():
-            logits, _ = self._pool(images, ids, ())
+            logits, _ = self.pool(images, ids, ())
         reference = logits[:, 1] if self.task == "multilabel" else logits
         return logits, class_target(batch.mask.to(logits.device), reference, self.task)
 
@@ -198,9 +198,9 @@ class Estimator(Named, ABC):
             The calibrator, fitted.
         """
         calibrator.fit(self.pooled(batches))
-        calibrator.tag, calibrator.weights_sha256 = self.tag, self._weights_hash()
+        calibrator.tag, calibrator.weights_sha256 = self.tag, self.weights_hash()
         self.calibrator = calibrator
-        carry(self._carrier, {self.tag: calibrator})
+        carry(self.carrier, {self.tag: calibrator})
         return calibrator
 
     def describe(self, images: Tensor | None = None) -> dict[str, Any]:
@@ -212,37 +212,37 @@ class Estimator(Named, ABC):
             images: with a batch, also which modules were seen to draw random numbers in one pass over it, and how many
                 forwards through the network it costs.
         """
-        out: dict[str, Any] = {"estimator": self.tag, "measures": self.measures, **self._details()}
+        out: dict[str, Any] = {"estimator": self.tag, "measures": self.measures, **self.details()}
         if images is not None:
-            images = self._take_in(images, [""] * len(images))[0]
-            out["forwards"] = self._forwards(images)
-            out["random"] = self._seen_random(images)
+            images = self.take_in(images, [""] * len(images))[0]
+            out["forwards"] = self.forwards(images)
+            out["random"] = self.seen_random(images)
         return out
 
-    def _details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         return {"layers": (), "passes": len(self.models)}
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Plain values of all that its answers depend on, but for its calibrator."""
-        settings = {name: value for name, value in self._details().items() if name != "layers"}
+        settings = {name: value for name, value in self.details().items() if name != "layers"}
         models = [(self._hash_of(model), sha256(repr(model).encode()).hexdigest()) for model in self.models]
         forward = getattr(self.forward, "__qualname__", None if self.forward is None else repr(type(self.forward)))
         return {"tag": self.tag, "task": self.task, "forward": forward, "models": models, **settings}
 
-    def _forwards(self, images: Tensor) -> int:
+    def forwards(self, images: Tensor) -> int:
         """Passes through the whole network for a batch like this one."""
         return len(self.models)
 
-    def _seen_random(self, images: Tensor) -> tuple[str, ...]:
+    def seen_random(self, images: Tensor) -> tuple[str, ...]:
         return ()
 
-    def _take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
+    def take_in(self, images: Tensor, image_ids: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
         if not isinstance(images, Tensor):
             raise SeguqError(f"images must be a tensor, but are a {type(images).__name__}: torch.from_numpy makes one")
         # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
         require_dims("images", images, "(B, channels, *spatial) of 2-D or 3-D images", at_least=4)
         plain = images if type(images) is Tensor else images.as_subclass(Tensor)
-        images = self._images_in(plain)
+        images = self.images_in(plain)
         told = getattr(self.models[0], "task", None)
         if isinstance(told, str) and told in TASKS and told != self.task:
             raise SeguqError(
@@ -256,7 +256,7 @@ class Estimator(Named, ABC):
             raise SeguqError(f"{len(image_ids)} image ids were passed for {len(images)} images")
         return images, tuple(str(image_id) for image_id in image_ids)
 
-    def _images_in(self, images: Tensor) -> Tensor:
+    def images_in(self, images: Tensor) -> Tensor:
         """Images where the models are, in their precision."""
         return images_for(self.models[0], images)
 
@@ -268,13 +268,13 @@ class Estimator(Named, ABC):
         return probs[:, 1] if self.task == "multilabel" else probs
 
     def _is_for_these_weights(self, calibrator: Calibrator) -> bool:
-        return calibrator.weights_sha256 is None or calibrator.weights_sha256 == self._weights_hash()
+        return calibrator.weights_sha256 is None or calibrator.weights_sha256 == self.weights_hash()
 
-    def _weights_hash(self) -> str:
+    def weights_hash(self) -> str:
         """The hash of the first model's weights."""
         return self._hash_of(self.models[0])
 
-    def _calibrator_in_force(self) -> Calibrator | None:
+    def calibrator_in_force(self) -> Calibrator | None:
         if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, self.tag):
             raise SeguqError(
                 f"the calibrator was fitted for {self.calibrator.tag}, not for {self.tag}: "
@@ -290,7 +290,7 @@ class Estimator(Named, ABC):
                     stacklevel=3,
                 )
             return self.calibrator
-        known = carried(self._carrier)
+        known = carried(self.carrier)
         found = known.get(self.tag)
         if found is not None and not self._is_for_these_weights(found):
             warnings.warn(

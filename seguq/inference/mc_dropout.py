@@ -95,11 +95,11 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             return bool(self.layers(name, module))
         return is_dropout(module) if self.layers == "dropout" else True
 
-    def _details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         layers = tuple(name for name, module in self.network.named_modules() if self._switched_on(name, module))
         return {"layers": layers, "passes": self.number_of_samples, "seed": self.seed}
 
-    def _forwards(self, images: Tensor) -> int:
+    def forwards(self, images: Tensor) -> int:
         with torch.no_grad(), seeded(0, images.device):
             can = self._replay.can(self.network, functools.partial(self._pass, images), images.device)
         return (1 if can else self.number_of_samples) * (1 if self.seed is None else len(images))
@@ -108,7 +108,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         with evaluation_mode(self.network, self._switched_on):
             return self._logits(self.network, images)
 
-    def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+    def sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         if self.seed is not None and len(images):
             yield from self._seeded_logits(images, ids, self.seed)
             return
@@ -144,7 +144,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             yield torch.cat(rows)
 
     def _nothing_random(self) -> str:
-        layers = self._details()["layers"]
+        layers = self.details()["layers"]
         found = f"{len(layers)} such layers" if layers else "no such layer"
         return (
             f"MC dropout needs randomness, but the model drew no random number (layers={self.layers!r}: {found}). "
@@ -152,7 +152,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             "inside a forward, or a layer of one's own, pass layers='all'"
         )
 
-    def _seen_random(self, images: Tensor) -> tuple[str, ...]:
+    def seen_random(self, images: Tensor) -> tuple[str, ...]:
         """Names of the innermost modules during whose forward a generator moved."""
         seen: list[str] = []
         states: list[tuple[tuple[Tensor, ...], int]] = []

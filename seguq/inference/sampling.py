@@ -22,19 +22,19 @@ class SamplingEstimator(Estimator):
     stored_as: ClassVar[Mapping[str, str]] = MappingProxyType({"samples": "number_of_samples"})
 
     @abstractmethod
-    def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+    def sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         """Class logits of one sample at a time; between two of them the model is as it was found."""
 
-    def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         running = RunningMeasures(names)
-        for logits in self._sample_logits(images, ids):
+        for logits in self.sample_logits(images, ids):
             running.add(logits)
         return pooled_logits(running.mean), running.maps()
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of one sample at a time, ``(B, C, *spatial)``, raw (never calibrated)."""
-        images, ids = self._take_in(images, image_ids)
-        stream = self._sample_logits(images, ids)
+        images, ids = self.take_in(images, image_ids)
+        stream = self.sample_logits(images, ids)
         while True:
             # entered anew for each sample: a generator must not leave its caller without gradients in between
             with torch.no_grad():

@@ -170,7 +170,7 @@ class SWAG(SamplingEstimator):
         try:
             for batch in progress(batches, f"SWAG: batch statistics of {whose}"):
                 images = unpack_batch(batch).image
-                images = self._take_in(images, [""] * len(images))[0]
+                images = self.take_in(images, [""] * len(images))[0]
                 if not len(images):
                     continue
                 seen += len(images)
@@ -225,17 +225,17 @@ class SWAG(SamplingEstimator):
         """Itself: it has its model."""
         return self
 
-    def _details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         return {"layers": (), "passes": self.number_of_samples, "seed": self.seed}
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         drawn = {**self._kept[0], **self._statistics[0]}
-        return {**super()._identity(), "first": weights_sha256(drawn)}
+        return {**super().identity(), "first": weights_sha256(drawn)}
 
-    def _forwards(self, images: Tensor) -> int:
+    def forwards(self, images: Tensor) -> int:
         return self.number_of_samples
 
-    def _sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+    def sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         for sample in range(self.number_of_samples):
             weights = self._kept[sample] if sample < len(self._kept) else self._draw(sample)
             with GENERATOR_LOCK:  # two threads share the module that the weights go into

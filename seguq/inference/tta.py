@@ -131,12 +131,12 @@ class TestTimeAugmentation(WrappingEstimator):
             named = ids if number == 0 else tuple(f"{image_id}\x1fview{number}" for image_id in ids)
             yield view, view.apply(images), named
 
-    def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        size, inside = images.shape[2:], self._names_inside(names)
+    def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        size, inside = images.shape[2:], self.names_inside(names)
         running = RunningMeasures(("variance",) if "augmentation_variance" in names else ())
         sums: dict[str, Tensor] = {}
         for view, seen, named in self._seen(images, ids):
-            logits, maps = self.inner._pool(seen, named, inside)
+            logits, maps = self.inner.pool(seen, named, inside)
             running.add(view.undo(logits, size))
             for name, values in maps.items():
                 values = view.undo(values, size)
@@ -148,16 +148,16 @@ class TestTimeAugmentation(WrappingEstimator):
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The samples of the inner estimator in each view, put back, ``(B, C, *spatial)``, raw."""
-        images, ids = self._take_in(images, image_ids)
+        images, ids = self.take_in(images, image_ids)
         for view, seen, named in self._seen(images, ids):
             for probs in self.inner.samples(seen, named):
                 yield view.undo(probs, images.shape[2:])
 
-    def _details(self) -> dict[str, Any]:
-        return {**self.inner._details(), "views": self.views, "scales": self.scales}
+    def details(self) -> dict[str, Any]:
+        return {**self.inner.details(), "views": self.views, "scales": self.scales}
 
-    def _forwards(self, images: Tensor) -> int:
-        return sum(self.inner._forwards(view.apply(images)) for view in self._views(images))
+    def forwards(self, images: Tensor) -> int:
+        return sum(self.inner.forwards(view.apply(images)) for view in self._views(images))
 
 
 def _scaled(size: int, scale: float) -> int:

@@ -53,14 +53,14 @@ class WrappingEstimator(Estimator):
         return self.inner.models
 
     @property
-    def _carrier(self) -> nn.Module:
-        return self.inner._carrier
+    def carrier(self) -> nn.Module:
+        return self.inner.carrier
 
-    def _weights_hash(self) -> str:
-        return self.inner._weights_hash()
+    def weights_hash(self) -> str:
+        return self.inner.weights_hash()
 
-    def _images_in(self, images: Tensor) -> Tensor:
-        return self.inner._images_in(images)
+    def images_in(self, images: Tensor) -> Tensor:
+        return self.inner.images_in(images)
 
     def bind(self, model: nn.Module) -> Self:
         """The same estimator around the inner one bound to another model."""
@@ -85,11 +85,11 @@ class WrappingEstimator(Estimator):
         made.task = made.inner.task
         return made
 
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "inner": self.inner._identity()}
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "inner": self.inner.identity()}
 
-    def _names_inside(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def names_inside(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.inner.available)
 
-    def _seen_random(self, images: Tensor) -> tuple[str, ...]:
-        return self.inner._seen_random(images)
+    def seen_random(self, images: Tensor) -> tuple[str, ...]:
+        return self.inner.seen_random(images)

@@ -239,8 +239,8 @@ def test_samples_are_of_the_network_that_another_callback_swaps_in(name, tmp_pat
 
 def test_an_estimator_that_adds_to_the_deterministic_pass_is_called(tmp_path):
     class Halved(Deterministic):
-        def _pool(self, images, ids, names):
-            logits, maps = super()._pool(images, ids, names)
+        def pool(self, images, ids, names):
+            logits, maps = super().pool(images, ids, names)
             return logits / 2, maps
 
     look = Look(Halved())

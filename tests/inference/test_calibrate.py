@@ -413,8 +413,8 @@ def test_two_fits_without_a_seed_draw_other_random_numbers():
 def test_a_calibrator_of_an_ensemble_is_not_applied_to_other_members():
     first, second, third = model(), model(), SmallNet()
     calibrator = DeepEnsemble([first, second]).calibrate(TemperatureScaling(), batches())
-    assert DeepEnsemble([first, second])._calibrator_in_force() is calibrator
-    assert DeepEnsemble([first, third])._calibrator_in_force() is None
+    assert DeepEnsemble([first, second]).calibrator_in_force() is calibrator
+    assert DeepEnsemble([first, third]).calibrator_in_force() is None
 
 
 def test_a_calibrator_that_moved_under_inference_mode_can_be_fitted_again_outside_of_it():

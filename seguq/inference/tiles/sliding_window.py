@@ -87,9 +87,9 @@ class SlidingWindow(WrappingEstimator):
         """``sliding_window(window=..., overlap=..., blend=..., margin=..., stride=..., of=...)``."""
         return f"sliding_window({self.windows}, of={self.inner.tag})"
 
-    def _pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         size = tuple(images.shape[2:])
-        sides, inside = self.windows.sides(size), self._names_inside(names)
+        sides, inside = self.windows.sides(size), self.names_inside(names)
         images = _extended(images, sides)
         padded = tuple(images.shape[2:])
         sums: dict[str, Tensor] = {}
@@ -99,7 +99,7 @@ class SlidingWindow(WrappingEstimator):
             some = places[first : first + self.batch]
             cut = torch.stack([_part(images[row], place, sides) for row, place in some])
             named = tuple(f"{ids[row]}\x1fat{'x'.join(map(str, place))}" for row, place in some)
-            logits, maps = self.inner._pool(cut, named, inside)
+            logits, maps = self.inner.pool(cut, named, inside)
             answers = {"probs": torch.softmax(logits, 1), **maps}
             for number, (row, place) in enumerate(some):
                 if row == 0:  # the images of one place follow each other
@@ -111,7 +111,7 @@ class SlidingWindow(WrappingEstimator):
                         sums[name] = values.new_zeros(shape)
                     _part(sums[name][row], place, sides).add_(values[number] * weight.to(values.dtype))
         if not places:  # no image: nothing to blend
-            return self.inner._pool(images, ids, inside)
+            return self.inner.pool(images, ids, inside)
         origin = (0,) * len(size)
         blended = {name: _part(values / total.to(values.dtype), origin, size) for name, values in sums.items()}
         probs = blended.pop("probs")
@@ -138,17 +138,17 @@ class SlidingWindow(WrappingEstimator):
         """
         stream(self, self.windows, self.batch, reader, writer, image_id)
 
-    def _details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         windows = {name: getattr(self.windows, name) for name in ("window", "overlap", "margin", "stride")}
-        return {**self.inner._details(), **windows}
+        return {**self.inner.details(), **windows}
 
-    def _forwards(self, images: Tensor) -> int:
+    def forwards(self, images: Tensor) -> int:
         sides = self.windows.sides(images.shape[2:])
         images = _extended(images, sides)
         window = _part(images[:1], (0,) * len(sides), sides)
 
         def of_batch(size: int) -> int:
-            return self.inner._forwards(torch.cat([window] * size)) if size else 0
+            return self.inner.forwards(torch.cat([window] * size)) if size else 0
 
         full, rest = divmod(len(list(self.windows.places(images.shape[2:]))) * len(images), self.batch)
         return (full * of_batch(self.batch) if full else 0) + of_batch(rest)

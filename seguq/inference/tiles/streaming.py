@@ -82,7 +82,7 @@ def stream(
 
 
 def _about(est: WrappingEstimator, reader: ImageReader, image_id: str) -> dict[str, Any]:
-    calibrator = est._calibrator_in_force()
+    calibrator = est.calibrator_in_force()
     settings = None if calibrator is None else [type(calibrator).__name__, repr(calibrator.arguments())]
     return {
         "image": reader.name,
@@ -90,7 +90,7 @@ def _about(est: WrappingEstimator, reader: ImageReader, image_id: str) -> dict[s
         "image_id": image_id,
         "size": [int(length) for length in reader.size],
         "measures": list(est.measures),
-        "estimator": est._identity(),
+        "estimator": est.identity(),
         "calibrator": None if calibrator is None else [*(settings or ()), weights_sha256(calibrator)],
     }
 
@@ -175,8 +175,8 @@ class _Strips:
 
     def _add(self, top: int, lefts: list[int], windows: Tensor) -> None:
         names = tuple(f"{self.image_id}\x1fat{top}x{left}" for left in lefts)
-        windows, names = self.est._take_in(windows, names)
-        logits, maps = self.est.inner._pool(windows, names, self.est._names_inside(self.est.measures))
+        windows, names = self.est.take_in(windows, names)
+        logits, maps = self.est.inner.pool(windows, names, self.est.names_inside(self.est.measures))
         answers = {"probs": torch.softmax(logits, 1), **maps}
         strip = (self.sides[0], self.padded[1])
         for name, values in answers.items():
@@ -211,4 +211,4 @@ class _Strips:
                     for name, values in self.sums.items()
                 }
                 logits = pooled_logits(maps.pop("probs"))
-            yield first, self.est._answer(logits, maps, None, (self.image_id,))
+            yield first, self.est.answer(logits, maps, None, (self.image_id,))

@@ -68,7 +68,7 @@ def plain_loop(est, x, count=SAMPLES):
 
 def sampled(est, x):
     with torch.no_grad():
-        out = list(est._sample_logits(x, tuple(str(i) for i in range(len(x)))))
+        out = list(est.sample_logits(x, tuple(str(i) for i in range(len(x)))))
     return out, torch.get_rng_state()
 
 

@@ -45,7 +45,7 @@ def streams(model, batches, count=SAMPLES, start=lambda: None):
         with warnings.catch_warnings(record=True) as said, torch.no_grad():
             warnings.simplefilter("always")
             out = [
-                [est._pass(x) for _ in range(count)] if looped else list(est._sample_logits(x, ("",) * len(x)))
+                [est._pass(x) for _ in range(count)] if looped else list(est.sample_logits(x, ("",) * len(x)))
                 for x in batches
             ]
         found.append((out, torch.get_rng_state()))
@@ -216,7 +216,7 @@ def test_an_image_that_is_written_through_a_view():
     model, x = nn.Sequential(Shifting(), nn.Conv2d(3, 3, 1)), images()
     expected = images()
     with pytest.warns(UserWarning, match="changes in place a tensor"), torch.no_grad():
-        list(seguq.MCDropout(model, samples=3, verify=False, calibrator=None)._sample_logits(x, ("", "")))
+        list(seguq.MCDropout(model, samples=3, verify=False, calibrator=None).sample_logits(x, ("", "")))
     torch.testing.assert_close(x[:, 0], expected[:, 0] - 0.3)
 
 
