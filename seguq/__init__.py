@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from seguq.calibration import load as load
     from seguq.calibration.temperature import TemperatureScaling as TemperatureScaling
     from seguq.data import SegmentationData as SegmentationData
+    from seguq.inference import Measure as Measure
     from seguq.inference import UncertaintyMaps as UncertaintyMaps
     from seguq.inference import inject_dropout as inject_dropout
     from seguq.inference.deterministic import Deterministic as Deterministic
@@ -58,6 +59,7 @@ _NAMES = {
     "MCDropout": "seguq.inference",
     "SlidingWindow": "seguq.inference",
     "TestTimeAugmentation": "seguq.inference",
+    "Measure": "seguq.inference",
     "UncertaintyMaps": "seguq.inference",
     "inject_dropout": "seguq.inference",
     "SegmentationTask": "seguq.task",

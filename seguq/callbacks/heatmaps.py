@@ -25,13 +25,12 @@ from seguq.export.images import to_rgb, write_png
 from seguq.export.scale import Scale, ScaleFinder, read_scales
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import named_measures
+from seguq.inference.measures import Measure, named_measures, shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
 from seguq.weights import weights_sha256
 
-_DEFAULT = ("predictive_entropy", "mutual_information")
 _TWICE = "HeatmapWriter: two images have the id {!r}: give each one of its own"
 
 
@@ -76,7 +75,7 @@ class HeatmapWriter(EstimatorCallback):
     def __init__(
         self,
         dir: str | os.PathLike[str],
-        measures: Sequence[str] | None = None,
+        measures: Sequence[str | Measure] | None = None,
         every_n_epochs: int = 1,
         images: int = 8,
         estimator: Estimator | str | None = None,
@@ -113,9 +112,7 @@ class HeatmapWriter(EstimatorCallback):
         for other in trainer.callbacks:
             if isinstance(other, HeatmapWriter) and other is not self and other.dir.resolve() == self.dir.resolve():
                 raise SeguqError(f"two HeatmapWriters write into {self.dir}: give each a folder of its own")
-        available = passes.estimator.measures
-        default = tuple(name for name in _DEFAULT if name in available) or available[:1]
-        self._names = passes.want(self.measures or default)
+        self._names = passes.want(self.measures or shown_by_default(passes.estimator.measures))
         known = getattr(module, "normalization", None)
         self._normalization = known if isinstance(known, Normalization) else None
         self._folder, self._written, self._earlier, self._chosen = None, {}, [], {}

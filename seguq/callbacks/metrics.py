@@ -20,7 +20,7 @@ from seguq.core.errors import SeguqError
 from seguq.export.metrics_figure import Row, uncertainty_figure
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import named_measures
+from seguq.inference.measures import Measure, named_measures
 from seguq.metrics import BrierScore, CalibrationError, ErrorRanking, NegativeLogLikelihood
 from seguq.metrics.bootstrap import BootstrapMetric
 
@@ -70,7 +70,7 @@ class UncertaintyMetrics(EstimatorCallback):
         estimator: Estimator | str | None = None,
         every_n_epochs: int = 1,
         max_images: int | None = None,
-        measures: Sequence[str] | None = None,
+        measures: Sequence[str | Measure] | None = None,
         calibrator: Calibrator | Literal["auto"] | None = "auto",
         forward: BatchForward | None = None,
         task: Task | None = None,

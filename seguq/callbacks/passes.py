@@ -24,6 +24,7 @@ from seguq.inference import Estimator, UncertaintyMaps
 from seguq.inference.deterministic import Deterministic
 from seguq.inference.evaluation import evaluation_mode
 from seguq.inference.mc_dropout import MCDropout
+from seguq.inference.measures import checked_measures
 
 _NAMES: dict[str, Callable[..., Estimator]] = {"deterministic": Deterministic, "mc_dropout": MCDropout}
 
@@ -135,12 +136,8 @@ class Passes:
         Raises:
             SeguqError: for one that it does not compute.
         """
-        names = self.estimator.measures if measures is None else tuple(measures)
-        for name in names:
-            if name not in self.estimator.measures:
-                raise SeguqError(
-                    f"{name!r} is not among the measures of {self.tag}, which are {', '.join(self.estimator.measures)}"
-                )
+        offered = self.estimator.offered
+        names = self.estimator.measures if measures is None else checked_measures(tuple(measures), offered, self.tag)
         self.measures.update(names)
         return names
 
@@ -252,7 +249,7 @@ class Passes:
         if seen is not None and seen.image.shape[2:] == network_image.shape[2:]:
             network_image = seen.image  # a step may normalize the batch first
         est = copy.copy(self.estimator)
-        est.measures = tuple(name for name in est.measures if name in self.measures)
+        est.measures = tuple(name for name in est.offered if name in self.measures)
         plain = type(est).pool is Deterministic.pool and self._own_forward is None
         found = output if seen is None else seen.output
         if isinstance(est, Deterministic) and plain and found is not None:

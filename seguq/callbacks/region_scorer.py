@@ -20,6 +20,7 @@ from seguq.core.log import logger
 from seguq.functional.logits import Task
 from seguq.functional.regions import AGGREGATES, Aggregate
 from seguq.inference import Estimator
+from seguq.inference.measures import named_measures, scored_by_default
 from seguq.regions import Grid, WholeImage, score
 from seguq.regions.partition import Partition
 from seguq.store.shards import ShardWriter, merge_shards
@@ -100,9 +101,7 @@ class RegionScorer(EstimatorCallback):
         for other in trainer.callbacks:
             if isinstance(other, RegionScorer) and other is not self and other.dir.resolve() == self.dir.resolve():
                 raise SeguqError(f"two RegionScorers write into {self.dir}: give each a folder of its own")
-        available = passes.estimator.measures
-        default = [name for name in ("mutual_information", "predictive_entropy") if name in available]
-        self._by = self.by or (*default, *available)[0]
+        (self._by,) = named_measures(self.by or scored_by_default(passes.estimator.measures)) or ()
         passes.want((self._by, *(name for name in self.partition.needs if name != self._by)))
         together(trainer, module, self._prepare, first_only=True)
         self._shard = ShardWriter(self.dir, trainer.global_rank)

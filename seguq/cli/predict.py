@@ -21,16 +21,11 @@ from seguq.data import SegmentationFolder, check_files, unpack_batch
 from seguq.data.transforms import evaluation_transform
 from seguq.export import ScaleFinder
 from seguq.inference import Estimator, UncertaintyMaps
+from seguq.inference.measures import shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
 from seguq.task import SegmentationTask
-
-_DEFAULT_MEASURES = {
-    "deterministic": ["predictive_entropy"],
-    "mc_dropout": ["predictive_entropy", "mutual_information"],
-    "deep_ensemble": ["predictive_entropy", "mutual_information"],
-}
 
 
 def run(words: Sequence[str]) -> None:
@@ -90,16 +85,17 @@ def predict(
     if num_workers < 0:
         raise UsageError(f"--num_workers must be at least 0, but is {num_workers}")
     task = SegmentationTask.load(checkpoint).to(pick_device(device))
-    names = measures or _DEFAULT_MEASURES[estimator]
     est = make_estimator(
         estimator,
         task,
         samples=samples,
         seed=seed,
         members=members,
-        measures=names,
+        measures=measures,
         calibrator="auto" if calibrated else None,
     )
+    est.measures = est.measures if measures else shown_by_default(est.measures)
+    names = list(est.measures)
     data = SegmentationFolder(folder, transform=evaluation_transform(task.normalization), channels=task.channels)
     sizes = check_files(data.images, channels=task.channels, folder=folder)
     settings = {

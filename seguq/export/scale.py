@@ -14,20 +14,15 @@ import torch
 from torch import Tensor
 
 from seguq.functional.ranking import order_bins
+from seguq.inference.measures import measure
 
-UNITS = {
-    "predictive_entropy": "nats",
-    "total_entropy": "nats",
-    "expected_entropy": "nats",
-    "mutual_information": "nats",
-}
 _BITS = 16
 
 
-def label_of(measure: str) -> str:
+def label_of(name: str) -> str:
     """A measure's name for people, with its unit."""
-    unit = UNITS.get(measure)
-    return measure.replace("_", " ") + (f" ({unit})" if unit else "")
+    found = measure(name)
+    return name.replace("_", " ") + (f" ({found.unit})" if found is not None and found.unit else "")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from seguq.functional.uncertainty import standardized_max_logit
 from seguq.inference.estimator import OneModelEstimator
 from seguq.inference.evaluation import evaluation_mode
 from seguq.inference.max_logits import MaxLogitStatistics
-from seguq.inference.measures import LOGIT_MEASURES, PROB_MEASURES, of_logits
+from seguq.inference.measures import Source, computed
 
 
 class Deterministic(OneModelEstimator):
@@ -36,20 +36,18 @@ class Deterministic(OneModelEstimator):
     """
 
     name: ClassVar[str] = "deterministic"
-    available: tuple[str, ...] = (*PROB_MEASURES, *LOGIT_MEASURES)
+    gives: ClassVar[tuple[Source, ...]] = ("probs", "logits")
 
     def __init__(
         self, model: nn.Module | None = None, max_logits: MaxLogitStatistics | None = None, **settings: Any
     ) -> None:
-        self._all_measures = settings.get("measures") is None
-        self._offer(max_logits)
+        self.max_logits = max_logits
         super().__init__(model, **settings)
 
-    def _offer(self, max_logits: MaxLogitStatistics | None) -> None:
-        """Have ``standardized_max_logit`` among the measures, where there are statistics."""
-        self.max_logits = max_logits
-        if max_logits is not None:
-            self.available = (*type(self).available, "standardized_max_logit")
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """The measures of seguq that it has; with statistics ``standardized_max_logit`` too."""
+        return (*super().usual, *(() if self.max_logits is None else ("standardized_max_logit",)))
 
     def fit_max_logits(self, batches: Iterable[Any]) -> MaxLogitStatistics:
         """Learn how large the largest logit is for each predicted class, and offer ``standardized_max_logit``.
@@ -73,13 +71,13 @@ class Deterministic(OneModelEstimator):
             statistics.update(logits)
         if statistics is None:
             raise SeguqError("there is no batch to learn from")
-        self._offer(statistics)
-        if self._all_measures:
-            self.measures = self.available
+        self.max_logits = statistics
+        if self._asked is None:
+            self.measures = self.usual
         return statistics
 
     def _measures_of(self, logits: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        maps = of_logits(logits, names)
+        maps = computed("logits", logits, names)
         if "standardized_max_logit" in names:
             assert self.max_logits is not None
             maps["standardized_max_logit"] = standardized_max_logit(logits, self.max_logits.mean, self.max_logits.std)

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,15 @@ from seguq.data.batches import output_logits, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference.evaluation import images_for
 from seguq.inference.maps import UncertaintyMaps
-from seguq.inference.measures import checked_measures, named_measures, of_probs
+from seguq.inference.measures import (
+    Measure,
+    Source,
+    checked_measures,
+    computed,
+    measures_of,
+    named_measures,
+    own_measures_of,
+)
 from seguq.inference.pooled import PooledBatches
 from seguq.weights.hashes import WeightHashes
 
@@ -38,19 +46,21 @@ class Estimator(Named, ABC):
 
     Args:
         task: ``"multiclass"``, ``"binary"`` (one or two logits) or ``"multilabel"`` (independent labels).
-        measures: names of the measures to compute; None: all that this estimator has.
+        measures: names of the measures to compute, or measures of one's own; None: all of seguq's that this estimator
+            has.
         calibrator: a fitted calibrator for this estimator's pooled output; ``"auto"``: the one in
             ``model.calibrators`` under this estimator's tag, if any; None: none.
         forward: a function of the model and the images that returns the logits; None: the model is called.
     """
 
-    available: tuple[str, ...]
+    gives: ClassVar[tuple[Source, ...]] = ("probs",)
+    """What measures can be computed from."""
 
     def __init__(
         self,
         *,
         task: Task = "multiclass",
-        measures: Sequence[str] | None = None,
+        measures: Sequence[str | Measure] | None = None,
         calibrator: Calibrator | Literal["auto"] | None = "auto",
         forward: Forward | None = None,
     ) -> None:
@@ -60,16 +70,32 @@ class Estimator(Named, ABC):
         if not (forward is None or callable(forward)):
             raise SeguqError(f"forward must be a function of the model and the images, but is {forward!r}")
         self.task: Task = task
-        self.measures = checked_measures(named_measures(measures), self.available, type(self).__name__)
+        names = named_measures(measures)
+        self.measures = self.usual if names is None else checked_measures(names, self.available, type(self).__name__)
+        self._asked = names
         self.calibrator = calibrator
         self.forward = forward
         self._images_seen = 0
         self._hash_of = WeightHashes()
 
     def arguments(self) -> dict[str, Any]:
-        """What it was made with; of ``measures`` None where it has all."""
-        every = self.measures == self.available
-        return {**super().arguments(), **({"measures": None} if every else {})}
+        """What it was made with."""
+        return {**super().arguments(), "measures": self._asked}
+
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """The measures of seguq that it has."""
+        return measures_of(*self.gives)
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """The measures that it can compute: the usual ones, and those of one's own."""
+        return (*self.usual, *own_measures_of(*self.gives))
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The measures that may be asked of it: those that it was made for, or where none were named all."""
+        return self.available if self._asked is None else self._asked
 
     @property
     @abstractmethod
@@ -124,7 +150,7 @@ class Estimator(Named, ABC):
                     calibrator.to(logits.device)
                 logits = calibrator(logits, images)
             probs = torch.softmax(logits, dim=1)
-            maps = {**of_probs(probs, self.measures), **maps}
+            maps = {**computed("probs", probs, self.measures), **maps}
             if self.task == "multilabel":
                 probs = probs[:, 1]
                 maps = {name: values.sum(1) for name, values in maps.items()}

@@ -1,65 +1,207 @@
-"""Which estimator has which measure, and those of one distribution a pixel."""
+"""The measures of uncertainty: what each is computed from, its unit, and what it means."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from seguq.core.errors import SeguqError
-from seguq.functional.uncertainty import energy, least_confidence, max_logit, predictive_entropy, smallest_margin
+from seguq.core.checks import require_choice
+from seguq.core.errors import SeguqError, UsageError
+from seguq.functional.uncertainty import (
+    energy,
+    expected_entropy,
+    least_confidence,
+    max_logit,
+    mutual_information,
+    predictive_entropy,
+    smallest_margin,
+    total_entropy,
+    variance,
+    variation_ratio,
+)
 
-PROB_MEASURES = ("predictive_entropy", "least_confidence", "smallest_margin")
-SAMPLE_MEASURES = ("total_entropy", "expected_entropy", "mutual_information", "variance", "variation_ratio")
-LOGIT_MEASURES = ("energy", "max_logit")
-
-_FROM_PROBS = {
-    "predictive_entropy": predictive_entropy,
-    "least_confidence": least_confidence,
-    "smallest_margin": smallest_margin,
-}
-_FROM_LOGITS = {"energy": energy, "max_logit": max_logit}
+Source = Literal["probs", "logits", "samples", "views"]
 _HOLDERS = {
-    **dict.fromkeys(PROB_MEASURES, "every estimator"),
-    **dict.fromkeys(SAMPLE_MEASURES, "estimators with samples (MCDropout, DeepEnsemble)"),
-    "augmentation_variance": "TestTimeAugmentation",
-    "standardized_max_logit": "Deterministic, once fit_max_logits(batches) was called",
-    **dict.fromkeys(LOGIT_MEASURES, "Deterministic"),
+    "probs": "every estimator",
+    "logits": "Deterministic",
+    "samples": "estimators with samples (MCDropout, DeepEnsemble)",
+    "views": "TestTimeAugmentation",
 }
+# where the dimension of the classes is in what a measure is given; a map has none
+_CLASS_DIM = {"probs": 1, "logits": 1, "samples": 2, "views": 2}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of uncertainty, known by its name from when it is made.
+
+    Args:
+        name: what its maps are called.
+        of: what it is computed from: ``"probs"`` (pooled and calibrated, ``(B, C, *spatial)``), ``"logits"`` (raw, of
+            one pass, ``(B, C, *spatial)``), ``"samples"`` (raw probabilities, ``(S, B, C, *spatial)``), or ``"views"``
+            (the same of `TestTimeAugmentation`'s views).
+        compute: from that to a map ``(B, *spatial)`` in which larger is more uncertain; None where an estimator
+            computes it by itself.
+        unit: such as ``"nats"``; None: it has none.
+        explanation: what it tells, in half a sentence.
+        held_by: which estimators have it, where that does not follow from ``of``.
+
+    Raises:
+        UsageError: for a name that a measure of seguq has.
+
+    Example:
+        >>> import seguq, torch
+        >>> impurity = Measure("impurity", "probs", lambda probs: 1 - probs.square().sum(1))
+        >>> est = seguq.Deterministic(torch.nn.Conv2d(3, 2, 1), measures=[impurity], calibrator=None)
+        >>> est(torch.zeros(1, 3, 4, 4)).names
+        ('impurity',)
+    """
+
+    name: str
+    of: Source
+    compute: Callable[[Tensor], Tensor] | None
+    unit: str | None = None
+    explanation: str = ""
+    held_by: str | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("of", self.of, tuple(_HOLDERS))
+        if not self.name.isidentifier():
+            raise UsageError(f"a measure's name is one word, as a variable's, but is {self.name!r}")
+        if self.name in _known and _known[self.name] in MEASURES:
+            raise UsageError(f"{self.name!r} is a measure of seguq: give yours another name")
+        _known[self.name] = self
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The map of what it is computed from.
+
+        Raises:
+            SeguqError: if what it computes is no map of the right shape.
+        """
+        assert self.compute is not None
+        found = self.compute(values)
+        shape = list(values.shape[_CLASS_DIM[self.of] - 1 :])
+        del shape[1]
+        if not isinstance(found, Tensor) or list(found.shape) != shape:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise SeguqError(
+                f"the measure {self.name!r} must give a map (B, *spatial) = {tuple(shape)}, but gave {got}"
+            )
+        return found
+
+
+_known: dict[str, Measure] = {}
+MEASURES: tuple[Measure, ...] = ()
+MEASURES = (
+    Measure("predictive_entropy", "probs", predictive_entropy, "nats", "all of the uncertainty"),
+    Measure("least_confidence", "probs", least_confidence, None, "what the predicted class lacks to certainty"),
+    Measure("smallest_margin", "probs", smallest_margin, None, "how close the second class comes to the first"),
+    Measure("total_entropy", "samples", total_entropy, "nats", "all of the uncertainty, of the raw samples"),
+    Measure("expected_entropy", "samples", expected_entropy, "nats", "noise in the data, that labels do not reduce"),
+    Measure("mutual_information", "samples", mutual_information, "nats", "the model's ignorance, that labels reduce"),
+    Measure("variance", "samples", variance, None, "how far the samples' probabilities lie apart"),
+    Measure("variation_ratio", "samples", variation_ratio, None, "the share of samples that vote for another class"),
+    Measure("energy", "logits", energy, None, "how unlike the training data, by all logits"),
+    Measure("max_logit", "logits", max_logit, None, "how unlike the training data, by the largest logit"),
+    Measure(
+        "standardized_max_logit",
+        "logits",
+        None,
+        None,
+        "the largest logit against what is usual for its class",
+        "Deterministic, once fit_max_logits(batches) was called",
+    ),
+    Measure("augmentation_variance", "views", None, None, "how much flips and scales change the answer"),
+)
+
+
+def measures_of(*sources: Source) -> tuple[str, ...]:
+    """The names of seguq's measures that are computed from these, and that need nothing else."""
+    return tuple(item.name for item in MEASURES if item.of in sources and item.held_by is None)
+
+
+def own_measures_of(*sources: Source) -> tuple[str, ...]:
+    """The names of measures that were made outside of seguq."""
+    return tuple(item.name for item in _known.values() if item.of in sources and item not in MEASURES)
+
+
+def measure(name: str) -> Measure | None:
+    """The measure of a name, if there is one."""
+    return _known.get(name)
 
 
 def explain_missing(name: str, estimator: str, available: tuple[str, ...]) -> str:
     """One sentence on why a measure is not there."""
-    if name in _HOLDERS:
-        hint = "" if name in available else f": it is a measure of {_HOLDERS[name]}"
-        return f"{name!r} is not among the maps of {estimator}, which are {', '.join(available)}{hint}"
+    found = measure(name)
+    if found is not None:
+        hint = "" if name in available else f": it is a measure of {found.held_by or _HOLDERS[found.of]}"
+        return f"{name!r} is not among the measures of {estimator}, which are {', '.join(available)}{hint}"
     return f"{name!r} is no measure: {estimator} has {', '.join(available)}"
 
 
-def named_measures(measures: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Names of measures as they are asked for: one, several, or None for all."""
-    return (measures,) if isinstance(measures, str) else None if measures is None else tuple(measures)
+def named_measures(measures: str | Measure | Sequence[str | Measure] | None) -> tuple[str, ...] | None:
+    """Names of measures as they are asked for: one or several, or None for all.
+
+    One's own are named by their import path, as ``my_module.my_measure``, or passed themselves.
+
+    Raises:
+        UsageError: for a path with no measure at its end.
+    """
+    if measures is None:
+        return None
+    given = (measures,) if isinstance(measures, (str, Measure)) else tuple(measures)
+    return tuple(item.name if isinstance(item, Measure) else _imported(item) if "." in item else item for item in given)
 
 
-def checked_measures(measures: tuple[str, ...] | None, available: tuple[str, ...], estimator: str) -> tuple[str, ...]:
-    """The measures to compute: those asked for, or all that the estimator has.
+def _imported(path: str) -> str:
+    module, _, attribute = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"the measure {path} cannot be imported ({error})") from error
+    if not isinstance(found, Measure):
+        raise UsageError(f"{path} is no seguq.Measure, but a {type(found).__name__}")
+    return found.name
+
+
+def checked_measures(measures: tuple[str, ...], available: tuple[str, ...], estimator: str) -> tuple[str, ...]:
+    """The measures to compute.
 
     Raises:
         SeguqError: for a name that the estimator does not have, saying which estimators do.
     """
-    if measures is None:
-        return available
     for name in measures:
         if name not in available:
             raise SeguqError(explain_missing(name, estimator, available))
     return measures
 
 
-def of_probs(probs: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The measures of one distribution a pixel, ``(B, C, *spatial)``, by name."""
-    return {name: _FROM_PROBS[name](probs) for name in names if name in _FROM_PROBS}
+def computed(of: Source, values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Of the measures asked for, the maps of those that are computed from ``values``, by name."""
+    found = (measure(name) for name in names)
+    return {item.name: item(values) for item in found if item is not None and item.of == of and item.compute}
 
 
-def of_logits(logits: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The measures of one pass's logits, ``(B, C, *spatial)``, by name."""
-    return {name: _FROM_LOGITS[name](logits) for name in names if name in _FROM_LOGITS}
+def shown_by_default(available: Sequence[str]) -> tuple[str, ...]:
+    """What is worth a picture where nothing was said: all of the uncertainty, and the model's ignorance."""
+    found = tuple(name for name in ("predictive_entropy", "mutual_information") if name in available)
+    return found or tuple(available[:1])
+
+
+def scored_by_default(available: Sequence[str]) -> str:
+    """What regions are scored by where nothing was said: what labels can reduce, where there are samples."""
+    return shown_by_default(available)[-1]
+
+
+def explained() -> str:
+    """The measures for a help text, a line each."""
+    lines = []
+    for item in _known.values():
+        unit = f" ({item.unit})" if item.unit else ""
+        holder = "" if item.of == "probs" else f" [{item.held_by or _HOLDERS[item.of]}]"
+        lines.append(f"  {item.name}{unit}: {item.explanation}{holder}")
+    return "\n".join(lines)

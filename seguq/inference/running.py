@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,12 +24,16 @@ class RunningMeasures:
     entropy is log s - sum exp(d) d / s.
 
     Args:
-        names: the measures that will be asked for; sums that none of them needs are not made.
+        names: the measures that will be asked for; sums that none of them needs are not made, and those that are not
+            `known` are left out.
 
     References:
         The update of mean and sum of squares: Welford, Note on a Method for Calculating Corrected Sums of Squares
         and Products, 1962.
     """
+
+    known: ClassVar[frozenset[str]] = _ENTROPIES | {"variance", "variation_ratio"}
+    """The measures that it has."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names

@@ -10,15 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from seguq.core.log import say_once
 from seguq.inference.estimator import Estimator
-from seguq.inference.measures import PROB_MEASURES, SAMPLE_MEASURES
+from seguq.inference.measures import Source, computed, measure
 from seguq.inference.running import RunningMeasures, pooled_logits
 
 
 class SamplingEstimator(Estimator):
     """An estimator whose answer is pooled from several samples of the model, by running sums."""
 
-    available: tuple[str, ...] = (*PROB_MEASURES, *SAMPLE_MEASURES)
+    gives: ClassVar[tuple[Source, ...]] = ("probs", "samples")
     stored_as: ClassVar[Mapping[str, str]] = MappingProxyType({"samples": "number_of_samples"})
 
     @abstractmethod
@@ -26,10 +27,18 @@ class SamplingEstimator(Estimator):
         """Class logits of one sample at a time; between two of them the model is as it was found."""
 
     def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        running = RunningMeasures(names)
+        running, kept = RunningMeasures(names), list[Tensor]()
+        others = [name for name in names if _needs_all_samples(name)]
+        if others:
+            say_once(f"{', '.join(others)}: all samples of a batch are kept in memory, which takes longer")
         for logits in self.sample_logits(images, ids):
             running.add(logits)
-        return pooled_logits(running.mean), running.maps()
+            if others:
+                kept.append(torch.softmax(logits, dim=1))
+        maps = running.maps()
+        if others:
+            maps |= computed("samples", torch.stack(kept), others)
+        return pooled_logits(running.mean), maps
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of one sample at a time, ``(B, C, *spatial)``, raw (never calibrated)."""
@@ -43,3 +52,8 @@ class SamplingEstimator(Estimator):
                     return
                 probs = torch.softmax(logits, dim=1)
             yield self._sample_view(probs)
+
+
+def _needs_all_samples(name: str) -> bool:
+    found = measure(name)
+    return found is not None and found.of == "samples" and name not in RunningMeasures.known

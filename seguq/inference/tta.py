@@ -15,6 +15,7 @@ from torch.nn import functional
 from seguq.core.checks import is_number, require_choice
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
+from seguq.inference.measures import Source
 from seguq.inference.running import RunningMeasures, pooled_logits
 from seguq.inference.wrapping import WrappingEstimator
 
@@ -91,7 +92,7 @@ class TestTimeAugmentation(WrappingEstimator):
 
     name: ClassVar[str] = "test_time_augmentation"
     __test__ = False  # its name looks like that of a test
-    adds: ClassVar[tuple[str, ...]] = ("augmentation_variance",)
+    gives: ClassVar[tuple[Source, ...]] = ("probs", "views")
 
     def __init__(
         self,

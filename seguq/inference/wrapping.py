@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -28,9 +28,6 @@ class WrappingEstimator(Estimator):
             and can be given only where that is a model.
     """
 
-    adds: ClassVar[tuple[str, ...]] = ()
-    """Measures beside those of the inner estimator."""
-
     def __init__(self, inner: Estimator | nn.Module | None, **settings: Any) -> None:
         own = {name: settings.pop(name) for name in _OF_THE_INNER if name in settings}
         if not isinstance(inner, Estimator):
@@ -40,7 +37,6 @@ class WrappingEstimator(Estimator):
             raise SeguqError(f"{name}= belongs to the estimator inside: pass it to {type(inner).__name__}")
         warn_of_calibrator(inner)
         self.inner: Estimator = inner
-        self.available = (*inner.available, *self.adds)
         super().__init__(task=inner.task, **settings)
 
     def arguments(self) -> dict[str, Any]:
@@ -87,6 +83,16 @@ class WrappingEstimator(Estimator):
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "inner": self.inner.identity()}
+
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """The measures of seguq that the inner estimator has, and its own."""
+        return (*self.inner.usual, *(name for name in super().usual if name not in self.inner.usual))
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """The measures that it can compute."""
+        return tuple(dict.fromkeys((*self.usual, *self.inner.available, *super().available)))
 
     def names_inside(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.inner.available)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from seguq.core.errors import SeguqError, UsageError
@@ -17,7 +19,7 @@ def test_without_a_group_images_are_cut_into_at_most_64_contiguous_blocks():
     for total in (1, 5, 64, 65, 1000, 12345):
         found = [Groups()("id", number, total) for number in range(total)]
         assert 1 <= len(set(found)) <= 64
-        assert len(set(found)) == 1 + sum(a != b for a, b in zip(found, found[1:], strict=False))  # contiguous
+        assert len(set(found)) == 1 + sum(a != b for a, b in itertools.pairwise(found))  # contiguous
         assert len(set(found)) == total or total > 64
 
 

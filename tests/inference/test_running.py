@@ -5,8 +5,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seguq import functional
-from seguq.inference.measures import SAMPLE_MEASURES
+from seguq.inference.measures import measures_of
 from seguq.inference.running import RunningMeasures
+
+SAMPLE_MEASURES = measures_of("samples")
 
 
 def samples(count=5, shape=(2, 4, 7, 9), seed=0):
