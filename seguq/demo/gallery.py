@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from seguq.data import nuclei_mini, read_image
+from seguq.data.classes import Classes
 from seguq.export import Scale, ScaleFinder, colorize, picture, tint, to_rgb, write_png
 from seguq.export.heatmap import COLORMAP, with_color_bar
 from seguq.export.page import captioned, image_tag, picture_row, text
@@ -55,11 +56,11 @@ def common_scale(maps: Sequence[UncertaintyMaps], measure: str) -> Scale:
     return finder.scale()
 
 
-def gallery(examples: Sequence[Example], colors: Sequence[tuple[int, int, int]], names: Sequence[str]) -> str:
+def gallery(examples: Sequence[Example], classes: Classes) -> str:
     """The section of labeled images."""
     measures = ("predictive_entropy", "mutual_information")
     scales = {measure: common_scale([example.maps for example in examples], measure) for measure in measures}
-    key = "".join(_swatch(color, name) for color, name in zip(colors, names, strict=True))
+    key = "".join(_swatch(color, name) for color, name in zip(classes.colors, classes.names, strict=True))
     key += _swatch(_ERROR, "wrong pixels") + "".join(legend(scales[measure], measure) for measure in measures)
     out = [
         "<h2>Where it is wrong, and whether it knows</h2>"
@@ -73,7 +74,7 @@ def gallery(examples: Sequence[Example], colors: Sequence[tuple[int, int, int]],
         out.append(f"<h3>{title}</h3>")
         for example in examples:
             if example.split == split:
-                out.append(_example_row(example, colors, scales))
+                out.append(_example_row(example, classes.colors, scales))
     return "".join(out)
 
 

@@ -63,10 +63,10 @@ def evaluate(
             metric.update(maps[measure], wrong, group=maps.image_ids)
         if keep:
             out.examples += [Example(one, mask, split) for one, mask in zip(maps.split(), batch.mask, strict=True)]
-    out.cells["mean IoU"] = _figure(overlap)
+    out.cells["mean IoU"] = _cell(overlap)
     for when in ("before", "after"):
-        out.cells[f"ECE {when}"] = _figure(error[when])
-        out.cells[f"NLL {when}"] = _figure(loss[when])
+        out.cells[f"ECE {when}"] = _cell(error[when])
+        out.cells[f"NLL {when}"] = _cell(loss[when])
     out.cells["ECE change"] = _triple(*error["after"].compute_difference(error["before"]))
     out.cells["NLL change"] = _triple(*loss["after"].compute_difference(loss["before"]))
     out.diagrams = error
@@ -80,17 +80,17 @@ def evaluate(
     return out
 
 
-def _figure(metric: MeanIoU | CalibrationError | NegativeLogLikelihood) -> tuple[float, float, float]:
+def _cell(metric: MeanIoU | CalibrationError | NegativeLogLikelihood) -> tuple[float, float, float]:
     interval = metric.compute_interval()
     assert isinstance(interval, tuple)
     return _triple(scalar(metric.compute()), interval)
 
 
 def own_temperature(
-    est: Estimator, loader: DataLoader[dict[str, object]], classes: int
+    est: Estimator, loader: DataLoader[dict[str, object]], num_classes: int
 ) -> dict[str, tuple[float, float, float]]:
     """What a temperature is worth that is fitted on images of the same kind: out of sample, in two folds."""
-    before, after = CalibrationError(classes), CalibrationError(classes)
+    before, after = CalibrationError(num_classes), CalibrationError(num_classes)
     with warnings.catch_warnings():
         # that it lies at its bound is what the page explains
         warnings.filterwarnings("ignore", message="the best temperature lies at its bound")
@@ -100,7 +100,7 @@ def own_temperature(
         ids = [str(number) for number in batch.numbers]
         before.update(batch.logits.softmax(1), batch.target, group=ids)
         after.update(batch.calibrated.softmax(1), batch.target, group=ids)
-    return {"ECE after": _figure(after), "ECE change": _triple(*after.compute_difference(before))}
+    return {"ECE after": _cell(after), "ECE change": _triple(*after.compute_difference(before))}
 
 
 def stained_found(
@@ -110,7 +110,7 @@ def stained_found(
     truth = np.array([image_id in stained for image_id in ids])
     top = min(_TOP, len(ids))
 
-    def figures(rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[float, float]:
+    def found(rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[float, float]:
         values, kind = scores[rows], truth[rows]
         count = float(kind[np.argsort(-values, kind="stable")[:top]].sum())
         order = np.unique(values, return_inverse=True)[1]
@@ -119,9 +119,9 @@ def stained_found(
         return count, float(area_under_roc(torch.tensor(negatives).double(), torch.tensor(positives).double()))
 
     generator = np.random.default_rng(seed)
-    draws = np.array([figures(generator.integers(0, len(ids), len(ids))) for _ in range(1000)])
+    draws = np.array([found(generator.integers(0, len(ids), len(ids))) for _ in range(1000)])
     low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0) if len(stained) else (np.full(2, np.nan),) * 2
-    count, auroc = figures(np.arange(len(ids)))
+    count, auroc = found(np.arange(len(ids)))
     return {
         "stained among the top": (count, float(low[0]), float(high[0])),
         "AUROC for stained": (auroc, float(low[1]), float(high[1])),

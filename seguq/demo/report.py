@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from seguq.acquisition.selection import box_of
 from seguq.cli.common import with_interval
 from seguq.core.files import write_bytes
 from seguq.data import read_image
+from seguq.data.classes import Classes
 from seguq.demo.gallery import Example, common_scale, gallery, legend
 from seguq.export import colorize, outline, to_rgb
 from seguq.export.page import captioned, cards, image_tag, page, picture_row, plot_tag, table, text
@@ -26,8 +27,21 @@ _CONTEXT = 48
 
 
 @dataclass
-class Figures:
-    """Everything that was measured: value, and both ends of its interval."""
+class Pool:
+    """The unlabeled images, what the model said of them, and what was chosen to be labeled."""
+
+    folder: Path
+    ids: list[str]
+    maps: Mapping[str, UncertaintyMaps]
+    scores: Mapping[str, npt.NDArray[np.float64]]
+    """The mean of each measure over each image."""
+    selection: Selection
+    stained: set[str]
+
+
+@dataclass
+class Findings:
+    """Everything that the demo found. Numbers are a value and both ends of its interval."""
 
     evaluations: dict[str, dict[str, Triple]]
     diagrams: dict[str, dict[str, CalibrationError]]
@@ -37,14 +51,17 @@ class Figures:
     temperatures: dict[str, float]
     settings: dict[str, Any]
     times: dict[str, float]
+    examples: list[Example]
+    classes: Classes
+    pool: Pool
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures as plain values."""
+        """The numbers as plain values."""
         names = ("evaluations", "own_temperature", "auroc", "found", "temperatures", "settings", "times")
         return {name: getattr(self, name) for name in names}
 
     def headline(self) -> list[tuple[str, str]]:
-        """The figures that matter most, as people read them."""
+        """The numbers that matter most, as people read them."""
         one, mc, stained = (self.evaluations[n] for n in ("one pass, test", "MC dropout, test", "one pass, stained"))
         rows = [
             ("mean IoU, test", _cell(one["mean IoU"])),
@@ -70,45 +87,33 @@ def _plain(tag: str) -> str:
     return "one pass" if tag == "deterministic" else "MC dropout"
 
 
-def _cell(figure: Triple, digits: int = 3) -> str:
-    value, low, high = figure
+def _cell(triple: Triple, digits: int = 3) -> str:
+    value, low, high = triple
     return with_interval(value, (low, high), digits)
 
 
-def write_report(
-    folder: Path,
-    figures: Figures,
-    examples: Sequence[Example],
-    colors: Sequence[tuple[int, int, int]],
-    names: Sequence[str],
-    selection: Selection,
-    rankings: Mapping[str, npt.NDArray[np.float64]],
-    ids: Sequence[str],
-    stained: set[str],
-    pool_maps: Mapping[str, UncertaintyMaps],
-    pool: Path,
-) -> None:
+def write_report(folder: Path, findings: Findings) -> None:
     """Write ``report.html``."""
     parts = [
-        _head(figures),
-        gallery(examples, colors, names),
-        _labeling(selection, pool, pool_maps, names, stained),
-        _ranking(rankings, ids, stained, pool, figures),
-        _calibration(figures),
-        _errors(figures),
-        _making(figures),
+        _head(findings),
+        gallery(findings.examples, findings.classes),
+        _labeling(findings),
+        _ranking(findings),
+        _calibration(findings),
+        _errors(findings),
+        _making(findings),
     ]
     write_bytes(folder / "report.html", page("seguq demo", "".join(parts)).encode())
 
 
-def _head(figures: Figures) -> str:
-    test, stained = figures.evaluations["one pass, test"], figures.evaluations["one pass, stained"]
-    value = figures.auroc["predictive_entropy"]
-    found = figures.found["predictive_entropy"]
+def _head(findings: Findings) -> str:
+    test, stained = findings.evaluations["one pass, test"], findings.evaluations["one pass, stained"]
+    value = findings.auroc["predictive_entropy"]
+    found = findings.found["predictive_entropy"]
     top = int(found["top"][0])
 
-    def interval(figure: Triple, digits: int = 3) -> str:
-        return f"95 % interval {figure[1]:.{digits}f} to {figure[2]:.{digits}f}"
+    def interval(triple: Triple, digits: int = 3) -> str:
+        return f"95 % interval {triple[1]:.{digits}f} to {triple[2]:.{digits}f}"
 
     return (
         "<h1>What this model does not know</h1>"
@@ -146,16 +151,12 @@ def _crop(image: npt.NDArray[np.uint8], row: Mapping[str, Any]) -> npt.NDArray[n
     return outline(part, [[2 * (y0 - top), 2 * (x0 - left), 2 * (y1 - top), 2 * (x1 - left)]])
 
 
-def _labeling(
-    selection: Selection,
-    pool: Path,
-    maps: Mapping[str, UncertaintyMaps],
-    names: Sequence[str],
-    stained: set[str],
-) -> str:
+def _labeling(findings: Findings) -> str:
+    pool, selection, names = findings.pool, findings.pool.selection, findings.classes.names
+    maps, stained = pool.maps, pool.stained
     crops = []
     for row in selection.rows[:12]:
-        image = to_rgb(read_image(pool / f"{row['image_id']}.jpg"))
+        image = to_rgb(read_image(pool.folder / f"{row['image_id']}.jpg"))
         kind = ' <span class="chip">stained</span>' if row["image_id"] in stained else ""
         caption = (
             f"<b>{row['rank']}.</b> mutual information {row['score']:.3f} nats on average; mostly predicted "
@@ -168,7 +169,7 @@ def _labeling(
     for image_id in selection.image_ids[:4]:
         mine = selection.in_image(image_id)
         labels = [str(row["rank"]) for row in mine]
-        image = to_rgb(read_image(pool / f"{image_id}.jpg"))
+        image = to_rgb(read_image(pool.folder / f"{image_id}.jpg"))
         heat = colorize(maps[image_id]["mutual_information"][0].numpy(), scale)
         # enlarged, or the ranks could not be read
         image, heat = (part.repeat(2, axis=0).repeat(2, axis=1) for part in (image, heat))
@@ -189,18 +190,13 @@ def _labeling(
     )
 
 
-def _ranking(
-    rankings: Mapping[str, npt.NDArray[np.float64]],
-    ids: Sequence[str],
-    stained: set[str],
-    pool: Path,
-    figures: Figures,
-) -> str:
-    scores = rankings["predictive_entropy"]
+def _ranking(findings: Findings) -> str:
+    pool = findings.pool
+    scores, ids, stained = pool.scores["predictive_entropy"], pool.ids, pool.stained
     thumbs = []
     for rank, i in enumerate(np.argsort(-scores, kind="stable")[:10], 1):
         chip = ' <span class="chip">stained</span>' if ids[i] in stained else ""
-        image = to_rgb(read_image(pool / f"{ids[i]}.jpg"))
+        image = to_rgb(read_image(pool.folder / f"{ids[i]}.jpg"))
         thumbs.append(captioned(image_tag(image, f"image {ids[i]}"), f"<b>{rank}.</b> mean {scores[i]:.3f} nats{chip}"))
     rows = [
         [
@@ -208,7 +204,7 @@ def _ranking(
             f"{_cell(item['stained among the top'], 0)} of {item['top'][0]:.0f}",
             _cell(item["AUROC for stained"]),
         ]
-        for measure, item in figures.found.items()
+        for measure, item in findings.found.items()
     ]
     return (
         "<h2>Images of another kind</h2>"
@@ -219,7 +215,7 @@ def _ranking(
     )
 
 
-def _calibration(figures: Figures) -> str:
+def _calibration(findings: Findings) -> str:
     from matplotlib.figure import Figure
 
     plots = []
@@ -227,12 +223,12 @@ def _calibration(figures: Figures) -> str:
         figure = Figure(figsize=(4.3, 4.3), layout="constrained")
         axes = figure.add_subplot()
         for when, color in (("before", "#b5367a"), ("after", "#31688e")):
-            figures.diagrams[name][when].plot(axes, label=when, color=color)
+            findings.diagrams[name][when].plot(axes, label=when, color=color)
         axes.set_title(title, fontsize=11)
         plots.append(captioned(plot_tag(figure, f"reliability diagram, {title}"), "bands: 95 % over images"))
-    test, stained = figures.evaluations["one pass, test"], figures.evaluations["one pass, stained"]
-    mc = figures.evaluations["MC dropout, test"]
-    own = figures.own_temperature["ECE after"]
+    test, stained = findings.evaluations["one pass, test"], findings.evaluations["one pass, stained"]
+    mc = findings.evaluations["MC dropout, test"]
+    own = findings.own_temperature["ECE after"]
     value, low, high = test["ECE change"]
     word = "lowers" if high < 0 else "raises" if low > 0 else "does not show to change"
     amount = f" by {abs(value):.4f} [{min(abs(low), abs(high)):.4f}, {max(abs(low), abs(high)):.4f}]"
@@ -250,10 +246,10 @@ def _calibration(figures: Figures) -> str:
         [
             "stained, temperature fitted on other stained images",
             _cell(stained["ECE before"], 4),
-            *(_cell(figures.own_temperature[f"ECE {when}"], 4) for when in ("after", "change")),
+            *(_cell(findings.own_temperature[f"ECE {when}"], 4) for when in ("after", "change")),
         ],
     ]
-    count, _, correct = figures.diagrams["one pass, stained"]["before"].bins.sum(1).tolist()
+    count, _, correct = findings.diagrams["one pass, stained"]["before"].bins.sum(1).tolist()
     right = correct / max(count, 1)
     moral = (
         f"No temperature can do better: the model is right in only {100 * right:.0f} % of these pixels, and a "
@@ -261,7 +257,7 @@ def _calibration(figures: Figures) -> str:
         if right < 0.5
         else "Calibration holds for the kind of image that it was fitted on."
     )
-    temperatures = " and ".join(f"{value:.2f} for {text(_plain(tag))}" for tag, value in figures.temperatures.items())
+    temperatures = " and ".join(f"{value:.2f} for {text(_plain(tag))}" for tag, value in findings.temperatures.items())
     return (
         "<h2>Does 90 % mean nine times in ten?</h2>"
         f"<p>A temperature was fitted on the validation images ({temperatures}). To say it as it is: {verdict}. "
@@ -273,22 +269,22 @@ def _calibration(figures: Figures) -> str:
     )
 
 
-def _errors(figures: Figures) -> str:
+def _errors(findings: Findings) -> str:
     rows = [
         [measure.replace("_", " "), _cell(value)]
-        for measure, value in sorted(figures.auroc.items(), key=lambda item: -item[1][0])
+        for measure, value in sorted(findings.auroc.items(), key=lambda item: -item[1][0])
     ]
     return (
         "<h2>Which measure finds the errors</h2>"
         "<p>The chance that a wrong pixel is more uncertain than a right one: 1 is perfect, 0.5 is worth nothing. "
-        f"MC dropout of {figures.settings['samples']} samples, test images.</p>"
+        f"MC dropout of {findings.settings['samples']} samples, test images.</p>"
         + table(["measure", "AUROC for wrong pixels [95 % interval]"], rows)
     )
 
 
-def _making(figures: Figures) -> str:
-    settings = figures.settings
-    times = "; ".join(f"{name} {seconds:.0f} s" for name, seconds in figures.times.items())
+def _making(findings: Findings) -> str:
+    settings = findings.settings
+    times = "; ".join(f"{name} {seconds:.0f} s" for name, seconds in findings.times.items())
     return (
         "<h2>How it was made</h2>"
         f"<p>{settings['architecture']} with {text(settings['encoder'])} from random weights, {settings['steps']} "

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from seguq.acquisition import Budget, Selection, TopK, select
+from seguq.acquisition import Budget, TopK, select
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.calibration.temperature import TemperatureScaling
 from seguq.cli.common import make_estimator, pick_device, print_table
@@ -28,7 +28,7 @@ from seguq.core.progress import ProgressLoader, progress
 from seguq.data import SegmentationData, list_images, nuclei_mini
 from seguq.demo.gallery import write_overview
 from seguq.demo.measure import evaluate, own_temperature, stained_found
-from seguq.demo.report import Figures, write_report
+from seguq.demo.report import Findings, Pool, write_report
 from seguq.inference import UncertaintyMaps
 from seguq.regions import Grid, WholeImage, score
 from seguq.store.folder import mean_score, predicted_ids
@@ -97,51 +97,38 @@ def demo(
             ),
         }
         stained_sample = evaluate(dropout, temperatures[dropout.tag], data.loader("ood", most=3), "stained", keep=3)
-        own = own_temperature(deterministic, data.loader("ood"), data.classes_count)
+        own = own_temperature(deterministic, data.loader("ood"), len(data.classes))
     with _timed(times, "search the pool"):
-        pool = data.pool_folder(folder)
+        images_folder = data.pool_folder(folder)
         predict(
             checkpoint=str(folder / "model.ckpt"),
-            images=str(pool),
+            images=str(images_folder),
             out=str(folder / "pool"),
             samples=samples,
             seed=seed,
             device=device,
         )
-        ids = predicted_ids(folder / "pool")
-        stained = set(json.loads((data.root / "pool_stained.json").read_text())) & set(ids)
-        selection, rankings, pool_maps = _search(folder, ids, regions, seed)
-        found = {measure: stained_found(values, ids, stained, seed) for measure, values in rankings.items()}
-        draw_selection(selection, list_images(pool), folder / "selection")
+        pool = _search(folder, images_folder, data.root, regions, seed)
+        draw_selection(pool.selection, list_images(images_folder), folder / "selection")
 
     with _timed(times, "report"):
-        figures = Figures(
+        findings = Findings(
             evaluations={name: item.cells for name, item in evaluations.items()},
             diagrams={name: item.diagrams for name, item in evaluations.items()},
             own_temperature=own,
             auroc=evaluations["MC dropout, test"].auroc,
-            found=found,
+            found={name: stained_found(values, pool.ids, pool.stained, seed) for name, values in pool.scores.items()},
             temperatures={tag: item.temperature for tag, item in temperatures.items()},
             settings={"steps": steps, "samples": samples, "seed": seed, "encoder": _ENCODER, "architecture": "FPN"},
             times=times,
+            examples=evaluations["MC dropout, test"].examples + stained_sample.examples,
+            classes=data.classes,
+            pool=pool,
         )
-        examples = evaluations["MC dropout, test"].examples + stained_sample.examples
-        write_report(
-            folder,
-            figures,
-            examples,
-            data.class_colors,
-            data.class_names,
-            selection,
-            rankings,
-            ids,
-            stained,
-            pool_maps,
-            pool,
-        )
-        write_overview(folder / "overview.png", examples, data.class_colors)
-    write_json(folder / _MARKER, {"finished": True, **figures.as_dict()})
-    _print(folder, figures, times)
+        write_report(folder, findings)
+        write_overview(folder / "overview.png", findings.examples, data.classes.colors)
+    write_json(folder / _MARKER, {"finished": True, **findings.as_dict()})
+    _print(folder, findings)
 
 
 @contextmanager
@@ -183,9 +170,7 @@ class _Data:
             mean=task.normalization.mean,
             std=task.normalization.std,
         )
-        self.class_names = self.module.classes.names
-        self.class_colors = self.module.classes.colors
-        self.classes_count = len(self.class_names)
+        self.classes = self.module.classes
 
     def loader(self, split: str, most: int | None = None) -> DataLoader[dict[str, object]]:
         """Batches of a split, in order."""
@@ -234,10 +219,9 @@ def _train(
     return SegmentationTask.load(out / "model.ckpt").to(device, memory_format=torch.channels_last), data
 
 
-def _search(
-    folder: Path, ids: list[str], regions: int, seed: int
-) -> tuple[Selection, dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]], dict[str, UncertaintyMaps]]:
+def _search(folder: Path, images: Path, root: Path, regions: int, seed: int) -> Pool:
     """Score regions and whole images of the pool, and select within the budget."""
+    ids = predicted_ids(folder / "pool")
     maps = {image_id: UncertaintyMaps.load(folder / "pool" / "maps" / f"{image_id}.npz") for image_id in ids}
     table = score(maps.values(), Grid(32), by="mutual_information")
     table.save(folder / "regions.parquet")
@@ -245,18 +229,19 @@ def _search(
     selection = select(table, budget=Budget(regions=regions), strategy=TopK(), seed=seed)
     selection.save(folder / "selection.json")
     names = ("predictive_entropy", "mutual_information")
-    rankings = {name: np.concatenate([mean_score(item, name) for item in maps.values()]) for name in names}
-    return selection, rankings, maps
+    scores = {name: np.concatenate([mean_score(item, name) for item in maps.values()]) for name in names}
+    stained = set(json.loads((root / "pool_stained.json").read_text())) & set(ids)
+    return Pool(images, ids, maps, scores, selection, stained)
 
 
-def _print(folder: Path, figures: Figures, times: dict[str, float]) -> None:
-    rows = [[name, value] for name, value in figures.headline()]
+def _print(folder: Path, findings: Findings) -> None:
+    rows, times = [[name, value] for name, value in findings.headline()], findings.times
     print()
     print_table(
         "seguq demo: what the model knows of itself",
-        ["figure", "value [95 % interval over images]"],
+        ["what", "value [95 % interval over images]"],
         rows,
-        "figures after calibration are of images that the temperature was not fitted on",
+        "values after calibration are of images that the temperature was not fitted on",
     )
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())
     print(f"time: {sum(times.values()):.0f} s ({spent})")

@@ -63,7 +63,7 @@ class Lying:
         self.offset, self.dtype = tensor.storage_offset(), tensor.dtype
 
 
-def lie(tensor: Tensor, base: Any) -> tuple[Any, ...] | None:
+def geometry_of(tensor: Tensor, base: Any) -> tuple[Any, ...] | None:
     """How a tensor lies in the memory of a slot; None: as the slot's own tensor."""
     shape, strides, offset = tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset()
     if (shape, strides, offset) == (base.shape, base.strides, base.offset):

@@ -32,7 +32,7 @@ from seguq.inference.replay.operations import (
     Kind,
     Lying,
     copy_of_memory,
-    lie,
+    geometry_of,
     memory_of,
     outputs_of,
     tensors_of,
@@ -94,10 +94,9 @@ class Recorder(TorchDispatchMode):
         unseen = self._unseen_draw()
         if unseen is not None:
             self.stop(unseen)
-            tape.drew = tape.drew or unseen == _OTHER_MEANS
         if tape.problem is None:
             found = self._slots.get(memory_of(output))
-            tape.output = output.clone() if found is None else (found[0], lie(output, found[1]))
+            tape.output = output.clone() if found is None else (found[0], geometry_of(output, found[1]))
             if found is not None and output.dtype != found[1].dtype:
                 self.stop("gives memory of another type")
             self._set_free()
@@ -148,7 +147,6 @@ class Recorder(TorchDispatchMode):
 
     def _operation(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         tape = self.tape
-        tape.operations += 1
         tape.signature = hash((tape.signature, func))
         kind = KINDS.get(func)
         if kind is None:
@@ -187,7 +185,6 @@ class Recorder(TorchDispatchMode):
             state = generator_state(self._device)
             random = not same_state(self._state, state)
             self._state = state
-            tape.drew = tape.drew or random
         if tape.log is not None:
             tape.log.append(logged(kind, args, kwargs, None if random or depends else out))
         if not random and not depends:
@@ -275,7 +272,7 @@ class Recorder(TorchDispatchMode):
             if tensor.dtype != slot[1].dtype:
                 self.stop(f"calls {kind.name} on memory of another type")
                 return
-            entry.refs.append((container, key, slot[0], lie(tensor, slot[1])))
+            entry.refs.append((container, key, slot[0], geometry_of(tensor, slot[1])))
             container[key] = None
         several = isinstance(out, (list, tuple))
         for position, tensor in enumerate(out if several else (out,)):

@@ -44,8 +44,6 @@ class Tape:
         where: the module in which the problem is, where that is known.
         log: of every operation what it was, what it gave where no draw is behind it, and the module that called it;
             None if that was not asked for.
-        drew: whether a generator moved in the pass.
-        operations: number of operations in the whole pass.
         signature: a number that is another one where the pass called other operations.
     """
 
@@ -53,8 +51,6 @@ class Tape:
         self.problem: str | None = None
         self.where: nn.Module | None = None
         self.log: list[Logged] | None = None
-        self.drew = False
-        self.operations = 0
         self.signature = 0
         self.entries: list[Entry] = []
         self.slots = 0
