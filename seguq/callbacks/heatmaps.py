@@ -210,7 +210,7 @@ class HeatmapWriter(EstimatorCallback):
         self._numbered = True
         if self._any_earlier and not self.overwrite:
             raise UsageError(
-                f"{folder.path} holds predictions already, and the images have no ids by which those of other data "
+                f"{folder.dir} holds predictions already, and the images have no ids by which those of other data "
                 "could be told apart: make the loader give an image_id, choose another folder, or pass overwrite=True"
             )
 
@@ -265,7 +265,7 @@ class HeatmapWriter(EstimatorCallback):
                 self._earlier = [image_id for image_id in self._earlier if image_id not in stale]
             self._folder.keep_scales(scales)
         if stage == "predict":
-            logger.info("HeatmapWriter: maps are in %s; drawing the pictures", self._folder.path)
+            logger.info("HeatmapWriter: maps are in %s; drawing the pictures", self._folder.dir)
 
     def _draw(self, scales: dict[str, Scale]) -> None:
         assert self._folder is not None

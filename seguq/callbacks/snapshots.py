@@ -32,18 +32,18 @@ class Snapshots(RateCallback):
         estimator = seguq.DeepEnsemble(snapshots.paths, model=module)
 
     Args:
-        folder: where the files go, ``snapshot-1.ckpt`` and so on; files that are there stay, and the new ones get
+        dir: where the files go, ``snapshot-1.ckpt`` and so on; files that are there stay, and the new ones get
             other names then. The files of cycles that are not among the best are removed.
         cycles: number of cycles, M, of equally many epochs; the Trainer's ``max_epochs`` ends the last one.
         keep: how many to keep, k, the best ones; None: all.
-        monitor: name of a logged figure that tells which are the best; None: the last ones are.
-        mode: whether a small (``"min"``) or a large (``"max"``) figure is good.
+        monitor: name of a logged value that tells which are the best; None: the last ones are.
+        mode: whether a small (``"min"``) or a large (``"max"``) value is good.
         lr: the rate that each cycle begins with, or one for each group of parameters: well above what one would train
             with otherwise (the authors take 0.2 for SGD). None: the rates that the optimizer was made with, or the
             highest ones of a one-cycle schedule.
 
     Raises:
-        UsageError: for wrong arguments, a training without ``max_epochs``, with fewer epochs than cycles, or a figure
+        UsageError: for wrong arguments, a training without ``max_epochs``, with fewer epochs than cycles, or a value
             that is not logged.
 
     References:
@@ -57,7 +57,7 @@ class Snapshots(RateCallback):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        dir: str | os.PathLike[str],
         cycles: int = 5,
         keep: int | None = None,
         monitor: str | None = None,
@@ -69,7 +69,7 @@ class Snapshots(RateCallback):
         if keep is not None:
             require_count("keep", keep)
         require_choice("mode", mode, ("min", "max"))
-        self.folder = Path(folder)
+        self.dir = Path(dir)
         self.cycles = cycles
         self.keep = keep
         self.monitor = monitor
@@ -78,22 +78,22 @@ class Snapshots(RateCallback):
 
     def _at_rest(self) -> None:
         self._rates: list[float] | None = None
-        self._kept: list[tuple[str, int, float]] = []  # file in the folder, number of the cycle from 1, figure
+        self._kept: list[tuple[str, int, float]] = []  # file in the folder, number of the cycle from 1, value
         self._ended: list[int] = []  # the cycles whose end was seen, also of those that are not kept
         self._epochs: int | None = None
-        self._figure: float | None = None
+        self._value: float | None = None
         self._validated = False
         self._restored = False
 
     @property
     def paths(self) -> list[Path]:
         """The files that are kept, the best one first; without ``monitor`` the last one first."""
-        return [self.folder / name for name, _, _ in self._ranked()]
+        return [self.dir / name for name, _, _ in self._ranked()]
 
     def _ranked(self) -> list[tuple[str, int, float]]:
         def rank(item: tuple[str, int, float]) -> tuple[bool, float, int]:
-            _, cycle, figure = item
-            return math.isnan(figure), figure if self.mode == "min" else -figure, -cycle
+            _, cycle, value = item
+            return math.isnan(value), value if self.mode == "min" else -value, -cycle
 
         return sorted(self._kept, key=rank)
 
@@ -105,21 +105,21 @@ class Snapshots(RateCallback):
             "kept": kept,
             "ended": list(self._ended),
             "epochs": self._epochs,
-            "figure": self._figure,
+            "value": self._value,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a training was cut off."""
         self._restored = True
-        rates, self._epochs, self._figure = (state_dict[name] for name in ("rates", "epochs", "figure"))
+        rates, self._epochs, self._value = (state_dict[name] for name in ("rates", "epochs", "value"))
         self._ended = [int(cycle) for cycle in state_dict["ended"]]
         self._rates = None if rates is None else [float(rate) for rate in rates]
         # names alone: what a file says must not lead out of the folder
-        kept = [(Path(name).name, int(cycle), float(figure)) for name, cycle, figure in state_dict["kept"]]
-        self._kept = [item for item in kept if (self.folder / item[0]).is_file()]
+        kept = [(Path(name).name, int(cycle), float(value)) for name, cycle, value in state_dict["kept"]]
+        self._kept = [item for item in kept if (self.dir / item[0]).is_file()]
         for name, _, _ in kept:
-            if not (self.folder / name).is_file():
-                warnings.warn(f"{self.folder / name} is gone: it will not be in the ensemble", stacklevel=2)
+            if not (self.dir / name).is_file():
+                warnings.warn(f"{self.dir / name} is gone: it will not be in the ensemble", stacklevel=2)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fail now where the training cannot be cut into cycles."""
@@ -133,8 +133,8 @@ class Snapshots(RateCallback):
                 f"Snapshots(cycles={self.cycles}) needs at least one epoch a cycle, but the training {found}: give the "
                 f"Trainer max_epochs={10 * self.cycles}, say"
             )
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"{self.folder} is a file: give Snapshots a folder")
+        if self.dir.exists() and not self.dir.is_dir():
+            raise UsageError(f"{self.dir} is a file: give Snapshots a folder")
         self._restored = False
 
     def _bounds(self, trainer: Any) -> list[int]:
@@ -163,7 +163,7 @@ class Snapshots(RateCallback):
         for cycle in sorted(set(ended) - set(self._ended)):
             warnings.warn(
                 f"the snapshot of cycle {cycle} is not in the ensemble, as the checkpoint was written just before it "
-                f"was taken: add its file in {self.folder} by hand, if it is there",
+                f"was taken: add its file in {self.dir} by hand, if it is there",
                 stacklevel=2,
             )
         self._warn_of_schedulers(trainer, "")
@@ -190,51 +190,51 @@ class Snapshots(RateCallback):
         set_rates(trainer, [rate / 2 * (math.cos(math.pi * part) + 1) for rate in self._rates])
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Note the figure, before a checkpoint of this validation is written; from now on it must be there."""
+        """Note the value, before a checkpoint of this validation is written; from now on it must be there."""
         if not (trainer.sanity_checking or trainer.fast_dev_run):
             self._validated = True
             if self.monitor in trainer.callback_metrics:
-                self._figure = float(trainer.callback_metrics[self.monitor])
+                self._value = float(trainer.callback_metrics[self.monitor])
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the model where a cycle ends."""
         if trainer.fast_dev_run:
             return
         if self.monitor is not None:
-            self._look_at_figure(trainer, self.monitor)
+            self._look_at_value(trainer, self.monitor)
         bounds, epochs = self._bounds(trainer), trainer.current_epoch + 1
         if epochs in bounds and bounds.index(epochs) not in self._ended:
             self._keep(trainer, bounds.index(epochs))
 
-    def _look_at_figure(self, trainer: Any, monitor: str) -> None:
+    def _look_at_value(self, trainer: Any, monitor: str) -> None:
         if monitor in trainer.callback_metrics:
-            self._figure = float(trainer.callback_metrics[monitor])
-        elif self._figure is None and (self._validated or not trainer.enable_validation):
+            self._value = float(trainer.callback_metrics[monitor])
+        elif self._value is None and (self._validated or not trainer.enable_validation):
             names = ", ".join(sorted(trainer.callback_metrics)) or "none"
-            raise UsageError(f"Snapshots(monitor={monitor!r}) is not among the logged figures: {names}")
+            raise UsageError(f"Snapshots(monitor={monitor!r}) is not among the logged values: {names}")
 
     def _keep(self, trainer: Any, cycle: int) -> None:
-        figure = float(-cycle) if self.mode == "min" else float(cycle)
+        value = float(-cycle) if self.mode == "min" else float(cycle)
         if self.monitor is not None:
-            figure = math.nan if self._figure is None else self._figure
-            if self._figure is None:
+            value = math.nan if self._value is None else self._value
+            if self._value is None:
                 warnings.warn(
                     f"{self.monitor!r} was not logged before cycle {cycle} ended, as there was no validation yet: its "
                     "snapshot counts as the worst",
                     stacklevel=2,
                 )
         self._ended.append(cycle)
-        name, figure = trainer.strategy.broadcast((self._free(cycle), figure))
-        trainer.save_checkpoint(self.folder / name, weights_only=True)
-        self._kept.append((name, cycle, figure))
+        name, value = trainer.strategy.broadcast((self._free(cycle), value))
+        trainer.save_checkpoint(self.dir / name, weights_only=True)
+        self._kept.append((name, cycle, value))
         for dropped in [] if self.keep is None else self._ranked()[self.keep :]:  # now that the new file is there
             self._kept.remove(dropped)
             if trainer.is_global_zero:
-                (self.folder / dropped[0]).unlink(missing_ok=True)
+                (self.dir / dropped[0]).unlink(missing_ok=True)
 
     def _free(self, cycle: int) -> str:
         name, version = f"snapshot-{cycle}.ckpt", 0
-        while (self.folder / name).exists():
+        while (self.dir / name).exists():
             version += 1
             name = f"snapshot-{cycle}-v{version}.ckpt"
         return name
@@ -250,4 +250,4 @@ class Snapshots(RateCallback):
                 stacklevel=2,
             )
         if trainer.is_global_zero:
-            logger.info("Snapshots: %d models in %s", len(self._kept), self.folder)
+            logger.info("Snapshots: %d models in %s", len(self._kept), self.dir)

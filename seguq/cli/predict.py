@@ -128,7 +128,7 @@ def _fill(
     results = PredictionFolder(out, settings)
     names, save_probs = settings["measures"], settings["save_probs"]
     todo = [image_id for image_id, path in data.images.items() if not results.is_done(image_id, path)]
-    gone = set(predicted_ids(results.path)) - set(data.images)
+    gone = set(predicted_ids(results.dir)) - set(data.images)
     if gone:
         raise SeguqError(
             f"{out} holds maps of {len(gone)} images that are not in {settings['images']} any more, such as "

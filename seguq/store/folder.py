@@ -34,7 +34,7 @@ class PredictionFolder:
     that was killed goes on where it stopped.
 
     Args:
-        path: the folder.
+        dir: the folder.
         settings: what the results depend on, plain values; a folder made with other settings is refused.
         overwrite: empty a folder of predictions made with other settings, instead of refusing it.
         clean: remove what a killed run has left; not while another process writes to the folder.
@@ -45,19 +45,19 @@ class PredictionFolder:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        dir: str | os.PathLike[str],
         settings: Mapping[str, Any],
         *,
         overwrite: bool = False,
         clean: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.dir = Path(dir)
         self.settings = json.loads(json.dumps(settings))
-        run = self.path / "run.json"
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file, not a folder")
+        run = self.dir / "run.json"
+        if self.dir.exists() and not self.dir.is_dir():
+            raise UsageError(f"{self.dir} is a file, not a folder")
         if run.is_file():
-            known = read_run(self.path)["settings"]
+            known = read_run(self.dir)["settings"]
             names = sorted({*known, *self.settings})
             differing = [name for name in names if known.get(name) != self.settings.get(name)]
             if differing and overwrite:
@@ -73,38 +73,38 @@ class PredictionFolder:
                     for name in differing
                 )
                 raise UsageError(
-                    f"{self.path} was made with other settings ({changes}): choose another folder, or remove it"
+                    f"{self.dir} was made with other settings ({changes}): choose another folder, or remove it"
                 )
-        elif self.path.exists() and not all(item.name.startswith(TEMPORARY_PREFIX) for item in self.path.iterdir()):
-            raise UsageError(f"{self.path} holds other files already: choose a new folder")
+        elif self.dir.exists() and not all(item.name.startswith(TEMPORARY_PREFIX) for item in self.dir.iterdir()):
+            raise UsageError(f"{self.dir} holds other files already: choose a new folder")
         else:
             write_json(run, {"version": _SCHEMA_VERSION, "settings": self.settings})
         if clean:
-            remove_leftovers(self.path)
+            remove_leftovers(self.dir)
 
     def clear(self) -> None:
         """Remove all results, and nothing that this class does not write."""
         for name in ("maps", "predictions", "images", *_PICTURES):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        (self.path / "scale.json").unlink(missing_ok=True)
+            shutil.rmtree(self.dir / name, ignore_errors=True)
+        (self.dir / "scale.json").unlink(missing_ok=True)
 
     def remove(self, image_ids: Sequence[str]) -> None:
         """Remove all results of some images."""
         for image_id in image_ids:
             self.maps_file(image_id).unlink(missing_ok=True)
-            for file in (self.path / "predictions" / f"{image_id}.png", self.picture_file(image_id)):
+            for file in (self.dir / "predictions" / f"{image_id}.png", self.picture_file(image_id)):
                 file.unlink(missing_ok=True)
             for name in _PICTURES:
-                for folder in (self.path / name).glob("*"):
+                for folder in (self.dir / name).glob("*"):
                     (folder / f"{image_id}.png").unlink(missing_ok=True)
 
     def picture_file(self, image_id: str) -> Path:
         """Where the image itself is kept as a picture, for those who have no file of it."""
-        return self.path / "images" / f"{image_id}.png"
+        return self.dir / "images" / f"{image_id}.png"
 
     def maps_file(self, image_id: str) -> Path:
         """Where the maps of an image are."""
-        return self.path / "maps" / f"{image_id}.npz"
+        return self.dir / "maps" / f"{image_id}.npz"
 
     def is_done(self, image_id: str, image: Path) -> bool:
         """Whether the maps of an image are there, and no older than it.
@@ -123,7 +123,7 @@ class PredictionFolder:
         for one in maps.split():
             (image_id,) = one.image_ids
             if not one.multilabel:
-                write_index_png(self.path / "predictions" / f"{image_id}.png", one.prediction[0].cpu().numpy())
+                write_index_png(self.dir / "predictions" / f"{image_id}.png", one.prediction[0].cpu().numpy())
             one.save(self.maps_file(image_id), probs=probs)
 
     def scales(
@@ -147,7 +147,7 @@ class PredictionFolder:
             finders: one for each measure, that have taken in the maps of some images already.
             seen: the ids of these images, whose files are not read again.
         """
-        file = self.path / "scale.json"
+        file = self.dir / "scale.json"
         known = read_scales(file)
         if known is not None and not changed and set(measures) <= set(known):
             # a run that was killed before it came here left maps that the scale does not know
@@ -165,10 +165,10 @@ class PredictionFolder:
     def keep_scales(self, scales: Mapping[str, Scale]) -> None:
         """Say what the colors of all pictures mean; pictures on another scale are removed."""
         content = {measure: scale.as_dict() for measure, scale in scales.items()}
-        file = self.path / "scale.json"
+        file = self.dir / "scale.json"
         if read_scales(file) != dict(scales):
             for name in _PICTURES:
-                shutil.rmtree(self.path / name, ignore_errors=True)
+                shutil.rmtree(self.dir / name, ignore_errors=True)
         write_json(file, content)
 
     def draw(self, image_id: str, image: Path | None, scales: Mapping[str, Scale]) -> None:
@@ -181,7 +181,7 @@ class PredictionFolder:
         """
         done = self.maps_file(image_id).stat().st_mtime_ns
         names = _PICTURES if image is not None else _PICTURES[:1]
-        targets = [self.path / name / measure / f"{image_id}.png" for measure in scales for name in names]
+        targets = [self.dir / name / measure / f"{image_id}.png" for measure in scales for name in names]
         if all(target.is_file() and target.stat().st_mtime_ns >= done for target in targets):
             return
         maps = UncertaintyMaps.load(self.maps_file(image_id))
@@ -190,11 +190,11 @@ class PredictionFolder:
             values = maps[measure][0].numpy()
             label = label_of(measure)
             colors = colorize(values, scale)
-            write_png(self.path / "heatmaps" / measure / f"{image_id}.png", with_color_bar(colors, scale, label))
+            write_png(self.dir / "heatmaps" / measure / f"{image_id}.png", with_color_bar(colors, scale, label))
             if shown is None:
                 continue
             laid_over = with_color_bar(overlay(shown, colors), scale, label)
-            write_png(self.path / "overlays" / measure / f"{image_id}.png", laid_over)
+            write_png(self.dir / "overlays" / measure / f"{image_id}.png", laid_over)
 
     def draw_all(self, images: Mapping[str, Path], scales: Mapping[str, Scale]) -> Iterator[str]:
         """Do what `draw` does for many images, on a thread for each processor; encoding a picture leaves Python.

@@ -38,7 +38,7 @@ class MapFiles:
     class. ``MEASURE.png`` are heat maps of every k-th pixel, on a scale of their own.
 
     Args:
-        folder: it is made; one that holds something else, or maps of another run, is refused.
+        dir: it is made; one that holds something else, or maps of another run, is refused.
         probs: write the probabilities, too.
         overview: the longest side of the pictures; 0 for none.
 
@@ -55,8 +55,8 @@ class MapFiles:
         (70, 90)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], probs: bool = False, overview: int = 2048) -> None:
-        self.folder = Path(folder)
+    def __init__(self, dir: str | os.PathLike[str], probs: bool = False, overview: int = 2048) -> None:
+        self.dir = Path(dir)
         self.probs = probs
         if not is_whole(overview, 0):
             raise UsageError(f"overview must be a whole number of pixels, or 0 for none, but is {overview!r}")
@@ -65,20 +65,20 @@ class MapFiles:
         self._rows = 0
         self._ended = False
         self._files: dict[str, str] = {}  # types by name
-        self._lock = FolderLock(self.folder)
+        self._lock = FolderLock(self.dir)
 
     def begin(self, about: dict[str, Any]) -> int:
         """Look at what is there; gives the number of rows that are done."""
         about = json.loads(json.dumps({**about, "probs": self.probs}))
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"{self.folder} is a file, not a folder")
-        meta = self.folder / _META
-        if not meta.is_file() and self.folder.is_dir():
-            others = [path for path in self.folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
+        if self.dir.exists() and not self.dir.is_dir():
+            raise UsageError(f"{self.dir} is a file, not a folder")
+        meta = self.dir / _META
+        if not meta.is_file() and self.dir.is_dir():
+            others = [path for path in self.dir.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
             if others:
-                raise UsageError(f"{self.folder} holds other files: give MapFiles a folder of its own")
+                raise UsageError(f"{self.dir} holds other files: give MapFiles a folder of its own")
         with writing("MapFiles"):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.dir.mkdir(parents=True, exist_ok=True)
         self._lock.take()
         known = self._read(meta) if meta.is_file() else None
         if known is not None:
@@ -86,13 +86,13 @@ class MapFiles:
             differing = [name for name in names if known["about"].get(name) != about.get(name)]
             if differing:
                 raise UsageError(
-                    f"{self.folder} holds maps of another run ({', '.join(differing)} differ): give MapFiles another "
+                    f"{self.dir} holds maps of another run ({', '.join(differing)} differ): give MapFiles another "
                     "folder, or remove that one"
                 )
         self._about = about
         self._rows, self._ended, self._files = 0, False, {}
         self._width = int(about["size"][1])
-        for leftover in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+        for leftover in self.dir.glob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink(missing_ok=True)
         if known is None:
             self._note()
@@ -101,7 +101,7 @@ class MapFiles:
         for name, dtype in self._files.items() if self._rows else ():
             path = self._path(name)
             if not path.is_file() or path.stat().st_size < self._place(np.dtype(dtype)):
-                raise UsageError(f"{path} is shorter than {_META} says, or gone: remove {self.folder}, and begin anew")
+                raise UsageError(f"{path} is shorter than {_META} says, or gone: remove {self.dir}, and begin anew")
         return self._rows
 
     def close(self) -> None:
@@ -109,8 +109,8 @@ class MapFiles:
         self._lock.release()
 
     def _path(self, name: str) -> Path:
-        whole = self.folder / f"{name}.npy"
-        return whole if whole.is_file() else self.folder / f"{name}.npy{_PART}"
+        whole = self.dir / f"{name}.npy"
+        return whole if whole.is_file() else self.dir / f"{name}.npy{_PART}"
 
     def _place(self, dtype: np.dtype[Any]) -> int:
         """Where the next row begins in a file."""
@@ -125,13 +125,13 @@ class MapFiles:
                 if not isinstance(known[name], kind):
                     raise ValueError(name)
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{meta} is damaged, or of another version of seguq: remove {self.folder}") from error
+            raise UsageError(f"{meta} is damaged, or of another version of seguq: remove {self.dir}") from error
         return dict(known)
 
     def _note(self) -> None:
         with writing("MapFiles"):
             content = {"schema": _SCHEMA_VERSION, "rows": self._rows, "complete": self._ended, "files": self._files}
-            write_json(self.folder / _META, {**content, "about": self._about})
+            write_json(self.dir / _META, {**content, "about": self._about})
 
     def write(self, top: int, maps: UncertaintyMaps) -> None:
         """Write rows; they count once all of them are on the disk."""
@@ -156,7 +156,7 @@ class MapFiles:
             array = array.astype(np.float32)
         else:
             array = array.astype(np.uint8 if num_classes <= 256 else np.int32)
-        path = self.folder / f"{name}.npy{_PART}"
+        path = self.dir / f"{name}.npy{_PART}"
         if self._rows == 0:
             path.write_bytes(self._header(array.dtype))
         self._files[name] = array.dtype.str
@@ -177,10 +177,10 @@ class MapFiles:
     def end(self) -> None:
         """Give the files their names, and draw the pictures."""
         with writing("MapFiles"):
-            for part in sorted(self.folder.glob(f"*.npy{_PART}")):
+            for part in sorted(self.dir.glob(f"*.npy{_PART}")):
                 part.replace(part.with_suffix(""))
             for name in self._about["measures"] if self.overview else ():
-                picture = self.folder / f"{name}.png"
+                picture = self.dir / f"{name}.png"
                 if not picture.exists():
                     write_png(picture, self._drawn(name))
         self._ended = True
@@ -191,7 +191,7 @@ class MapFiles:
         step = math.ceil(max(height, width) / self.overview)
         dtype = np.dtype(np.float32)
         start, per_row = len(self._header(dtype)), width * dtype.itemsize
-        with (self.folder / f"{name}.npy").open("rb") as file:  # a mapped file would be mapped as a whole
+        with (self.dir / f"{name}.npy").open("rb") as file:  # a mapped file would be mapped as a whole
             rows = []
             for row in range(0, height, step):
                 file.seek(start + row * per_row)

@@ -195,7 +195,7 @@ def test_schedulers_that_have_no_effect_are_said(tmp_path):
 
 def test_a_figure_that_nobody_logs_is_told_after_the_first_epoch(tmp_path):
     module = with_figures(PACKAGE, range(10))
-    with pytest.raises(UsageError, match=r"monitor='val/miou'\) is not among the logged figures: val/figure"):
+    with pytest.raises(UsageError, match=r"monitor='val/miou'\) is not among the logged values: val/figure"):
         fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=2, monitor="val/miou"), module=module)
     assert module.current_epoch == 0
 

@@ -269,7 +269,7 @@ def test_an_estimator_without_a_model_can_be_bound():
         (("rotations",), {}, "views"),
         (("flips",), {"scales": ()}, "scales must be at least one number above 0"),
         (("flips",), {"scales": (1, -0.5)}, "scales must be at least one number above 0"),
-        (("flips",), {"measures": ["mutual_information"]}, "'mutual_information' is not among the maps"),
+        (("flips",), {"measures": ["mutual_information"]}, "'mutual_information' is not among the measures"),
     ],
 )
 def test_a_wrong_argument_is_an_error_at_once(arguments, settings, told):

@@ -63,7 +63,7 @@ def files(path):
 
 
 def pictures(folder):
-    return [name for name in files(folder.path) if name.startswith(PICTURES)]
+    return [name for name in files(folder.dir) if name.startswith(PICTURES)]
 
 
 def later(path, than, seconds=10):
@@ -86,7 +86,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 
 def test_a_folder_goes_on_with_the_same_settings(folder, images):
-    again = PredictionFolder(folder.path, dict(reversed(SETTINGS.items())))
+    again = PredictionFolder(folder.dir, dict(reversed(SETTINGS.items())))
     assert all(again.is_done(image_id, path) for image_id, path in images.items())
 
 
@@ -107,20 +107,20 @@ def test_settings_are_compared_as_they_are_after_json(tmp_path):
 )
 def test_a_folder_of_other_settings_is_refused_by_what_differs(folder, changed, told):
     with pytest.raises(UsageError, match=told):
-        PredictionFolder(folder.path, changed)
+        PredictionFolder(folder.dir, changed)
 
 
 def test_the_refusal_names_every_setting_that_differs_and_no_other(folder):
     with pytest.raises(UsageError) as error:
-        PredictionFolder(folder.path, {**SETTINGS, "samples": 1, "checkpoint": "b"})
+        PredictionFolder(folder.dir, {**SETTINGS, "samples": 1, "checkpoint": "b"})
     assert [name in str(error.value) for name in ("samples", "checkpoint", "measures")] == [True, True, False]
 
 
 def test_a_refused_folder_stays_as_it_is(folder):
-    before = {name: (folder.path / name).read_bytes() for name in files(folder.path)}
+    before = {name: (folder.dir / name).read_bytes() for name in files(folder.dir)}
     with pytest.raises(UsageError):
-        PredictionFolder(folder.path, {**SETTINGS, "samples": 1})
-    assert {name: (folder.path / name).read_bytes() for name in files(folder.path)} == before
+        PredictionFolder(folder.dir, {**SETTINGS, "samples": 1})
+    assert {name: (folder.dir / name).read_bytes() for name in files(folder.dir)} == before
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
@@ -137,10 +137,10 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_leftovers_of_a_killed_run_are_removed(folder):
-    left = [folder.path / "maps" / "sub" / f"{TEMPORARY_PREFIX}1.npz", folder.path / f"{TEMPORARY_PREFIX}2.json"]
+    left = [folder.dir / "maps" / "sub" / f"{TEMPORARY_PREFIX}1.npz", folder.dir / f"{TEMPORARY_PREFIX}2.json"]
     for path in left:
         path.write_bytes(b"half of it")
-    PredictionFolder(folder.path, SETTINGS)
+    PredictionFolder(folder.dir, SETTINGS)
     assert not any(path.exists() for path in left)
 
 
@@ -153,10 +153,10 @@ def test_a_run_that_was_killed_while_it_wrote_its_settings_can_be_started_again(
 def test_clearing_removes_the_results_and_keeps_the_settings_and_what_is_not_its_own(folder, images):
     folder.draw("a", images["a"], SCALES)
     folder.keep_scales(SCALES)
-    (folder.path / "regions.parquet").write_text("mine")
+    (folder.dir / "regions.parquet").write_text("mine")
     folder.clear()
-    assert files(folder.path) == ["regions.parquet", "run.json"]
-    assert read_run(folder.path)["settings"] == SETTINGS
+    assert files(folder.dir) == ["regions.parquet", "run.json"]
+    assert read_run(folder.dir)["settings"] == SETTINGS
 
 
 # --- maps ---------------------------------------------------------------------------------------------------------
@@ -172,14 +172,14 @@ def test_maps_come_back_as_they_were_saved(folder, images):
 def test_the_prediction_lies_beside_the_maps_as_class_indices(folder, images):
     expected = make_maps(*images).prediction
     for i, image_id in enumerate(images):
-        written = read_mask(folder.path / "predictions" / f"{image_id}.png", Classes.unnamed(3))
+        written = read_mask(folder.dir / "predictions" / f"{image_id}.png", Classes.unnamed(3))
         assert np.array_equal(written, expected[i].numpy())
 
 
 def test_multilabel_maps_have_no_mask_of_class_indices(tmp_path):
     folder = PredictionFolder(tmp_path / "out", SETTINGS)
     folder.save(make_maps("a", multilabel=True))
-    assert files(folder.path) == ["maps/a.npz", "run.json"]
+    assert files(folder.dir) == ["maps/a.npz", "run.json"]
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -202,18 +202,18 @@ def test_an_image_newer_than_its_maps_is_not_done(folder, images):
 
 def test_a_prediction_without_maps_does_not_make_an_image_done(folder, images):
     folder.maps_file("a").unlink()
-    assert (folder.path / "predictions" / "a.png").is_file() and not folder.is_done("a", images["a"])
+    assert (folder.dir / "predictions" / "a.png").is_file() and not folder.is_done("a", images["a"])
 
 
 def test_predicted_ids_are_those_with_maps_sorted(tmp_path):
     folder = PredictionFolder(tmp_path / "out", SETTINGS)
     folder.save(make_maps("b", "a/z.1", "a/y"))
-    assert predicted_ids(folder.path) == ["a/y", "a/z.1", "b"]
+    assert predicted_ids(folder.dir) == ["a/y", "a/z.1", "b"]
 
 
 def test_predicted_ids_leave_out_half_written_maps(folder):
-    (folder.path / "maps" / f"{TEMPORARY_PREFIX}1.npz").write_bytes(b"half of it")
-    assert predicted_ids(folder.path) == ["a", "sub/b"]
+    (folder.dir / "maps" / f"{TEMPORARY_PREFIX}1.npz").write_bytes(b"half of it")
+    assert predicted_ids(folder.dir) == ["a", "sub/b"]
 
 
 def test_a_folder_without_maps_has_no_predicted_ids(tmp_path):
@@ -239,21 +239,21 @@ def test_read_run_refuses_a_folder_that_is_none_of_predictions(tmp_path):
     "content", [b"", b"{", b"[]", b'{"version": 1}', b'{"version": 1, "settings": 3}', b"\xff\xfe"]
 )
 def test_read_run_calls_a_damaged_file_by_its_name(folder, content):
-    (folder.path / "run.json").write_bytes(content)
+    (folder.dir / "run.json").write_bytes(content)
     with pytest.raises(SeguqError, match=r"run\.json is damaged"):
-        read_run(folder.path)
+        read_run(folder.dir)
 
 
 def test_read_run_refuses_another_schema(folder):
-    (folder.path / "run.json").write_text(json.dumps({"version": 99, "settings": {}}))
+    (folder.dir / "run.json").write_text(json.dumps({"version": 99, "settings": {}}))
     with pytest.raises(SeguqError, match=r"another version of seguq \(schema 99\)"):
-        read_run(folder.path)
+        read_run(folder.dir)
 
 
 def test_a_folder_whose_settings_are_damaged_is_not_filled(folder):
-    (folder.path / "run.json").write_text("{")
+    (folder.dir / "run.json").write_text("{")
     with pytest.raises(SeguqError, match="damaged"):
-        PredictionFolder(folder.path, SETTINGS)
+        PredictionFolder(folder.dir, SETTINGS)
 
 
 # --- scales -------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_scales_cover_all_images_of_the_run(tmp_path):
 
 def test_scales_are_written_down(folder, images):
     scales = folder.scales(tuple(images), MEASURES, changed=True)
-    written = json.loads((folder.path / "scale.json").read_text())
+    written = json.loads((folder.dir / "scale.json").read_text())
     assert written == {measure: {"low": scale.low, "high": scale.high} for measure, scale in scales.items()}
 
 
@@ -329,7 +329,7 @@ def test_a_scale_outdated_by_a_killed_run_is_found_anew(folder, images):
     folder.save(
         make_maps("a", factor=9.0)
     )  # and killed before it came to the scale: the next run has nothing to predict
-    later(folder.maps_file("a"), than=folder.path / "scale.json")
+    later(folder.maps_file("a"), than=folder.dir / "scale.json")
     assert folder.scales(tuple(images), MEASURES, changed=False)["predictive_entropy"].high > 8
 
 
@@ -346,14 +346,14 @@ def test_draw_writes_a_heat_map_and_an_overlay_for_each_measure(folder, images):
 def test_the_heat_map_shows_the_map_on_the_scale(folder, images):
     folder.draw("a", images["a"], SCALES)
     for i, measure in enumerate(MEASURES):
-        drawn = read_image(folder.path / "heatmaps" / measure / "a.png")
+        drawn = read_image(folder.dir / "heatmaps" / measure / "a.png")
         values = make_maps(*images)[measure][0].numpy()
         assert np.array_equal(drawn[::8, :-78:8], colorize(values, SCALES[measure])), i
 
 
 def test_the_overlay_shows_the_image_in_gray_under_the_colors(folder, images):
     folder.draw("a", images["a"], SCALES)
-    drawn = read_image(folder.path / "overlays" / "energy" / "a.png")[::8, :-78:8].astype(float)
+    drawn = read_image(folder.dir / "overlays" / "energy" / "a.png")[::8, :-78:8].astype(float)
     luma = to_rgb(read_image(images["a"])) @ np.array([0.299, 0.587, 0.114])
     colors = colorize(make_maps(*images)["energy"][0].numpy(), SCALES["energy"])
     assert np.abs(drawn - (0.45 * luma[..., None] + 0.55 * colors)).max() <= 1.5
@@ -362,15 +362,15 @@ def test_the_overlay_shows_the_image_in_gray_under_the_colors(folder, images):
 def test_drawn_on_several_threads_pictures_are_the_same(folder, images):
     for image_id, path in images.items():
         folder.draw(image_id, path, SCALES)
-    alone = {name: (folder.path / name).read_bytes() for name in pictures(folder)}
+    alone = {name: (folder.dir / name).read_bytes() for name in pictures(folder)}
     for name in alone:
-        (folder.path / name).unlink()
+        (folder.dir / name).unlink()
     assert list(folder.draw_all(images, SCALES)) == list(images)
-    assert {name: (folder.path / name).read_bytes() for name in pictures(folder)} == alone != {}
+    assert {name: (folder.dir / name).read_bytes() for name in pictures(folder)} == alone != {}
 
 
 def test_an_image_that_cannot_be_drawn_is_named(folder, images):
-    broken = folder.path.parent / "broken.png"
+    broken = folder.dir.parent / "broken.png"
     broken.write_bytes(b"none")
     with pytest.raises(SeguqError, match=r"broken\.png"):
         list(folder.draw_all({**images, "a": broken}, SCALES))
@@ -387,14 +387,14 @@ def test_draw_skips_pictures_that_are_up_to_date(folder, images, monkeypatch):
 def test_draw_makes_a_missing_picture_again(folder, images, kind):
     folder.draw("a", images["a"], SCALES)
     before = pictures(folder)
-    (folder.path / kind / "energy" / "a.png").unlink()
+    (folder.dir / kind / "energy" / "a.png").unlink()
     folder.draw("a", images["a"], SCALES)
     assert pictures(folder) == before
 
 
 def test_draw_replaces_pictures_that_are_older_than_the_maps(folder, images):
     folder.draw("a", images["a"], SCALES)
-    picture = folder.path / "heatmaps" / "energy" / "a.png"
+    picture = folder.dir / "heatmaps" / "energy" / "a.png"
     before = picture.read_bytes()
     folder.save(make_maps("a", seed=5))
     later(folder.maps_file("a"), than=picture)

@@ -225,7 +225,7 @@ def test_the_sample_is_the_blend():
         ({"overlap": 1}, "overlap must be at least 0 and less than 1, but is 1"),
         ({"blend": "linear"}, "blend"),
         ({"batch": 0}, "batch must be a whole number"),
-        ({"measures": ["variance"]}, "'variance' is not among the maps"),
+        ({"measures": ["variance"]}, "'variance' is not among the measures"),
     ],
     ids=str,
 )
