@@ -164,6 +164,7 @@ trained(pytorch_lightning, sys.argv[1], epochs=10_000)
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_goes_on_with_its_calibrator(tmp_path):
     import pytorch_lightning
 

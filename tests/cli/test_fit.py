@@ -34,6 +34,7 @@ def test_another_training_in_the_same_folder_is_refused(discs, trained, capsys):
     assert (trained / "best.ckpt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(discs, tmp_path):
     out = tmp_path / "run"
     words = fit_words(discs, out, "--trainer.max_epochs", "4")

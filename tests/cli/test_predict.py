@@ -63,6 +63,7 @@ def test_started_again_nothing_is_computed(predicted, discs, trained, monkeypatc
     assert {path: path.stat().st_mtime_ns for path in predicted.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_maps(predicted, words, tmp_path):
     out = tmp_path / "killed"
     # slowed down at each file, so that the kill comes in the middle of a write

@@ -128,6 +128,7 @@ with whole_file(sys.argv[1]) as temporary:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file_whole(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     process = start(WRITE_HALF, tmp_path / "a.txt")
@@ -136,6 +137,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file_whole(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_is_removed_as_a_leftover(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     process = start(WRITE_HALF, tmp_path / "a.txt")
@@ -156,6 +158,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writes", [1, 2, 3, 4, 5])
 def test_a_kill_at_any_time_leaves_a_whole_file(tmp_path, writes):
     process = start(WRITE_FOREVER, tmp_path / "a.bin")

@@ -229,6 +229,7 @@ est.stream(Slow(t.pixels(400), t.NORMALIZATION, "image"), t.MapFiles(sys.argv[1]
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_files(tmp_path):
     run(tmp_path / "whole", pixels(400))
     process = subprocess.Popen(
