@@ -85,15 +85,16 @@ def _corners(mask: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints, _Ints]:
     turning = (nw ^ ne ^ sw ^ se) | crossing
     # each corner: whether its horizontal side goes to the right, its vertical side down, and which of them leaves it
     corners: list[tuple[Any, ...]] = []
-    for quarter, right, down in ((nw, False, False), (se, True, True), (ne, True, False), (sw, False, True)):
+    for quarter, to_right, to_down in ((nw, False, False), (se, True, True), (ne, True, False), (sw, False, True)):
         alone = turning & quarter & (crossing | (nw.astype(np.int8) + ne + sw + se == 1))
         full = turning & ~quarter & (nw.astype(np.int8) + ne + sw + se == 3)
         for found, inside in ((alone, True), (full, False)):
             y, x = np.nonzero(found)
             # around a pixel of the inside: its lower right corner is left to the left, and so on; around one of the
             # outside the other way
-            leaves_sideways = (right == down) == inside
-            corners.append((y, x, np.full(len(y), right), np.full(len(y), down), np.full(len(y), leaves_sideways)))
+            leaves_sideways = (to_right == to_down) == inside
+            sides = (np.full(len(y), side) for side in (to_right, to_down, leaves_sideways))
+            corners.append((y, x, *sides))
     y, x, right, down, sideways = (np.concatenate(column) for column in zip(*corners, strict=True))
     # along a line, borders begin and end by turns
     beside, above = np.empty(len(x), np.int64), np.empty(len(x), np.int64)

@@ -54,7 +54,8 @@ def decode(counts: Sequence[int] | npt.NDArray[Any], height: int, width: int) ->
     runs = np.asarray(counts)
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or int(runs.sum()) != height * width:
         raise SeguqError(f"run lengths of a box of {height} x {width} pixels add up to {height * width}, not {counts}")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    inside: Bools = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    return inside
 
 
 def region_mask(row: Mapping[str, Any]) -> Bools:
