@@ -44,8 +44,9 @@ class Budget:
         limits = [name for name in given if name != "per_image"]
         if len(limits) != 1:
             raise UsageError(
-                f"a budget is exactly one of regions=, pixels=, images= (per_image= may stand beside it), but "
-                f"{' and '.join(limits) or 'none'} given"
+                "a budget is exactly one of regions=, pixels=, images= (per_image= may stand beside it), such as "
+                "Budget(regions=50), or --budget.regions 50 on the command line; given: "
+                f"{' and '.join(limits) or 'none'}"
             )
         for name, value in given.items():
             if not is_whole(value, 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from seguq.calibration import Calibrator
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.inference import DeepEnsemble, Deterministic, Estimator, MCDropout
-from seguq.task import SegmentationTask
+
+if TYPE_CHECKING:
+    from seguq.task import SegmentationTask
 
 EstimatorName = Literal["deterministic", "mc_dropout", "deep_ensemble"]
 ESTIMATORS: tuple[str, ...] = ("deterministic", "mc_dropout", "deep_ensemble")
@@ -40,6 +42,8 @@ def make_estimator(
         return MCDropout(task, samples=samples, seed=seed, **settings)
     if not members:
         raise UsageError("an ensemble needs --members: the checkpoints beside --checkpoint, as [b.ckpt, c.ckpt]")
+    from seguq.task import SegmentationTask  # it brings Lightning along, which most commands do without
+
     others = [SegmentationTask.load(member).to(task.device) for member in members]
     return DeepEnsemble([task, *others], **settings)
 
