@@ -46,7 +46,8 @@ def score(
         overwrite: replace the table if it exists.
     """
     folder = require_folder(predictions, "--predictions")
-    measures = read_run(folder)["settings"]["measures"]
+    settings = read_run(folder)["settings"]
+    measures = settings["measures"]
     if by is None:
         by = "mutual_information" if "mutual_information" in measures else measures[0]
     if by not in measures:
@@ -58,9 +59,9 @@ def score(
     ids = predicted_ids(folder)
     if not ids:
         raise UsageError(f"{folder} holds no maps yet: seguq predict has not finished")
-    images = Path(read_run(folder)["settings"].get("images") or folder / "images")
+    images = Path(settings.get("images") or folder / "images")
     files = list_images(images) if images.is_dir() else {}
-    missing = sorted(set(files) - set(ids))
+    missing = sorted(set(files) - set(ids)) if settings.get("images") else []
     if missing:
         raise UsageError(
             f"{folder} holds no maps yet of {len(missing)} images of {images}, such as {missing[0]!r}: "
