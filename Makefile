@@ -31,6 +31,7 @@ bench:
 	$(require)@sh scripts/install.sh dev
 	@.venv/bin/python benchmarks/callbacks.py
 	@.venv/bin/python benchmarks/mc_dropout.py
+	@.venv/bin/python benchmarks/selection.py
 
 bench-peers:
 	$(require)@sh scripts/install.sh peers

@@ -48,5 +48,29 @@ def test_asking_the_package_for_functional_does_not_load(name):
     assert name not in loaded_by("from seguq import functional\nfunctional.predictive_entropy")
 
 
+# the commands between a prediction and a list: what they do without is most of the time of a help text
+TRAINING = (
+    "pytorch_lightning",
+    "lightning",
+    "torchmetrics",
+    "segmentation_models_pytorch",
+    "torchvision",
+    "albumentations",
+)
+HELP = """
+import contextlib, io
+from seguq.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    main(["COMMAND", "--help"])
+assert "--config" in printed.getvalue()"""
+
+
+@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("command", ["score", "select"])
+@pytest.mark.parametrize("statement", ["import seguq.cli.COMMAND", HELP], ids=["import", "help"])
+def test_the_commands_of_regions_do_not_load(statement, command, name):
+    assert name not in loaded_by(statement.replace("COMMAND", command))
+
+
 def test_the_check_sees_a_module_that_is_loaded_inside_another():
     assert {"cv2", "seguq"} <= loaded_by("import seguq\ndef f():\n    import cv2\nf()")

@@ -1,8 +1,19 @@
 """From scores to a selection within a budget."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from seguq.acquisition.budget import Budget
 from seguq.acquisition.select import select
 from seguq.acquisition.selection import Selection
-from seguq.acquisition.strategies import Random, Strategy, TopK
+from seguq.acquisition.strategy import Ranked, Strategy
+from seguq.core.named import hand_on
 
-__all__ = ["Budget", "Random", "Selection", "Strategy", "TopK", "select"]
+if TYPE_CHECKING:
+    from seguq.acquisition.power_top_k import PowerTopK as PowerTopK
+    from seguq.acquisition.random_ import Random as Random
+    from seguq.acquisition.top_k import TopK as TopK
+
+__all__ = ["Budget", "Ranked", "Selection", "Strategy", "select"]
+__getattr__ = hand_on(Strategy)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from seguq.acquisition.budget import Budget
-from seguq.acquisition.selection import Selection, box_of, region_key
-from seguq.acquisition.strategies import Strategy
+from seguq.acquisition.budget import Budget, number_within
+from seguq.acquisition.labeled import is_labeled
+from seguq.acquisition.selection import RESERVED, Selection
+from seguq.acquisition.strategy import Rows, Strategy
 from seguq.core.errors import SeguqError
 from seguq.core.seeds import derive_seed
 from seguq.regions import RegionTable
+from seguq.regions.table import REQUIRED
 
 
 def select(
@@ -29,15 +30,17 @@ def select(
     Args:
         table: scored regions; the order of its rows does not matter.
         budget: how much may be labeled.
-        strategy: the order in which regions are taken.
-        labeled: earlier selections, whose regions are left out, as is what lies within their cells or whole images.
+        strategy: which regions are taken.
+        labeled: earlier selections; regions that lie within theirs are left out.
         seed: for the strategy's random choices and for ties.
 
     Returns:
-        The regions in order, with the reason. If fewer are left than the budget allows, all of them, with a warning.
+        The regions in order, with all columns of the table, and the reason. If fewer are left than the budget allows,
+        all of them, with a warning.
 
     Raises:
-        SeguqError: if the table is empty, a score is not finite, or a region is in it twice.
+        SeguqError: if the table is empty, a value is missing, a score is not finite, or a region is in it twice; or
+            if a strategy of one's own does not keep to the rules.
 
     Example:
         >>> import torch
@@ -49,51 +52,97 @@ def select(
         >>> [row["region_id"] for row in selection.rows]
         [1]
     """
+    if not isinstance(strategy, Strategy):
+        raise SeguqError(f"strategy must be one such as seguq.acquisition.TopK(), but is {strategy!r}")
+    _require_sound(table)
+    earlier = [labeled] if isinstance(labeled, Selection) else list(labeled or ())
+    earlier_rows = [row for selection in earlier for row in selection.rows]
+    pool = _in_order(table)
+    done = is_labeled(pool, earlier_rows)
+    if done.any():
+        pool = pool.take(np.flatnonzero(~done))
+    chosen = np.zeros(0, np.int64)
+    if len(pool):
+        generator = np.random.default_rng(derive_seed("select", seed))
+        chosen = _checked(strategy.choose(pool, budget, earlier_rows, generator), pool, budget, strategy)
+    winners = pool.take(chosen)
+    _warn_of_little(winners, pool, budget)
+    why = {"strategy": repr(strategy), "budget": budget.as_dict(), "seed": int(seed), **table.meta}
+    return Selection([{"rank": rank, **row} for rank, row in enumerate(winners.rows(), 1)], why)
+
+
+def _require_sound(table: RegionTable) -> None:
     if len(table) == 0:
         raise SeguqError("the table of regions is empty: there is nothing to select from")
+    taken = [name for name in RESERVED if name in table.table.column_names]
+    if taken:
+        raise SeguqError(f"the table of regions has a column {taken[0]!r}, a name of the selection's own: rename it")
     scores = table.column("score")
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise SeguqError(f"row {row} of the table of regions has the score {scores[row]}: score it again")
-    earlier = [labeled] if isinstance(labeled, Selection) else list(labeled or ())
-    done = set().union(*(selection.keys() for selection in earlier))
-    order = np.lexsort((table.column("region_id"), table.column("image_id").astype(str)))
-    rows = RegionTable(table.table.take(order), table.meta)
-    ranked = strategy.rank(rows, np.random.default_rng(derive_seed("select", seed)))
-    content = rows.rows()
-    keys = [region_key(row) for row in content]
-    if len(set(keys)) < len(keys):
-        twice = next(row for row, key, after in zip(content, keys, keys[1:], strict=False) if key == after)
-        raise SeguqError(
-            f"the table of regions holds region {twice['region_id']} of image {twice['image_id']!r} more than once: "
-            "score each image once, and pass image_ids to the estimator so that no two have the same id"
-        )
-    boxes = _labeled_boxes(earlier)
-    left = [content[i] for i in ranked if keys[i] not in done and not _within(content[i], boxes)]
-    chosen = list(budget.spend(left))
-    ((limit, wanted),) = budget.as_dict().items()
-    reached = {"regions": len(chosen), "images": len({row["image_id"] for row in chosen})}
-    if len(chosen) == len(left):  # a region that did not fit leaves pixels over, too, and is no reason to warn
-        reached["pixels"] = sum(row["area"] for row in chosen)
+    missing = [name for name in REQUIRED if table.table[name].null_count]
+    if missing:
+        raise SeguqError(f"a row of the table of regions has no {missing[0]}: score it again")
+
+
+def _in_order(table: RegionTable) -> RegionTable:
+    """The table sorted by image and region, so that the order of its rows does not matter.
+
+    Raises:
+        SeguqError: if a region is in it twice.
+    """
+    images = table.image_numbers()[0]
+    regions = table.column("region_id")
+    if _rising(images, regions):
+        return table
+    order = np.lexsort((regions, images))
+    if not _rising(images[order], regions[order]):  # numbers may come again where the boxes are others
+        boxes = table.boxes()
+        order = np.lexsort((*boxes.T[::-1], regions, images))
+        keys = np.column_stack([images, regions, boxes])[order]
+        again = np.flatnonzero((keys[1:] == keys[:-1]).all(1))
+        if len(again):
+            twice = table.take(order[again[:1]]).rows()[0]
+            raise SeguqError(
+                f"the table of regions holds region {twice['region_id']} of image {twice['image_id']!r} more than "
+                "once: score each image once, and pass image_ids to the estimator so that no two have the same id"
+            )
+    return table.take(order)
+
+
+def _rising(images: Rows, regions: Rows) -> bool:
+    """Whether each row comes after the one before it, and is another."""
+    same = images[1:] == images[:-1]
+    return bool(((images[1:] > images[:-1]) | (same & (regions[1:] > regions[:-1]))).all())
+
+
+def _checked(rows: Rows, pool: RegionTable, budget: Budget, strategy: Strategy) -> Rows:
+    """What a strategy chose, if it kept to the rules."""
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
+        raise SeguqError(f"{strategy!r} must choose row numbers, but chose {rows!r}")
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(pool):
+        raise SeguqError(f"{strategy!r} chose row {rows.max()} of a pool of {len(pool)}")
+    if len(np.unique(rows)) < len(rows):
+        raise SeguqError(f"{strategy!r} chose a region more than once")
+    rows = rows.astype(np.int64)
+    if len(budget.spend(pool, rows)) < len(rows):
+        raise SeguqError(f"{strategy!r} chose {len(rows)} regions, which is more than {budget!r} allows")
+    return rows
+
+
+def _warn_of_little(winners: RegionTable, pool: RegionTable, budget: Budget) -> None:
+    """Warn where a budget could not be spent because there is too little left."""
+    limit, wanted = next((name, value) for name, value in budget.as_dict().items() if name != "per_image")
+    reached = {"regions": len(winners), "images": len(winners.image_numbers()[1])}
+    available = len(pool)
+    if budget.per_image is not None and available:
+        available = int((number_within(pool.image_numbers()[0]) < budget.per_image).sum())
+    if len(winners) == available:  # a region that did not fit leaves pixels over, too, and is no reason to warn
+        reached["pixels"] = int(winners.column("area").sum())
     if limit in reached and reached[limit] < wanted:
-        warnings.warn(f"the budget allows {wanted} {limit}, but only {reached[limit]} are left to select", stacklevel=2)
-    why = {"strategy": repr(strategy), "budget": budget.as_dict(), "seed": int(seed), **table.meta}
-    return Selection([{"rank": rank, **row} for rank, row in enumerate(chosen, 1)], why)
-
-
-def _labeled_boxes(earlier: Sequence[Selection]) -> dict[str, list[tuple[int, int, int, int]]]:
-    """By image, the boxes of earlier selections whose regions fill their boxes (cells of a grid, whole images)."""
-    boxes: dict[str, list[tuple[int, int, int, int]]] = {}
-    for selection in earlier:
-        if str(selection.why.get("partition", "")).startswith(("Grid", "WholeImage")):
-            for row in selection.rows:
-                boxes.setdefault(row["image_id"], []).append(box_of(row))
-    return boxes
-
-
-def _within(row: Mapping[str, Any], boxes: Mapping[str, Sequence[tuple[int, int, int, int]]]) -> bool:
-    y0, x0, y1, x1 = box_of(row)
-    return any(
-        top <= y0 and left <= x0 and y1 <= bottom and x1 <= right
-        for top, left, bottom, right in boxes.get(row["image_id"], ())
-    )
+        most = "" if budget.per_image is None else f" with at most {budget.per_image} of an image"
+        warnings.warn(
+            f"the budget allows {wanted} {limit}, but only {reached[limit]} are left to select{most}", stacklevel=3
+        )

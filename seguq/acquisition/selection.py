@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import write_json
+from seguq.core.files import write_bytes
+from seguq.regions.polygons import polygons
+from seguq.regions.rle import region_mask
 
 _SCHEMA_VERSION = 1
 _ROW = ("rank", "image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class")
+_OUTLINES = ("polygon", "polygons")
+RESERVED = ("rank", *_OUTLINES)
+"""Columns that a selection adds to those of its table."""
+
+# lists of numbers as `json.dumps` spreads them over lines; a text holds no line break of its own
+_NUMBERS = re.compile(r"\[\n\s*((?:-?[\d.eE+-]+,\n\s*)*-?[\d.eE+-]+)\n\s*\]")
 
 
 class Selection:
@@ -20,7 +32,8 @@ class Selection:
 
     Args:
         rows: one dict a region, in order of rank: ``rank`` (from 1), ``image_id``, ``region_id``, the box ``y0, x0,
-            y1, x1`` (half-open, in pixels), ``area``, ``score``, ``predicted_class``.
+            y1, x1`` (half-open, in pixels), ``area``, ``score``, ``predicted_class``; ``rle`` where the region is not
+            all of its box (see `seguq.regions.RegionTable`); and what further columns the table had.
         why: how they were chosen: ``strategy``, ``budget``, ``seed``, ``by``, ``aggregate``, ``partition``,
             ``estimator``, ``model``.
     """
@@ -52,15 +65,26 @@ class Selection:
         """The rows as a pandas DataFrame (pandas has to be installed)."""
         import pandas
 
-        return pandas.DataFrame(self.rows, columns=list(_ROW))
+        columns = dict.fromkeys((*_ROW, *(name for row in self.rows for name in row)))
+        return pandas.DataFrame(self.rows, columns=list(columns))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file, as a whole; each region also as a polygon of (x, y) corners."""
+        """Write a JSON file, as a whole, with the outline of each region in pixels.
+
+        A region that is all of its box has a ``polygon``: the four ``[x, y]`` corners. Any other has ``polygons``: one
+        for each of its parts, each a list of rings of corners, the first around it, the others around its holes.
+
+        Raises:
+            SeguqError: for a value that JSON has no way to hold. NaN is written as null.
+        """
         regions = []
         for row in self.rows:
-            y0, x0, y1, x1 = box_of(row)
-            regions.append({**row, "polygon": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]})
-        write_json(path, {"version": _SCHEMA_VERSION, "why": self.why, "regions": regions})
+            plain = {name: _plain(value, name, row) for name, value in row.items()}
+            regions.append({**plain, **_outline(row)})
+        content = {"version": _SCHEMA_VERSION, "why": self.why, "regions": regions}
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        text = _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text)
+        write_bytes(path, (text + "\n").encode(errors="backslashreplace"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Selection:
@@ -75,9 +99,9 @@ class Selection:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             version = content["version"]
             current = version == _SCHEMA_VERSION
-            rows = [{name: row[name] for name in _ROW} for row in content["regions"]] if current else []
+            rows = [_row(region) for region in content["regions"]] if current else []
             why = dict(content["why"]) if current else {}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SeguqError(f"{path} cannot be read as a selection: it is damaged or another kind of file") from error
         if not current:
             raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
@@ -89,6 +113,39 @@ def box_of(row: Mapping[str, Any]) -> tuple[int, int, int, int]:
     return int(row["y0"]), int(row["x0"]), int(row["y1"]), int(row["x1"])
 
 
-def region_key(row: dict[str, Any]) -> tuple[Any, ...]:
+def region_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What identifies a region: its image, number, and box."""
     return tuple(row[name] for name in ("image_id", "region_id", "y0", "x0", "y1", "x1"))
+
+
+def _outline(row: Mapping[str, Any]) -> dict[str, Any]:
+    y0, x0, y1, x1 = box_of(row)
+    if row.get("rle") is None:
+        return {"polygon": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]}
+    return {"polygons": polygons(region_mask(row), y0, x0)}
+
+
+def _row(region: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it was before it was saved."""
+    return {name: region[name] for name in _ROW} | {
+        name: value for name, value in region.items() if name not in _OUTLINES
+    }
+
+
+def _plain(value: Any, name: str, row: Mapping[str, Any]) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float) and not math.isinf(value):
+        return None if math.isnan(value) else value
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item, name, row) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, name, row) for key, item in value.items()}
+    kind = "an infinite number" if isinstance(value, float) else f"a {type(value).__name__}"
+    raise SeguqError(
+        f"a selection is saved as JSON, which cannot hold {kind} ({name!r} of region {row.get('region_id')} of image "
+        f"{row.get('image_id')!r}): leave the column out of the table, or make it text"
+    )

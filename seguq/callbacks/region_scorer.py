@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from seguq.acquisition import Budget, TopK, select
-from seguq.acquisition.strategies import Strategy
+from seguq.acquisition import Budget, Strategy, TopK, select
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import EstimatorCallback
@@ -21,12 +20,14 @@ from seguq.functional.logits import Task
 from seguq.functional.regions import AGGREGATES, Aggregate
 from seguq.inference import Estimator
 from seguq.inference.measures import named_measures, scored_by_default
-from seguq.regions import Grid, WholeImage, score
-from seguq.regions.partition import Partition
+from seguq.regions import Grid, Partition, score
 from seguq.store.shards import ShardWriter, merge_shards
 from seguq.store.writer import writing
 
 _TABLE, _SELECTION = "regions.parquet", "selection.json"
+
+# so that a YAML file of LightningCLI may give any of them by the name of its class alone
+Partition.names(), Strategy.names()
 
 
 class RegionScorer(EstimatorCallback):
@@ -43,7 +44,7 @@ class RegionScorer(EstimatorCallback):
             ``predictive_entropy``.
         aggregate: ``"mean"``, ``"sum"`` or ``"max"`` over the pixels of a region.
         budget: how much may be labeled, such as ``Budget(regions=50)``; None: nothing is selected.
-        strategy: in what order regions are taken; None: the highest scores.
+        strategy: which regions are taken; None: the highest scores.
         seed: of the selection.
         estimator: as in `EstimatorCallback`.
         calibrator: as in `EstimatorCallback`.
@@ -66,7 +67,7 @@ class RegionScorer(EstimatorCallback):
     def __init__(
         self,
         dir: str | os.PathLike[str],
-        partition: Grid | WholeImage | Partition | None = None,  # by name, as command lines take no protocol
+        partition: Partition | None = None,
         by: str | None = None,
         aggregate: Aggregate = "mean",
         budget: Budget | None = None,
@@ -81,12 +82,12 @@ class RegionScorer(EstimatorCallback):
         super().__init__(estimator, calibrator, forward, task)
         self.dir = Path(dir)
         self.partition: Partition = Grid(32) if partition is None else partition
-        if not callable(self.partition) or not hasattr(self.partition, "needs"):
+        if not isinstance(self.partition, Partition):
             raise SeguqError(f"partition must be one such as seguq.regions.Grid(32), but is {partition!r}")
         require_choice("aggregate", aggregate, AGGREGATES)
         if not (budget is None or isinstance(budget, Budget)):
             raise SeguqError(f"budget must be one such as seguq.acquisition.Budget(regions=50), but is {budget!r}")
-        if not (strategy is None or isinstance(strategy, Strategy)) or isinstance(strategy, type):
+        if not (strategy is None or isinstance(strategy, Strategy)):
             raise SeguqError(f"strategy must be one such as seguq.acquisition.TopK(), but is {strategy!r}")
         self.by = by
         self.aggregate: Aggregate = aggregate

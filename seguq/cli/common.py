@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from seguq.inference import Estimator
 from seguq.inference.deterministic import Deterministic
 from seguq.inference.ensemble import DeepEnsemble
 from seguq.inference.mc_dropout import MCDropout
-from seguq.task import SegmentationTask
+
+if TYPE_CHECKING:
+    from seguq.task import SegmentationTask
 
 EstimatorName = Literal["deterministic", "mc_dropout", "deep_ensemble"]
 ESTIMATORS: tuple[str, ...] = ("deterministic", "mc_dropout", "deep_ensemble")
@@ -43,6 +45,8 @@ def make_estimator(
         return MCDropout(task, samples=samples, seed=seed, **settings)
     if not members:
         raise UsageError("an ensemble needs --members: the checkpoints beside --checkpoint, as [b.ckpt, c.ckpt]")
+    from seguq.task import SegmentationTask  # it brings Lightning along, which most commands do without
+
     others = [SegmentationTask.load(member).to(task.device) for member in members]
     return DeepEnsemble([task, *others], **settings)
 

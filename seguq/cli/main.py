@@ -75,6 +75,8 @@ def _main(words: list[str]) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"commands are {', '.join(_COMMANDS)}"
         return _complain(f"seguq: there is no command {command!r}; {hint}", 2)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it has to say comes as a sentence of ours
+    if os.getcwd() not in sys.path and "" not in sys.path:  # a script has its own folder there instead
+        sys.path.append(os.getcwd())  # for classes of one's own, by their import paths
     try:
         with warnings.catch_warnings():
             if not debug:
@@ -114,6 +116,8 @@ def _explain(command: str, error: Exception) -> int:
 
 def _one_sentence(message: str) -> str:
     """What jsonargparse says over many lines of a value of the wrong type."""
+    from seguq.cli.parsing import in_words
+
     key = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
     missing = re.match(r"the following arguments are required: (.*)", message)
     if missing is not None:
@@ -123,12 +127,13 @@ def _one_sentence(message: str) -> str:
     if key is None:
         return " ".join(message.split())
     name, rest = key.groups()
+    if rest.startswith("Unable to load config"):
+        return f"--{name} takes a YAML file; its options by themselves are written with a dot, as --{name}.OPTION"
     given = re.search(r"Given value: (.*)", rest)
     wanted = [item for item in re.findall(r"Expected an? <class '(\w+)'>", rest) if item != "NoneType"]
     if given is None or not wanted:
         return f"--{name}: " + " ".join(rest.split()).replace("typing.", "")
-    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, as [a, b]"}
-    return f"--{name} must be {' or '.join(kinds.get(item, item) for item in wanted)}, but is {given[1]!r}"
+    return f"--{name} must be {' or '.join(in_words(item) for item in wanted)}, but is {given[1]!r}"
 
 
 def _complain(message: str, status: int) -> int:

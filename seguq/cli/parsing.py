@@ -2,28 +2,117 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+from seguq.core.errors import UsageError
+from seguq.core.named import Named
 
 
-def run_function(function: Callable[..., Any], name: str, words: Sequence[str]) -> Any:
+def run_function(
+    function: Callable[..., Any], name: str, words: Sequence[str], defaults: Mapping[str, Any] | None = None
+) -> Any:
     """Parse the words after a command by the function's signature, and call it.
 
     Options may be written with ``-`` or ``_``; a yes-or-no option stands alone (``--overwrite``) or with a value;
-    ``--config FILE`` reads any of them from YAML.
+    ``--config FILE`` reads any of them from YAML. A parameter whose type is a kind of things known by name
+    (`seguq.core.named.Named`) takes the name of a class or an import path of one's own, and options of the class after
+    a dot: ``--strategy PowerTopK --strategy.beta 2``.
+
+    Args:
+        function: the command.
+        name: what it is called.
+        words: what was typed after that.
+        defaults: of options, where a signature cannot have them.
+
+    Raises:
+        UsageError: for a class that is not there, saying which there are.
     """
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
     description = (inspect.getdoc(function) or "").partition("\nArgs:")[0].strip()
     parser = ArgumentParser(prog=f"seguq {name}", description=description, exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    kinds = kinds_of(function)
+    for kind in kinds.values():
+        kind.names()  # imports them all: the parser knows a class by its name alone once it is there
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
-    config = parser.parse_args(normalized(words, function))
+    parser.set_defaults(dict(defaults or {}))
+    try:
+        config = parser.parse_args(normalized(words, function))
+    except argparse.ArgumentError as error:
+        require_class(str(error), kinds)
+        raise
     content = parser.instantiate_classes(config).as_dict()
     content.pop("config", None)
     return function(**content)
+
+
+def kinds_of(function: Callable[..., Any]) -> dict[str, type[Named]]:
+    """The parameters of a function that take something known by name, and the kind of it.
+
+    Example:
+        >>> from seguq.regions import Partition
+        >>> def command(out: str, partition: Partition | None = None) -> None: ...
+        >>> kinds_of(command)["partition"].__name__
+        'Partition'
+    """
+    found: dict[str, type[Named]] = {}
+    for name, hint in get_type_hints(function).items():
+        for item in (hint, *get_args(hint)):
+            if inspect.isclass(item) and issubclass(item, Named):
+                found[name] = item
+    return found
+
+
+def require_class(message: str, kinds: Mapping[str, type[Named]]) -> None:
+    """Say better than the parser what is wrong with the class, or the option of a class, that was asked for.
+
+    Args:
+        message: what the parser says.
+        kinds: as `kinds_of` gives them.
+
+    Raises:
+        UsageError: where that is what is wrong.
+    """
+    key = re.match(r'(?:error: )?(?:Parser key "([^"]+)"|(?:argument )?--(\w+)\.help)\s*:', message)
+    kind = kinds.get((key[1] or key[2]).split(".")[0]) if key else None
+    if key is None or kind is None:
+        return
+    option = f"--{key[1] or key[2]}"
+    asked = re.search(r"Expected a dot import path string: (\S+)", message)
+    path = re.search(r"Problem with given class_path '([^']+)'", message)
+    given = re.search(r"Given value: ([\w.]+)\s*$", message)
+    unknown = re.search(r"Option '([^']+)' is not accepted", message)
+    wrong = re.search(r'Parser key "(\w+)":\s*(.*)', message[key.end() :], re.DOTALL)
+    name = asked or path or given
+    try:
+        found = kind.named(name[1]) if name else None
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
+    if found is not None and unknown is not None:
+        takes = ", ".join(f"{option}.{item}" for item in found.constructor_arguments()) or "none"
+        raise UsageError(f"{found.__name__} has no option {option}.{unknown[1]}; its options: {takes}")
+    if found is not None and wrong is not None:
+        expected = re.search(r"Expected an? <class '(\w+)'>", wrong[2])
+        value = re.search(r"(?:Got value|Given value): (.*?)\s*$", wrong[2], re.MULTILINE)
+        if expected and value:
+            raise UsageError(f"{option}.{wrong[1]} must be {in_words(expected[1])}, but is {value[1]!r}")
+
+
+def in_words(kind: str) -> str:
+    """A type of Python as people say it.
+
+    Example:
+        >>> in_words("int")
+        'a whole number'
+    """
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, as [a, b]"}
+    return words.get(kind, kind)
 
 
 def normalized(words: Sequence[str], function: Callable[..., Any]) -> list[str]:

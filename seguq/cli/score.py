@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from seguq.cli.common import refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import UsageError
 from seguq.core.log import logger
 from seguq.core.progress import progress
-from seguq.data import list_images
+from seguq.data import list_images, read_image
 from seguq.functional.regions import Aggregate
 from seguq.inference import UncertaintyMaps
-from seguq.regions import Grid, WholeImage
+from seguq.inference.measures import named_measures, scored_by_default
+from seguq.regions import Grid, Partition
 from seguq.regions import score as score_maps
 from seguq.store.folder import predicted_ids, read_run
+
+_PARTITION = {"class_path": "Grid", "init_args": {"size": 32}}
 
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
-    run_function(score, "score", words)
+    run_function(score, "score", words, {"partition": _PARTITION})
 
 
 def score(
     predictions: str,
-    partition: Literal["grid", "whole_image"] = "grid",
-    cell: int = 32,
+    partition: Partition | None = None,
     by: str | None = None,
     aggregate: Aggregate = "mean",
     out: str | None = None,
@@ -37,17 +39,17 @@ def score(
 
     Args:
         predictions: folder that `seguq predict` has written.
-        partition: grid (square cells) or whole_image.
-        cell: side of a grid cell in pixels.
+        partition: how images are cut: the name of a class, with its options after a dot (--partition Grid
+            --partition.size 32), or the import path of one of your own.
         by: measure to score by; by default mutual_information where it is there, else predictive_entropy.
         aggregate: mean, sum or max over the pixels of a region.
         out: the table; by default regions.parquet in the folder of predictions.
         overwrite: replace the table if it exists.
     """
     folder = require_folder(predictions, "--predictions")
-    measures = read_run(folder)["settings"]["measures"]
-    if by is None:
-        by = "mutual_information" if "mutual_information" in measures else measures[0]
+    settings = read_run(folder)["settings"]
+    measures = settings["measures"]
+    (by,) = named_measures(by or scored_by_default(measures)) or ()
     if by not in measures:
         raise UsageError(
             f"{folder} has no maps of {by!r}, but of {', '.join(measures)}: predict with --measures [{by}]"
@@ -57,15 +59,32 @@ def score(
     ids = predicted_ids(folder)
     if not ids:
         raise UsageError(f"{folder} holds no maps yet: seguq predict has not finished")
-    images = Path(read_run(folder)["settings"].get("images") or folder / "no images")
-    missing = sorted(set(list_images(images)) - set(ids)) if images.is_dir() else []
+    images = Path(settings.get("images") or folder / "images")
+    files = list_images(images) if images.is_dir() else {}
+    missing = sorted(set(files) - set(ids)) if settings.get("images") else []
     if missing:
         raise UsageError(
             f"{folder} holds no maps yet of {len(missing)} images of {images}, such as {missing[0]!r}: "
             "start seguq predict again, it goes on where it stopped"
         )
-    parts: Grid | WholeImage = Grid(cell) if partition == "grid" else WholeImage()
-    stream = (UncertaintyMaps.load(folder / "maps" / f"{image_id}.npz") for image_id in progress(ids, "scoring"))
+    parts = partition if partition is not None else Grid(32)
+    absent = [name for name in parts.needs if name not in measures]
+    if absent:
+        raise UsageError(f"{parts!r} reads maps of {absent[0]!r}, but {folder} has those of {', '.join(measures)}")
+    if parts.needs_image:
+        gone = [image_id for image_id in ids if image_id not in files]
+        if gone:
+            raise UsageError(f"{parts!r} looks at the images, but {gone[0]!r} is not in {images} any more")
+    stream = _maps_and_images(folder, ids, files if parts.needs_image else {})
     table = score_maps(stream, parts, by=by, aggregate=aggregate)
     table.save(target)
     logger.info("%d regions of %d images by %s %s: %s", len(table), len(ids), aggregate, by, target)
+
+
+def _maps_and_images(
+    folder: Path, ids: Sequence[str], files: Mapping[str, Path]
+) -> Iterator[tuple[UncertaintyMaps, Any]]:
+    """The maps of one image after the other, with the image as stored where there is a file of it."""
+    for image_id in progress(ids, "scoring"):
+        maps = UncertaintyMaps.load(folder / "maps" / f"{image_id}.npz")
+        yield maps, read_image(files[image_id]) if image_id in files else None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
-from seguq.acquisition import Budget, Random, Selection, Strategy, TopK
+from seguq.acquisition import Budget, Selection, Strategy, TopK
 from seguq.acquisition import select as select_regions
 from seguq.acquisition.selection import box_of
 from seguq.cli.common import print_table, refuse_to_overwrite, require_folder
@@ -25,15 +24,13 @@ _READABLE = 768
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
-    run_function(select, "select", words)
+    run_function(select, "select", words, {"strategy": {"class_path": "TopK"}})
 
 
 def select(
     scores: str,
-    regions: int | None = None,
-    pixels: int | None = None,
-    images: int | None = None,
-    strategy: Literal["topk", "random"] = "topk",
+    budget: Budget,
+    strategy: Strategy | None = None,
     labeled: list[str] | None = None,
     seed: int = 0,
     out: str = "selection.json",
@@ -44,17 +41,15 @@ def select(
 
     Args:
         scores: table of `seguq score`.
-        regions: budget: number of regions.
-        pixels: budget: number of pixels.
-        images: budget: number of images that are opened.
-        strategy: topk (highest scores) or random (the baseline).
+        budget: how much may be labeled (one limit; per_image may stand beside it).
+        strategy: which regions are taken: the name of a class, with its options after a dot (--strategy PowerTopK
+            --strategy.beta 2), or the import path of one of your own.
         labeled: earlier selections, as [first.json, second.json]; their regions are left out.
         seed: for random choices, and for ties.
         out: the selection, a JSON file.
         predictions: folder of `seguq predict`; with it, the selected regions are drawn on their images, beside OUT.
         overwrite: replace the selection if it exists.
     """
-    budget = Budget(regions, pixels, images)
     target = Path(out)
     if target.suffix != ".json":
         raise UsageError(f"a selection is a .json file, but --out is {out}")
@@ -64,13 +59,12 @@ def select(
         raise UsageError(f"pictures would go into {drawings}, which holds files: pass --overwrite, or another --out")
     table = RegionTable.load(scores)
     earlier = [Selection.load(path) for path in labeled or []]
-    chosen: Strategy = TopK() if strategy == "topk" else Random()
     files = None
     if predictions is not None:
         run = require_folder(predictions, "--predictions")
         folder = Path(read_run(run)["settings"].get("images") or run / "images")
         files = list_images(folder)
-    selection = select_regions(table, budget=budget, strategy=chosen, labeled=earlier, seed=seed)
+    selection = select_regions(table, budget=budget, strategy=strategy or TopK(), labeled=earlier, seed=seed)
     outdated = Selection.load(target).image_ids if target.exists() else []
     selection.save(target)
     for image_id in outdated:

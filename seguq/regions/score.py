@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
-from seguq.functional.regions import Aggregate, region_boxes, region_majority, region_scores
+from seguq.functional.regions import AGGREGATES, Aggregate, region_boxes, region_majority, region_scores
 from seguq.inference import UncertaintyMaps
 from seguq.regions.partition import Partition
+from seguq.regions.rle import RLE, encode_regions
 from seguq.regions.table import SCHEMA, RegionTable
 
 
 def score(
-    maps: UncertaintyMaps | Iterable[UncertaintyMaps],
+    maps: UncertaintyMaps | Iterable[UncertaintyMaps | tuple[UncertaintyMaps, Any]],
     partition: Partition,
     *,
     images: Tensor | Sequence[Any] | None = None,
@@ -27,7 +30,8 @@ def score(
     """Score every region of every image.
 
     Args:
-        maps: maps of 2-D images, or a stream of them.
+        maps: maps of 2-D images; or a stream of them, or of pairs: the maps of one image, and the image as stored, an
+            array ``(H, W, channels)`` or a tensor ``(channels, H, W)``.
         partition: how each image is cut, such as ``Grid(32)``.
         images: the images that the maps belong to, ``(B, channels, H, W)`` or one a map, for partitions that look
             at them; None where the partition does not. Not with a stream.
@@ -38,7 +42,8 @@ def score(
         A table with one row a region; regions without a pixel are left out.
 
     Raises:
-        SeguqError: if the maps are not of 2-D images, hold NaN, or do not go with the images.
+        SeguqError: if the maps are not of 2-D images, hold NaN, or do not go with the images; or if the partition
+            looks at images, and there are none.
         KeyError: if the maps do not have ``by``, or what the partition needs.
 
     Example:
@@ -48,50 +53,67 @@ def score(
         >>> score(maps, Grid(2), by="variance").column("score").tolist()
         [0.5, 4.0]
     """
-    single = isinstance(maps, UncertaintyMaps)
-    if images is not None and not single:
-        raise SeguqError("images= goes with one UncertaintyMaps, not with a stream of them")
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    estimator = None
-    for part in [maps] if isinstance(maps, UncertaintyMaps) else maps:
-        estimator = part.estimator
-        values = part[by].cpu()
-        prediction = part.prediction.cpu()
-        if values.ndim != 3:
-            raise SeguqError(f"regions are of 2-D images, but the maps have shape {tuple(values.shape)}")
-        if images is not None and len(images) != len(part):
-            raise SeguqError(f"{len(images)} images do not go with maps of {len(part)}")
-        for i, (image_id, one) in enumerate(zip(part.image_ids, part.split(), strict=True)):
-            if bool(values[i].isnan().any()):
-                raise SeguqError(f"the map {by!r} of image {image_id!r} holds NaN")
-            labels = partition(None if images is None else images[i], one).cpu()
-            if labels.shape != values[i].shape:
-                raise SeguqError(f"image {image_id!r}: regions {tuple(labels.shape)}, map {tuple(values[i].shape)}")
-            # several independent labels have no one predicted class
-            classes = torch.zeros_like(labels) if part.multilabel else prediction[i]
-            _append(columns, image_id, labels, values[i], classes, part.num_classes, aggregate)
-    meta = {"by": by, "aggregate": aggregate, "partition": repr(partition), "estimator": estimator}
-    return RegionTable(pa.table(columns, schema=SCHEMA), meta)
+    if not isinstance(partition, Partition):
+        raise SeguqError(f"partition must be one such as seguq.regions.Grid(32), but is {partition!r}")
+    require_choice("aggregate", aggregate, AGGREGATES)
+    batches: list[Any] = []
+    meta: dict[str, Any] = {"by": by, "aggregate": aggregate, "partition": repr(partition), "estimator": None}
+    for part, image in _single(maps, images):
+        meta["estimator"] = part.estimator
+        batches.append(_regions(part, image, partition, by, aggregate))
+    return RegionTable(pa.Table.from_batches(batches, SCHEMA).combine_chunks(), meta)
 
 
-def _append(
-    columns: dict[str, list[Any]],
-    image_id: str,
-    labels: Tensor,
-    values: Tensor,
-    classes: Tensor,
-    num_classes: int,
-    aggregate: Aggregate,
-) -> None:
-    regions = int(labels.max()) + 1
-    scores, area = region_scores(values, labels, regions, aggregate)
-    boxes = region_boxes(labels, regions)
-    majority = region_majority(classes, labels, regions, num_classes)
-    kept = area > 0
-    columns["image_id"] += [image_id] * int(kept.sum())
-    columns["region_id"] += kept.nonzero().flatten().tolist()
-    for name, box in zip(("y0", "x0", "y1", "x1"), boxes.T, strict=True):
-        columns[name] += box[kept].tolist()
-    columns["area"] += area[kept].tolist()
-    columns["score"] += scores[kept].tolist()
-    columns["predicted_class"] += majority[kept].tolist()
+def _single(
+    maps: UncertaintyMaps | Iterable[UncertaintyMaps | tuple[UncertaintyMaps, Any]],
+    images: Tensor | Sequence[Any] | None,
+) -> Iterator[tuple[UncertaintyMaps, Any]]:
+    """The maps of one image after the other, with the image or None."""
+    if isinstance(maps, UncertaintyMaps):
+        if images is not None and len(images) != len(maps):
+            raise SeguqError(f"{len(images)} images do not go with maps of {len(maps)}")
+        yield from zip(maps.split(), [None] * len(maps) if images is None else images, strict=True)
+        return
+    if images is not None:
+        raise SeguqError("images= goes with one UncertaintyMaps, not with a stream of them: give pairs (maps, image)")
+    for item in maps:
+        if isinstance(item, UncertaintyMaps):
+            yield from ((one, None) for one in item.split())
+        else:
+            one, image = item
+            if len(one) != 1:
+                raise SeguqError(
+                    f"in a stream of pairs each has the maps of one image, but one has those of {len(one)}"
+                )
+            yield one, image
+
+
+def _regions(one: UncertaintyMaps, image: Any, partition: Partition, by: str, aggregate: Aggregate) -> Any:
+    """The rows of one image, as a pyarrow batch."""
+    (image_id,) = one.image_ids
+    if image is None and partition.needs_image:
+        raise SeguqError(f"{partition!r} looks at the image, but there is none of {image_id!r}: pass images= or pairs")
+    values = one[by].cpu()
+    if values.ndim != 3:
+        raise SeguqError(f"regions are of 2-D images, but the maps have shape {tuple(values.shape)}")
+    values = values[0]
+    if bool(values.isnan().any()):
+        raise SeguqError(f"the map {by!r} of image {image_id!r} holds NaN")
+    labels = partition(image, one).cpu().clamp_min(-1)
+    if labels.shape != values.shape:
+        raise SeguqError(f"image {image_id!r}: regions {tuple(labels.shape)}, map {tuple(values.shape)}")
+    count = int(labels.max()) + 1 if labels.numel() else 0
+    scores, area = region_scores(values, labels, count, aggregate)
+    boxes = region_boxes(labels, count)
+    # several independent labels have no one predicted class
+    classes = torch.zeros_like(labels) if one.multilabel else one.prediction[0].cpu()
+    majority = region_majority(classes, labels, count, one.num_classes)
+    kept = (area > 0).nonzero().flatten()
+    columns = [kept, *boxes[kept].T, area[kept], scores[kept], majority[kept]]
+    if partition.fills_boxes:
+        shapes = pa.nulls(len(kept), RLE)
+    else:
+        shapes = encode_regions(labels.numpy(), boxes.numpy(), area.numpy()).take(pa.array(kept.numpy()))
+    arrays = [pa.array(np.full(len(kept), image_id, dtype=object), pa.string())]
+    arrays += [pa.array(np.ascontiguousarray(column.numpy())) for column in columns]
+    return pa.RecordBatch.from_arrays([*arrays, shapes], schema=SCHEMA)

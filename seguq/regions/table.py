@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file
+from seguq.regions.rle import RLE
 
 _SCHEMA_VERSION = 1
 _META = b"seguq"
@@ -28,22 +32,27 @@ SCHEMA = pa.schema(
         ("area", pa.int64()),
         ("score", pa.float64()),
         ("predicted_class", pa.int64()),
+        ("rle", RLE),
     ]
 )
+REQUIRED = tuple(name for name in SCHEMA.names if name != "rle")
 
 
 class RegionTable:
-    """One row a region: ``image_id, region_id, y0, x0, y1, x1`` (half-open), ``area, score, predicted_class``.
+    """One row a region: ``image_id, region_id, y0, x0, y1, x1`` (half-open), ``area, score, predicted_class, rle``.
+
+    ``rle`` is the shape of a region that is not all of its box: COCO's run lengths, within the box (see
+    `seguq.regions.rle`); null for one that is. Further columns are carried along.
 
     Args:
-        table: a pyarrow table with at least these columns.
+        table: a pyarrow table with at least these columns; ``rle`` may be missing where every region is its box.
         meta: what the scores are: ``by`` (measure), ``aggregate``, ``partition``, ``estimator``.
     """
 
     def __init__(self, table: Any, meta: dict[str, Any] | None = None) -> None:
-        missing = [name for name in SCHEMA.names if name not in table.column_names]
+        missing = [name for name in REQUIRED if name not in table.column_names]
         if missing:
-            raise SeguqError(f"a table of regions needs the columns {', '.join(SCHEMA.names)}; missing: {missing}")
+            raise SeguqError(f"a table of regions needs the columns {', '.join(REQUIRED)}; missing: {missing}")
         self.table = table
         self.meta = dict(meta or {})
 
@@ -57,6 +66,35 @@ class RegionTable:
         """A column as a numpy array."""
         return self.table.column(name).to_numpy(zero_copy_only=False)
 
+    def image_numbers(self) -> tuple[npt.NDArray[np.int64], Any]:
+        """The images as numbers, which are quicker to compare than their ids.
+
+        Returns:
+            The number of each row's image, ``(rows,)``, and the ids that the numbers stand for, sorted, as a pyarrow
+            array.
+
+        Raises:
+            SeguqError: if a row has no id.
+        """
+        encoded = self.table["image_id"].dictionary_encode().unify_dictionaries()
+        if encoded.null_count:
+            raise SeguqError("a row of the table of regions has no image_id")
+        if not encoded.num_chunks:
+            return np.zeros(0, np.int64), pa.array([], pa.string())
+        ids = encoded.chunk(0).dictionary
+        order = pc.sort_indices(ids)
+        numbers = np.empty(len(ids), np.int64)
+        numbers[order.to_numpy()] = np.arange(len(ids))
+        return numbers[np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])], ids.take(order)
+
+    def boxes(self) -> npt.NDArray[np.int64]:
+        """The boxes, ``(rows, 4)``: y0, x0, y1, x1, half-open."""
+        return np.stack([self.column(name).astype(np.int64) for name in ("y0", "x0", "y1", "x1")], axis=1)
+
+    def take(self, rows: npt.ArrayLike) -> RegionTable:
+        """The table of some rows, by their numbers, in the order given."""
+        return RegionTable(self.table.take(pa.array(np.asarray(rows, dtype=np.int64))), self.meta)
+
     def rows(self) -> list[dict[str, Any]]:
         """The rows as dicts."""
         return list(self.table.to_pylist())
@@ -67,10 +105,20 @@ class RegionTable:
 
     @classmethod
     def concatenate(cls, tables: Sequence[RegionTable]) -> RegionTable:
-        """Put tables of different images under one another; the meta data of the first is kept."""
+        """Put tables of different images under one another; the meta data of the first is kept.
+
+        Columns that only some of them have are null in the rows of the others.
+
+        Raises:
+            SeguqError: if there is none, or if a column is of different types.
+        """
         if not tables:
             raise SeguqError("there is no table to concatenate")
-        return cls(pa.concat_tables([table.table for table in tables]), tables[0].meta)
+        try:
+            together = pa.concat_tables([table.table for table in tables], promote_options="default")
+        except pa.ArrowException as error:
+            raise SeguqError(f"the tables of regions have a column of different types ({error})") from error
+        return cls(together, tables[0].meta)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file, as a whole."""

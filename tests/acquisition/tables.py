@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from seguq.regions import RegionTable
 
-META = {"by": "variance", "aggregate": "mean", "partition": "Grid(2)", "estimator": "deterministic"}
+META = {"by": "variance", "aggregate": "mean", "partition": "Grid(size=2)", "estimator": "deterministic"}
 
 
 def table(*rows, meta=META):

@@ -1,18 +1,21 @@
-import contextlib
 import warnings
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seguq import acquisition
-from seguq.acquisition import Budget, Random, Selection, Strategy, TopK, select
+from seguq.acquisition import Budget, PowerTopK, Random, Ranked, Selection, Strategy, TopK, select
 from seguq.core.errors import SeguqError
+from seguq.regions import RegionTable
+from seguq.regions.rle import encode, region_mask
+from seguq.regions.table import SCHEMA
 from tests.acquisition.tables import META, names, shuffled, table
 
-strategies = pytest.mark.parametrize("strategy", [TopK(), Random()], ids=repr)
+strategies = pytest.mark.parametrize("strategy", [TopK(), Random(), PowerTopK()], ids=repr)
 
 SOME = table(("b", 0.3), ("a", 0.9), ("a", 0.1), ("c", 0.5), ("b", 0.7), ("c", 0.2))
 EQUAL = table(*[(f"image {i}", 0.5) for i in range(4)])
@@ -277,12 +280,12 @@ def test_a_selection_says_how_it_was_made():
 # strategies of one's own
 
 
-class Alphabetical:
+class Alphabetical(Ranked):
     """Regions by the name of their image, and a record of what it was handed."""
 
-    def rank(self, regions, generator):
+    def rank(self, pool, generator):
         self.drawn = generator.random()
-        return np.argsort(regions.column("image_id").astype(str), kind="stable")
+        return np.argsort(pool.column("image_id").astype(str), kind="stable")
 
 
 def test_a_strategy_of_ones_own_ranks_the_regions():
@@ -299,9 +302,58 @@ def test_a_strategy_is_handed_a_generator_of_the_seed():
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("strategy", [TopK(), Random(), Alphabetical()], ids=lambda s: type(s).__name__)
-def test_whatever_ranks_follows_the_protocol(strategy):
-    assert isinstance(strategy, Strategy)
+class Told(Strategy):
+    """Chooses what it was told to, and keeps what it was handed."""
+
+    def __init__(self, rows=(0,)):
+        self.rows = rows
+
+    def choose(self, pool, budget, labeled, generator):
+        self.seen = pool, budget, labeled
+        return self.rows
+
+
+def test_a_strategy_chooses_among_what_is_not_labeled_and_knows_what_is():
+    first = select(SOME, budget=Budget(regions=2), strategy=TopK())
+    second = select(SOME, budget=Budget(regions=1), strategy=TopK(), labeled=first)
+    strategy = Told([1, 0])
+    chosen = quietly(SOME, budget=Budget(regions=3), strategy=strategy, labeled=[first, second])
+    pool, budget, labeled = strategy.seen
+    assert [(row["image_id"], row["region_id"]) for row in pool.rows()] == [("a", 1), ("b", 0), ("c", 1)]
+    assert budget == Budget(regions=3)
+    assert labeled == first.rows + second.rows
+    assert names(chosen) == [("b", 0), ("a", 1)]
+
+
+def test_a_strategy_is_not_asked_where_nothing_is_left():
+    strategy = Told()
+    everything = select(SOME, budget=Budget(regions=6), strategy=TopK())
+    assert len(quietly(SOME, budget=Budget(regions=1), strategy=strategy, labeled=everything)) == 0
+    assert not hasattr(strategy, "seen")
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ([0, 0], "chose a region more than once"),
+        ([0, 6], "chose row 6 of a pool of 6"),
+        ([-1], "of a pool of 6"),
+        ([0, 1, 2, 3], r"chose 4 regions, which is more than Budget\(regions=3\) allows"),
+        ([0.5], "must choose row numbers"),
+        ([[0]], "must choose row numbers"),
+        ([True], "must choose row numbers"),
+    ],
+    ids=repr,
+)
+def test_a_strategy_that_does_not_keep_to_the_rules_is_an_error_that_names_it(rows, text):
+    with pytest.raises(SeguqError, match=rf"Told.*{text}"):
+        select(SOME, budget=Budget(regions=3), strategy=Told(rows))
+
+
+@pytest.mark.parametrize("strategy", ["TopK", TopK, None], ids=repr)
+def test_what_is_no_strategy_is_an_error_that_shows_one(strategy):
+    with pytest.raises(SeguqError, match=r"strategy must be one such as seguq.acquisition.TopK\(\), but is"):
+        select(SOME, budget=Budget(regions=3), strategy=strategy)
 
 
 @strategies
@@ -345,10 +397,144 @@ def test_a_seed_of_numpy_is_saved_as_a_number(tmp_path):
     assert Selection.load(tmp_path / "s.json").why["seed"] == 3
 
 
-@pytest.mark.parametrize(("partition", "left"), [("Grid(64)", 0), ("WholeImage()", 0), ("Superpixels(9)", 1)])
-def test_what_lies_within_a_labeled_cell_of_another_size_is_labeled(partition, left):
-    one = table(("a", 1))
-    row = {**one.rows()[0], "rank": 1, "region_id": 99, "y0": 0, "x0": 0, "y1": 1000, "x1": 1000}
-    earlier = Selection([row], {"partition": partition})
-    with pytest.warns(UserWarning, match="only") if not left else contextlib.nullcontext():
-        assert len(select(one, budget=Budget(regions=1), strategy=TopK(), labeled=earlier)) == left
+# shapes
+
+
+def square(image_id, number, y0, x0, y1, x1, mask=None, **more):
+    """A row of a table or a selection; ``mask`` within the box where it is not all of it."""
+    area = (y1 - y0) * (x1 - x0) if mask is None else int(np.sum(mask))
+    row = {"image_id": image_id, "region_id": number, "y0": y0, "x0": x0, "y1": y1, "x1": x1, "area": area}
+    return row | {"score": 1.0, "predicted_class": 0, "rle": None if mask is None else encode(mask), **more}
+
+
+def table_of(*rows):
+    return RegionTable(pa.Table.from_pylist(list(rows), SCHEMA), META)
+
+
+def left(rows, labeled):
+    """The numbers of the regions that are not labeled yet."""
+    earlier = Selection([{"rank": 1, **row} for row in labeled], {"partition": "Anything()"})
+    chosen = quietly(table_of(*rows), budget=Budget(regions=len(rows)), strategy=TopK(), labeled=earlier)
+    return sorted(row["region_id"] for row in chosen.rows)
+
+
+RAGGED = np.array([[True, True], [True, False]])
+
+
+def test_what_lies_within_a_larger_labeled_box_is_labeled():
+    pool = [square("a", 0, 0, 0, 2, 2), square("a", 1, 9, 9, 11, 11), square("b", 2, 0, 0, 2, 2)]
+    assert left(pool, [square("a", 7, 0, 0, 10, 10)]) == [1, 2]
+
+
+def test_what_is_covered_by_several_labeled_regions_together_is_labeled():
+    cells = [square("a", i, 0, 2 * i, 2, 2 * i + 2) for i in range(3)]
+    assert left([square("a", 9, 0, 0, 2, 6)], cells) == []
+    assert left([square("a", 9, 0, 0, 2, 6)], cells[::2]) == [9]
+
+
+def test_a_region_that_is_no_box_leaves_the_rest_of_its_box():
+    pool = [square("a", 0, 0, 0, 2, 2), square("a", 1, 1, 1, 2, 2), square("a", 2, 0, 0, 2, 1)]
+    assert left(pool, [square("a", 7, 0, 0, 2, 2, RAGGED)]) == [0, 1]
+
+
+def test_a_region_that_is_no_box_lies_within_what_covers_its_pixels():
+    assert left([square("a", 0, 0, 0, 2, 2, RAGGED)], [square("a", 7, 0, 0, 1, 2), square("a", 8, 1, 0, 2, 1)]) == []
+    assert left([square("a", 0, 0, 0, 2, 2, ~RAGGED | True)], [square("a", 7, 0, 0, 2, 2, RAGGED)]) == [0]
+    assert left([square("a", 0, 0, 0, 2, 2, RAGGED)], [square("a", 7, 0, 0, 2, 2, RAGGED[::-1])]) == [0]
+
+
+def test_the_same_region_that_is_no_box_is_labeled():
+    assert left([square("a", 0, 3, 3, 5, 5, RAGGED)], [square("a", 0, 3, 3, 5, 5, RAGGED)]) == []
+
+
+def test_a_region_of_unknown_shape_covers_itself_and_nothing_else():
+    unknown = square("a", 0, 0, 0, 2, 2) | {"area": 3}
+    assert left([square("a", 0, 0, 0, 2, 2, RAGGED), square("a", 1, 0, 0, 1, 1)], [unknown]) == [1]
+
+
+def test_a_pool_without_shapes_is_one_of_boxes():
+    pool = table_of(square("a", 0, 0, 0, 2, 2), square("a", 1, 2, 2, 4, 4))
+    plain = RegionTable(pool.table.drop_columns(["rle"]), META)
+    earlier = Selection([{"rank": 1, **square("a", 7, 0, 0, 3, 3)}])
+    assert names(select(plain, budget=Budget(regions=1), strategy=TopK(), labeled=earlier)) == [("a", 1)]
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(deadline=None, max_examples=100)
+def test_what_is_left_out_is_what_a_mask_of_the_image_says(seed):
+    generator = np.random.default_rng(seed)
+
+    def some(count):
+        for number in range(count):
+            (y0, y1), (x0, x1) = (sorted(generator.choice(8, 2, replace=False).tolist()) for _ in range(2))
+            mask = generator.random((y1 - y0, x1 - x0)) < 0.8
+            mask[0, :] = mask[:, 0] = mask[-1, :] = mask[:, -1] = True  # the box is the smallest around it
+            image_id = str(generator.choice(["a", "b"]))
+            yield square(image_id, number, y0, x0, y1, x1, None if mask.all() or number % 2 else mask)
+
+    pool, labeled = list(some(12)), list(some(4))
+    done = {image_id: np.zeros((8, 8), dtype=bool) for image_id in "ab"}
+    for row in labeled:
+        done[row["image_id"]][row["y0"] : row["y1"], row["x0"] : row["x1"]] |= region_mask(row)
+    expected = [
+        row["region_id"]
+        for row in pool
+        if not done[row["image_id"]][row["y0"] : row["y1"], row["x0"] : row["x1"]][region_mask(row)].all()
+    ]
+    assert left(pool, labeled) == expected
+
+
+def test_regions_of_a_large_image_are_compared_without_a_mask_of_it():
+    side = 10**6
+    pool = [square("a", i, 0, i * 1000, 1000, (i + 1) * 1000) for i in range(5)]
+    assert left(pool, [square("a", 9, 0, 0, side, 3500)]) == [3, 4]
+
+
+def test_a_name_that_begins_like_a_grids_loses_no_region():
+    earlier = Selection([{"rank": 1, **square("a", 7, 0, 0, 2, 2, RAGGED)}], {"partition": "GridOfTriangles(2)"})
+    pool = table_of(square("a", 0, 1, 1, 2, 2))
+    assert len(select(pool, budget=Budget(regions=1), strategy=TopK(), labeled=earlier)) == 1
+
+
+# columns and budgets
+
+
+def test_further_columns_of_the_table_arrive_in_the_rows():
+    wide = SOME.table.append_column("slide", pa.array(list("uvwxyz")))
+    wide = wide.append_column("feature", pa.FixedSizeListArray.from_arrays(pa.array(np.arange(12.0)), 2))
+    row = select(RegionTable(wide, META), budget=Budget(regions=1), strategy=TopK()).rows[0]
+    assert (row["slide"], row["feature"]) == ("v", [2.0, 3.0])
+
+
+@pytest.mark.parametrize("name", ["rank", "polygon", "polygons"])
+def test_a_column_of_a_name_of_the_selections_own_is_an_error(name):
+    wide = RegionTable(SOME.table.append_column(name, pa.array(range(6))), META)
+    with pytest.raises(SeguqError, match=f"has a column '{name}', a name of the selection's own: rename it"):
+        select(wide, budget=Budget(regions=1), strategy=TopK())
+
+
+@pytest.mark.parametrize("name", ["image_id", "y0", "area"])
+def test_a_value_that_is_missing_is_an_error_that_names_it(name):
+    rows = SOME.rows()
+    rows[3][name] = None
+    broken = RegionTable(pa.Table.from_pylist(rows, SOME.table.schema), META)
+    with pytest.raises(SeguqError, match=f"has no {name}"):
+        select(broken, budget=Budget(regions=1), strategy=TopK())
+
+
+def test_regions_of_one_number_and_other_boxes_are_two():
+    pool = [square("a", 0, 0, 0, 4, 4), square("a", 0, 0, 0, 2, 2, score=0.5), square("a", 0, 2, 2, 4, 4, score=0.25)]
+    chosen = [select(table_of(*rows), budget=Budget(regions=3), strategy=TopK()).rows for rows in (pool, pool[::-1])]
+    assert chosen[0] == chosen[1]
+    with pytest.raises(SeguqError, match="region 0 of image 'a' more than once"):
+        select(table_of(*pool, pool[1]), budget=Budget(regions=3), strategy=TopK())
+
+
+def test_a_budget_takes_no_more_of_an_image_than_per_image():
+    chosen = select(SOME, budget=Budget(regions=3, per_image=1), strategy=TopK())
+    assert names(chosen) == [("a", 0), ("b", 1), ("c", 0)]
+
+
+def test_too_few_images_for_per_image_is_a_warning_that_says_so():
+    with pytest.warns(UserWarning, match="only 3 are left to select with at most 1 of an image"):
+        select(SOME, budget=Budget(regions=4, per_image=1), strategy=TopK())

@@ -1,11 +1,14 @@
+import datetime
 import json
 import random
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from seguq.acquisition import Budget, Selection, TopK, select
 from seguq.core.errors import SeguqError
+from seguq.regions.rle import encode
 from tests.acquisition.tables import META, table
 
 COLUMNS = ["rank", "image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class"]
@@ -113,6 +116,91 @@ def test_the_same_selection_makes_the_same_file(tmp_path):
 def test_saving_leaves_nothing_else_in_the_folder(tmp_path):
     selection().save(tmp_path / "selection.json")
     assert [path.name for path in tmp_path.iterdir()] == ["selection.json"]
+
+
+# further columns and other shapes
+
+
+def ragged():
+    """A selection of a region with a hole, of one of two parts, and of a box."""
+    ring = [[True, True, True], [True, False, True], [True, True, True]]
+    parts = [[True, False], [False, True]]
+    rows = [
+        {"y0": 10, "x0": 20, "y1": 13, "x1": 23, "area": 8, "rle": encode(ring)},
+        {"y0": 0, "x0": 0, "y1": 2, "x1": 2, "area": 2, "rle": encode(parts)},
+        {"y0": 0, "x0": 0, "y1": 2, "x1": 2, "area": 4, "rle": None},
+    ]
+    common = {"image_id": "a", "score": 0.5, "predicted_class": 1}
+    return Selection([{"rank": i, "region_id": i, **common, **row} for i, row in enumerate(rows, 1)])
+
+
+def test_a_region_that_is_no_box_has_its_true_polygons_with_holes(tmp_path):
+    ragged().save(tmp_path / "selection.json")
+    hole, parts, box = json.loads((tmp_path / "selection.json").read_text())["regions"]
+    outer = [[20, 10], [23, 10], [23, 13], [20, 13]]
+    assert hole["polygons"] == [[outer, [[21, 11], [21, 12], [22, 12], [22, 11]]]]
+    assert parts["polygons"] == [[[[0, 0], [1, 0], [1, 1], [0, 1]]], [[[1, 1], [2, 1], [2, 2], [1, 2]]]]
+    assert box["polygon"] == [[0, 0], [2, 0], [2, 2], [0, 2]]
+    assert ["polygon" in region for region in (hole, parts, box)] == [False, False, True]
+
+
+def test_shapes_come_back(tmp_path):
+    ragged().save(tmp_path / "selection.json")
+    assert Selection.load(tmp_path / "selection.json").rows == ragged().rows
+
+
+def with_columns(**columns):
+    return Selection([{**selection(1).rows[0], **columns}])
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("x [\n  1,\n  2\n]", "x [\n  1,\n  2\n]"),
+        ([0.1, -2.5e-30, 3.0], [0.1, -2.5e-30, 3.0]),
+        ([[1, 2], [], [3]], [[1, 2], [], [3]]),
+        (["1", "2"], ["1", "2"]),
+        ({"a": 1, "b": [True, None]}, {"a": 1, "b": [True, None]}),
+        (None, None),
+        (np.float32(0.5), 0.5),
+        (np.arange(3), [0, 1, 2]),
+        ((1, 2), [1, 2]),
+        (float("nan"), None),
+        ([1.0, float("nan")], [1.0, None]),
+    ],
+    ids=repr,
+)
+def test_a_further_column_comes_back_as_json_has_it(tmp_path, value, found):
+    with_columns(extra=value).save(tmp_path / "selection.json")
+    assert Selection.load(tmp_path / "selection.json").rows == with_columns(extra=found).rows
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(b"x", "a bytes"), (datetime.date(2020, 1, 1), "a date"), ([float("inf")], "an infinite number")],
+    ids=repr,
+)
+def test_a_value_that_json_cannot_hold_is_an_error_that_names_column_and_region(tmp_path, value, kind):
+    with pytest.raises(SeguqError, match=rf"cannot hold {kind} \('extra' of region 0 of image 'a'\): leave"):
+        with_columns(extra=value).save(tmp_path / "selection.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_a_list_are_on_one_line(tmp_path):
+    with_columns(extra=[1, -2.5, 3e-9]).save(tmp_path / "selection.json")
+    text = (tmp_path / "selection.json").read_text()
+    assert '"extra": [1, -2.5, 3e-09]' in text
+    assert "[10, 5]," in text
+
+
+def test_to_pandas_has_the_further_columns():
+    assert list(with_columns(extra=1).to_pandas().columns) == [*COLUMNS, "extra"]
+
+
+def test_a_file_without_shapes_is_read(tmp_path, content):
+    old = [{name: value for name, value in region.items() if name != "rle"} for region in content["regions"]]
+    (tmp_path / "old.json").write_text(json.dumps({**content, "regions": old}))
+    assert len(Selection.load(tmp_path / "old.json")) == 3
 
 
 def test_a_file_that_is_missing_is_an_error_that_names_it(tmp_path):

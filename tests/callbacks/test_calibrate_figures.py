@@ -381,7 +381,7 @@ trainer:
     - class_path: seguq.callbacks.HeatmapWriter
       init_args: {dir: heat, images: 2}
     - class_path: seguq.callbacks.RegionScorer
-      init_args: {dir: regions, partition: {class_path: seguq.regions.Grid, init_args: {cell: 4}},
+      init_args: {dir: regions, partition: {class_path: seguq.regions.Grid, init_args: {size: 4}},
                   budget: {class_path: seguq.acquisition.Budget, init_args: {regions: 5}},
                   strategy: {class_path: seguq.acquisition.Random}}
 """
@@ -394,4 +394,4 @@ trainer:
     assert kinds[UncertaintyMetrics].max_images == 4
     assert kinds[RegionScorer].budget.as_dict() == {"regions": 5}
     assert isinstance(kinds[RegionScorer].strategy, Random)
-    assert (kinds[HeatmapWriter].images, kinds[RegionScorer].partition.cell) == (2, 4)
+    assert (kinds[HeatmapWriter].images, kinds[RegionScorer].partition.size) == (2, 4)

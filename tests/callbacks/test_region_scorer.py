@@ -1,6 +1,7 @@
 """RegionScorer through real Trainers of both names."""
 
 import errno
+import importlib
 import os
 import warnings
 
@@ -13,7 +14,7 @@ from seguq import acquisition, regions
 from seguq.acquisition import Budget, Selection
 from seguq.callbacks import RegionScorer
 from seguq.core.errors import SeguqError, UsageError
-from seguq.regions import Grid, RegionTable, WholeImage
+from seguq.regions import Grid, Partition, RegionTable, WholeImage
 from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer, traces, with_predict_step
 
 IDS = ["street/1", "a", "b", "street/0", "c"]
@@ -58,7 +59,7 @@ def test_the_table_is_regions_score_of_the_estimators_maps(tmp_path, package, es
     assert table(tmp_path).meta == {
         "by": "predictive_entropy",
         "aggregate": "mean",
-        "partition": "Grid(4)",
+        "partition": "Grid(size=4)",
         "estimator": "deterministic",
     }
 
@@ -145,26 +146,20 @@ def test_only_the_batches_of_a_limit_are_scored(tmp_path):
     assert list(table(tmp_path).column("image_id")) == ["0", "1", "2", "3"]
 
 
-class Threshold:
+class Threshold(Partition):
     """Two regions: where the energy is below its mean, and where it is above."""
 
     needs = ("energy",)
-
-    def __repr__(self):
-        return "Threshold()"
 
     def __call__(self, image, maps=None):
         values = maps["energy"][0]
         return (values > values.mean()).to(torch.int32)
 
 
-class Bright:
+class Bright(Partition):
     """Two regions: the darker and the brighter pixels."""
 
-    needs = ()
-
-    def __repr__(self):
-        return "Bright()"
+    needs_image = True
 
     def __call__(self, image, maps=None):
         return (image.mean(0) > 0.5).to(torch.int32)
@@ -198,6 +193,46 @@ def test_the_strategy_and_seed_are_those_that_were_asked_for(tmp_path):
 def test_without_a_budget_nothing_is_selected(tmp_path):
     predict(tmp_path)
     assert files(tmp_path / "pool") == ["regions.parquet"]
+
+
+class Mine(acquisition.Random):
+    """A strategy of one's own."""
+
+    def __init__(self, power: float = 1.0):
+        self.power = power
+
+
+@pytest.mark.parametrize(
+    ("partition", "strategy", "expected"),
+    [
+        ("Grid", "PowerTopK", (4, "PowerTopK(beta=2.0)")),
+        ("seguq.regions.Grid", "seguq.acquisition.PowerTopK", (4, "PowerTopK(beta=2.0)")),
+        ("Grid", "tests.callbacks.test_region_scorer.Mine", (4, "Mine(power=2.0)")),
+    ],
+)
+@both_names
+def test_a_yaml_file_names_classes_alone_or_by_their_import_path(tmp_path, package, partition, strategy, expected):
+    option = "power" if strategy.endswith("Mine") else "beta"
+    (tmp_path / "config.yaml").write_text(
+        f"""
+trainer:
+  logger: false
+  enable_checkpointing: false
+  callbacks:
+    - class_path: seguq.callbacks.RegionScorer
+      init_args:
+        dir: regions
+        partition: {{class_path: {partition}, init_args: {{size: 4}}}}
+        budget: {{regions: 5, per_image: 2}}
+        strategy: {{class_path: {strategy}, init_args: {{{option}: 2.0}}}}
+"""
+    )
+    cli = importlib.import_module(f"{package.__name__}.cli")
+    config = ["--config", str(tmp_path / "config.yaml")]
+    made = cli.LightningCLI(type(make_module(package)), run=False, args=config, save_config_callback=None)
+    (scorer,) = [callback for callback in made.trainer.callbacks if isinstance(callback, RegionScorer)]
+    assert (scorer.partition.size, repr(scorer.strategy)) == expected
+    assert scorer.budget == Budget(regions=5, per_image=2)
 
 
 # what is there already, and what goes wrong

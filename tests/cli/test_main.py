@@ -93,7 +93,7 @@ def test_debug_shows_the_traceback(monkeypatch):
 
 
 def test_the_process_exits_with_the_status():
-    done = run_process("select", "--scores", "missing.parquet", "--regions", "3")
+    done = run_process("select", "--scores", "missing.parquet", "--budget.regions", "3")
     assert (done.returncode, done.stderr.strip()) == (2, "seguq select: missing.parquet does not exist")
 
 
@@ -106,10 +106,19 @@ def test_a_reader_that_has_read_enough_is_no_error():
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["select", "--scores", "x", "--regions", "five"], "--regions must be a whole number, but is 'five'"),
-        (["select", "--regions", "5"], "are required: --scores"),
+        (
+            ["select", "--scores", "x", "--budget.regions", "five"],
+            "--budget.regions must be a whole number, but is 'five'",
+        ),
+        (["select", "--budget.regions", "5"], "are required: --scores"),
         (["fit"], "are required: --model.classes, --data.root"),
-        (["select", "--scores", "x", "--regions", "5", "--strategy", "best"], "--strategy: Expected a Literal"),
+        (
+            ["select", "--scores", "x", "--budget.regions", "5", "--strategy", "best"],
+            "--strategy: there is no Strategy 'best': there are ",
+        ),
+        (["select", "--scores", "x", "--budget", "5"], "--budget takes a YAML file; its options by themselves"),
+        (["select", "--strategy.help", "best"], "--strategy: there is no Strategy 'best': there are "),
+        (["score", "--predictions", "x", "--partition", "Grid", "--partition.size", "big"], "--partition.size must be"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_the_option_as_typed(words, text, capsys):
@@ -119,8 +128,8 @@ def test_a_wrong_option_is_one_line_that_names_the_option_as_typed(words, text, 
 
 
 def test_options_count_whether_they_stand_before_or_after_the_config(tmp_path, capsys):
-    (tmp_path / "c.yaml").write_text("regions: 50\n")
-    words = ["--scores", "x", "--regions", "7", "--config", str(tmp_path / "c.yaml"), "--print_config"]
+    (tmp_path / "c.yaml").write_text("budget:\n  regions: 50\n")
+    words = ["--scores", "x", "--budget.regions", "7", "--config", str(tmp_path / "c.yaml"), "--print_config"]
     assert main(["select", *words]) == 0
     assert "regions: 7" in capsys.readouterr().out
 

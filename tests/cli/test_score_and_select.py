@@ -1,20 +1,44 @@
 """``seguq score`` and ``seguq select``: from maps to a table to a list."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seguq.acquisition import Selection
+from seguq.acquisition.selection import box_of
 from seguq.cli import main
+from seguq.data import read_image
 from seguq.inference import UncertaintyMaps
-from seguq.regions import RegionTable
+from seguq.regions import Partition, RegionTable
+from seguq.regions.rle import region_mask
+from seguq.store.folder import read_run
 
 
 @pytest.fixture(scope="module")
 def table(predicted, tmp_path_factory):
     out = tmp_path_factory.mktemp("scores") / "regions.parquet"
-    assert main(["score", "--predictions", str(predicted), "--cell", "16", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "score",
+                "--predictions",
+                str(predicted),
+                "--partition",
+                "Grid",
+                "--partition.size",
+                "16",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     return out
 
 
@@ -38,7 +62,7 @@ def test_a_table_is_not_overwritten_unasked(table, predicted, capsys):
 
 def test_a_table_is_overwritten_when_asked(table, predicted, tmp_path):
     out = shutil.copy(table, tmp_path / "regions.parquet")
-    words = ["score", "--predictions", str(predicted), "--out", str(out), "--partition", "whole_image", "--overwrite"]
+    words = ["score", "--predictions", str(predicted), "--out", str(out), "--partition", "WholeImage", "--overwrite"]
     assert main(words) == 0
     assert len(RegionTable.load(out)) == 5
 
@@ -48,7 +72,10 @@ def test_a_table_is_overwritten_when_asked(table, predicted, tmp_path):
     [
         (["--predictions", "missing"], 2, "missing is no folder"),
         (["--by", "variance"], 2, "has no maps of 'variance'"),
-        (["--cell", "0"], 2, "at least 1 pixel"),
+        (["--partition.size", "0"], 2, "at least 1 pixel"),
+        (["--partition", "grid"], 2, "--partition: there is no Partition 'grid': there are "),
+        (["--partition", "Grid", "--partition.cell", "3"], 2, "Grid has no option --partition.cell; its options: "),
+        (["--partition", "nowhere.Mine"], 2, "nowhere.Mine cannot be imported"),
         (["--aggregate", "median"], 2, "median"),
     ],
 )
@@ -65,14 +92,14 @@ def test_a_folder_without_predictions_is_no_input_for_score(discs, capsys):
 
 def test_the_selection_is_the_highest_scores_in_order(table, tmp_path):
     out = tmp_path / "selection.json"
-    assert main(["select", "--scores", str(table), "--regions", "7", "--out", str(out)]) == 0
+    assert main(["select", "--scores", str(table), "--budget.regions", "7", "--out", str(out)]) == 0
     found = [row["score"] for row in Selection.load(out).rows]
     assert found == sorted(RegionTable.load(table).column("score"), reverse=True)[:7]
 
 
 def test_the_selection_says_why(table, tmp_path):
     out = tmp_path / "selection.json"
-    assert main(["select", "--scores", str(table), "--pixels", "600", "--seed", "3", "--out", str(out)]) == 0
+    assert main(["select", "--scores", str(table), "--budget.pixels", "600", "--seed", "3", "--out", str(out)]) == 0
     content = json.loads(out.read_text())
     assert content["version"] == 1
     assert content["why"] == {
@@ -81,23 +108,169 @@ def test_the_selection_says_why(table, tmp_path):
         "seed": 3,
         "by": "mutual_information",
         "aggregate": "mean",
-        "partition": "Grid(16)",
+        "partition": "Grid(size=16)",
         "estimator": "mc_dropout(layers=dropout)",
     }
     assert sum(region["area"] for region in content["regions"]) == 512
 
 
+def test_a_strategy_is_named_by_its_class_with_its_options_after_a_dot(table, tmp_path):
+    out = tmp_path / "selection.json"
+    words = ["--strategy", "PowerTopK", "--strategy.beta", "2", "--budget.regions", "5", "--budget.per-image", "1"]
+    assert main(["select", "--scores", str(table), *words, "--out", str(out)]) == 0
+    found = Selection.load(out)
+    assert found.why["strategy"] == "PowerTopK(beta=2.0)"
+    assert found.why["budget"] == {"regions": 5, "per_image": 1}
+    assert len(found.image_ids) == 5
+
+
+MINE = """
+import numpy as np
+import torch
+from seguq.acquisition import Ranked
+from seguq.regions import Partition
+
+class Lowest(Ranked):
+    def __init__(self, first: int = 0):
+        self.first = first
+
+    def rank(self, pool, generator):
+        return np.argsort(pool.column("score"))[self.first :]
+
+class Bright(Partition):
+    needs_image = True
+
+    def __init__(self, above: float = 0.5):
+        self.above = above
+
+    def __call__(self, image, maps=None):
+        assert image.dtype == np.uint8 and image.shape[-1] == 3
+        return torch.from_numpy(np.where(image[..., 0] > 255 * self.above, 0, -1))
+"""
+
+
+def test_classes_of_ones_own_are_found_in_the_current_folder(table, predicted, tmp_path):
+    (tmp_path / "my_classes.py").write_text(MINE)
+    script = "import sys; sys.path.remove(''); from seguq.cli import main; sys.exit(main())"  # as the console script
+
+    def run(*words):
+        paths = os.pathsep.join(path for path in sys.path if path)
+        command = [sys.executable, "-c", script, *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+        )
+        assert done.returncode == 0, done.stderr
+
+    lowest = ["--strategy", "my_classes.Lowest", "--strategy.first", "2", "--budget.regions", "3"]
+    run("select", "--scores", str(table), *lowest, "--out", "s.json")
+    found = [row["score"] for row in Selection.load(tmp_path / "s.json").rows]
+    assert found == sorted(RegionTable.load(table).column("score"))[2:5]
+    bright = ["--partition", "my_classes.Bright", "--partition.above", "0.6"]
+    run("score", "--predictions", str(predicted), *bright, "--out", "t.parquet")
+    regions = RegionTable.load(tmp_path / "t.parquet")
+    assert regions.meta["partition"] == "Bright(above=0.6)"
+    for row in regions.rows():
+        (path,) = Path(read_run(predicted)["settings"]["images"]).glob(f"{row['image_id']}.*")
+        y0, x0, y1, x1 = box_of(row)
+        assert np.array_equal(region_mask(row), (read_image(path)[..., 0] > 255 * 0.6)[y0:y1, x0:x1])
+
+
+def test_neither_command_loads_what_only_a_training_needs(predicted, tmp_path):
+    script = """
+import sys
+from seguq.cli import main
+from tests.test_imports import TRAINING
+assert main(["score", "--predictions", sys.argv[1], "--out", "t.parquet"]) == 0
+assert main(["select", "--scores", "t.parquet", "--budget.regions", "2", "--predictions", sys.argv[1]]) == 0
+print([name for name in TRAINING if name in sys.modules])
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    command = [sys.executable, "-c", script, str(predicted)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_partition_that_looks_at_images_that_are_gone_is_an_error_that_names_one(predicted, tmp_path, capsys):
+    part = tmp_path / "part"
+    shutil.copytree(predicted, part)
+    content = json.loads((part / "run.json").read_text())
+    content["settings"]["images"] = str(tmp_path / "gone")
+    (part / "run.json").write_text(json.dumps(content))
+    base = ["score", "--predictions", str(part), "--out", str(tmp_path / "t.parquet")]
+    assert main([*base, "--partition", "tests.cli.test_score_and_select.Looking"]) == 2
+    assert "Looking() looks at the images, but 'pool0' is not in" in capsys.readouterr().err
+    assert main([*base, "--partition", "tests.cli.test_score_and_select.Reading"]) == 2
+    assert "Reading() reads maps of 'energy', but" in capsys.readouterr().err
+    assert main(base) == 0
+
+
+class Looking(Partition):
+    """It looks at the image."""
+
+    needs_image = True
+
+    def __call__(self, image, maps=None):
+        raise AssertionError
+
+
+class Reading(Partition):
+    """It reads a map that is not there."""
+
+    needs = ("energy",)
+
+    def __call__(self, image, maps=None):
+        raise AssertionError
+
+
+def test_help_lists_the_classes_and_the_options_of_one(capsys):
+    assert main(["select", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--budget.per_image" in printed
+    for name in ("TopK", "Random", "PowerTopK"):
+        assert f"seguq.acquisition.{name}" in printed
+    assert main(["select", "--strategy.help", "PowerTopK"]) == 0
+    assert "--strategy.beta" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("strategy", ["{class_path: PowerTopK, init_args: {beta: 3}}", "PowerTopK"])
+def test_a_yaml_file_names_a_class_alone(strategy, table, tmp_path):
+    out = tmp_path / "selection.json"
+    (tmp_path / "c.yaml").write_text(f"strategy: {strategy}\nbudget: {{regions: 3, per_image: 2}}\n")
+    assert main(["select", "--scores", str(table), "--config", str(tmp_path / "c.yaml"), "--out", str(out)]) == 0
+    found = Selection.load(out).why
+    assert found["strategy"].startswith("PowerTopK(") and found["budget"] == {"regions": 3, "per_image": 2}
+
+
+def test_a_wrong_name_in_a_yaml_file_is_one_sentence_too(table, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("strategy: {class_path: Best}\nbudget: {regions: 3}\n")
+    assert main(["select", "--scores", str(table), "--config", str(tmp_path / "c.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "--strategy: there is no Strategy 'Best': there are " in error
+    assert [name for name in ("PowerTopK", "Random", "TopK", "my_module.MyClass") if name not in error] == []
+
+
 def test_earlier_selections_are_left_out(table, tmp_path):
     first, second = tmp_path / "first.json", tmp_path / "second.json"
-    assert main(["select", "--scores", str(table), "--regions", "5", "--out", str(first)]) == 0
-    words = ["select", "--scores", str(table), "--regions", "5", "--labeled", f"[{first}]", "--out", str(second)]
+    assert main(["select", "--scores", str(table), "--budget.regions", "5", "--out", str(first)]) == 0
+    words = ["select", "--scores", str(table), "--budget.regions", "5", "--labeled", f"[{first}]", "--out", str(second)]
     assert main(words) == 0
     assert not Selection.load(first).keys() & Selection.load(second).keys()
 
 
 def test_the_selected_regions_are_drawn_on_their_images(table, predicted, tmp_path):
     out = tmp_path / "selection.json"
-    words = ["select", "--scores", str(table), "--images", "2", "--predictions", str(predicted), "--out", str(out)]
+    words = [
+        "select",
+        "--scores",
+        str(table),
+        "--budget.images",
+        "2",
+        "--predictions",
+        str(predicted),
+        "--out",
+        str(out),
+    ]
     assert main(words) == 0
     drawn = {path.stem for path in (tmp_path / "selection").glob("*.png")}
     assert drawn == set(Selection.load(out).image_ids)
@@ -108,12 +281,20 @@ def test_the_selected_regions_are_drawn_on_their_images(table, predicted, tmp_pa
     ("words", "status", "text"),
     [
         ([], 2, "exactly one of regions=, pixels=, images="),
-        (["--regions", "3", "--pixels", "5"], 2, "exactly one of regions=, pixels=, images="),
-        (["--regions", "0"], 2, "at least 1"),
-        (["--regions", "3", "--scores", "missing.parquet"], 2, "missing.parquet does not exist"),
-        (["--regions", "3", "--labeled", "[missing.json]"], 2, "missing.json does not exist"),
-        (["--regions", "3", "--out", "selection.txt"], 2, ".json"),
-        (["--regions", "3", "--strategy", "best"], 2, "best"),
+        (["--budget.regions", "3", "--budget.pixels", "5"], 2, "exactly one of regions=, pixels=, images="),
+        (["--budget.regions", "0"], 2, "at least 1"),
+        (["--budget.regions", "3", "--scores", "missing.parquet"], 2, "missing.parquet does not exist"),
+        (["--budget.regions", "3", "--labeled", "[missing.json]"], 2, "missing.json does not exist"),
+        (["--budget.regions", "3", "--out", "selection.txt"], 2, ".json"),
+        (["--budget.regions", "3", "--budget.per_image", "0"], 2, "at least 1"),
+        (["--budget.regions", "3", "--strategy", "best"], 2, "no Strategy 'best': there are "),
+        (["--budget.regions", "3", "--strategy", "topk"], 2, "no Strategy 'topk'"),
+        (["--budget.regions", "3", "--strategy", "Ranked"], 2, "no Strategy 'Ranked'"),
+        (["--budget.regions", "3", "--strategy", "nowhere.Mine"], 2, "nowhere.Mine cannot be imported"),
+        (["--budget.regions", "3", "--strategy", "os.path"], 2, "os.path is no Strategy"),
+        (["--budget.regions", "3", "--strategy", "PowerTopK", "--strategy.beta", "-1"], 2, "beta of PowerTopK must be"),
+        (["--budget.regions", "3", "--strategy", "PowerTopK", "--strategy.beta", "x"], 2, "--strategy.beta must be a"),
+        (["--budget.regions", "3", "--strategy", "PowerTopK", "--strategy.alpha", "1"], 2, "PowerTopK has no option"),
     ],
 )
 def test_a_mistake_in_select_is_one_sentence(words, status, text, table, tmp_path, capsys):
@@ -133,6 +314,6 @@ def test_an_unfinished_prediction_is_not_scored(predicted, tmp_path, capsys):
 
 def test_pictures_of_an_earlier_selection_do_not_stay(table, predicted, tmp_path):
     words = ["select", "--scores", str(table), "--predictions", str(predicted), "--out", str(tmp_path / "s.json")]
-    assert main([*words, "--images", "4"]) == 0
-    assert main([*words, "--images", "1", "--overwrite"]) == 0
+    assert main([*words, "--budget.images", "4"]) == 0
+    assert main([*words, "--budget.images", "1", "--overwrite"]) == 0
     assert len(list((tmp_path / "s").rglob("*.png"))) == 1

@@ -41,3 +41,29 @@ def region_majority(classes, labels, num_regions, num_classes):
             votes[int(classes[pixel])] += 1
         majority[region] = votes.index(max(votes))
     return majority
+
+
+def run_lengths(mask):
+    """COCO's counts: down each column, pixels outside and inside by turns."""
+    counts, inside = [0], False
+    for x in range(mask.shape[1]):
+        for y in range(mask.shape[0]):
+            if bool(mask[y, x]) != inside:
+                inside = not inside
+                counts.append(0)
+            counts[-1] += 1
+    return counts
+
+
+def filled(polygons, height, width):
+    """Which pixels' centers lie in a polygon: those with an odd number of sides to their left."""
+    mask = np.zeros((height, width), dtype=bool)
+    for y in range(height):
+        for x in range(width):
+            crossed = 0
+            for rings in polygons:
+                for ring in rings:
+                    for (ax, ay), (bx, by) in zip(ring, ring[1:] + ring[:1], strict=True):
+                        crossed += ax == bx and ax <= x and min(ay, by) <= y < max(ay, by)
+            mask[y, x] = crossed % 2 == 1
+    return mask

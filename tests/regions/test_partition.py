@@ -15,36 +15,36 @@ def maps_of(height, width):
     return UncertaintyMaps(torch.full((1, 2, height, width), 0.5), {}, ["a"])
 
 
-def grid_loop(height, width, cell):
+def grid_loop(height, width, size):
     """Cells as a person would number them: along the rows of cells, from the top left."""
     labels, corners = np.zeros((height, width), dtype=np.int64), {}
     for y in range(height):
         for x in range(width):
-            labels[y, x] = corners.setdefault((y // cell, x // cell), len(corners))
+            labels[y, x] = corners.setdefault((y // size, x // size), len(corners))
     numbers = {corner: number for number, corner in enumerate(sorted(corners))}
-    return [[numbers[(y // cell, x // cell)] for x in range(width)] for y in range(height)]
+    return [[numbers[(y // size, x // size)] for x in range(width)] for y in range(height)]
 
 
-@given(height=sides, width=sides, cell=st.integers(1, 12))
+@given(height=sides, width=sides, size=st.integers(1, 12))
 @settings(deadline=None, max_examples=80)
-def test_a_grid_matches_the_loop(height, width, cell):
-    assert Grid(cell)(torch.zeros(3, height, width)).tolist() == grid_loop(height, width, cell)
+def test_a_grid_matches_the_loop(height, width, size):
+    assert Grid(size)(torch.zeros(3, height, width)).tolist() == grid_loop(height, width, size)
 
 
-@given(height=sides, width=sides, cell=st.integers(1, 12))
+@given(height=sides, width=sides, size=st.integers(1, 12))
 @settings(deadline=None, max_examples=80)
-def test_the_cells_of_a_grid_are_numbered_without_a_gap(height, width, cell):
-    labels = Grid(cell)(torch.zeros(3, height, width))
-    assert labels.unique().tolist() == list(range(-(-height // cell) * -(-width // cell)))
+def test_the_cells_of_a_grid_are_numbered_without_a_gap(height, width, size):
+    labels = Grid(size)(torch.zeros(3, height, width))
+    assert labels.unique().tolist() == list(range(-(-height // size) * -(-width // size)))
 
 
 def test_cells_at_the_right_and_lower_border_are_cut_off():
     assert Grid(2)(torch.zeros(1, 3, 5)).tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
 
 
-@pytest.mark.parametrize("cell", [5, 6, 1000])
-def test_a_cell_as_large_as_the_image_or_larger_is_the_image(cell):
-    assert Grid(cell)(torch.zeros(3, 4, 5)).unique().tolist() == [0]
+@pytest.mark.parametrize("size", [5, 6, 1000])
+def test_a_cell_as_large_as_the_image_or_larger_is_the_image(size):
+    assert Grid(size)(torch.zeros(3, 4, 5)).unique().tolist() == [0]
 
 
 partitions = pytest.mark.parametrize("partition", [Grid(2), WholeImage()], ids=repr)
@@ -92,7 +92,7 @@ def test_neither_image_nor_maps_is_an_error_that_says_what_is_needed(partition):
 
 
 @partitions
-def test_a_partition_follows_the_protocol(partition):
+def test_a_partition_is_one(partition):
     assert isinstance(partition, Partition)
 
 
@@ -105,10 +105,10 @@ def test_the_whole_image_is_one_region():
     assert WholeImage()(torch.zeros(3, 4, 7)).unique().tolist() == [0]
 
 
-@pytest.mark.parametrize("cell", [0, -1, 2.0, True, "2", None])
-def test_a_side_that_is_no_number_of_pixels_is_an_error_with_what_it_is(cell):
-    with pytest.raises(SeguqError, match=f"whole number of at least 1 pixel, but is {cell!r}"):
-        Grid(cell)
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None])
+def test_a_side_that_is_no_number_of_pixels_is_an_error_with_what_it_is(size):
+    with pytest.raises(SeguqError, match=f"whole number of at least 1 pixel, but is {size!r}"):
+        Grid(size)
 
 
 @pytest.mark.parametrize("partition", [Grid(32), WholeImage()], ids=repr)

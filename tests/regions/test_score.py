@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from seguq import regions
 from seguq.core.errors import SeguqError
 from seguq.inference import UncertaintyMaps
-from seguq.regions import Grid, WholeImage, score
+from seguq.regions import Grid, Partition, WholeImage, score
 from tests.oracles import regions as oracles
 
 property_test = settings(deadline=None, max_examples=40)
@@ -37,10 +37,8 @@ def cases(draw):
     return maps_of(values), torch.from_numpy(labels.astype(np.int32))
 
 
-class Given:
+class Given(Partition):
     """A partition that gives prepared labels, one image after the other."""
-
-    needs = ()
 
     def __init__(self, labels):
         self.labels = iter(labels)
@@ -58,11 +56,12 @@ def by_loop(maps, labels, aggregate):
         scores, area = oracles.region_scores(*arrays, regions, aggregate)
         boxes = oracles.region_boxes(arrays[1], regions)
         majority = oracles.region_majority(maps.prediction[i].numpy(), arrays[1], regions, maps.num_classes)
-        rows += [
-            (image_id, r, *boxes[r].tolist(), int(area[r]), pytest.approx(scores[r], abs=1e-9), int(majority[r]))
-            for r in range(regions)
-            if area[r]
-        ]
+        for r in np.flatnonzero(area).tolist():
+            y0, x0, y1, x1 = boxes[r].tolist()
+            inside = arrays[1][y0:y1, x0:x1] == r
+            shape = None if inside.all() else oracles.run_lengths(inside)
+            score_of = pytest.approx(scores[r], abs=1e-9)
+            rows.append((image_id, r, y0, x0, y1, x1, int(area[r]), score_of, int(majority[r]), shape))
     return rows
 
 
@@ -76,12 +75,12 @@ def test_a_table_matches_the_loop(aggregate, case):
 
 
 @aggregates
-@given(height=st.integers(1, 7), width=st.integers(1, 7), cell=st.integers(1, 8))
+@given(height=st.integers(1, 7), width=st.integers(1, 7), size=st.integers(1, 8))
 @property_test
-def test_a_table_of_a_grid_matches_the_loop(aggregate, height, width, cell):
+def test_a_table_of_a_grid_matches_the_loop(aggregate, height, width, size):
     maps = maps_of(np.random.default_rng(height * 8 + width).random((2, height, width)))
-    labels = Grid(cell)(None, maps).expand(2, -1, -1)
-    table = score(maps, Grid(cell), by="variance", aggregate=aggregate)
+    labels = Grid(size)(None, maps).expand(2, -1, -1)
+    table = score(maps, Grid(size), by="variance", aggregate=aggregate)
     assert [tuple(row.values()) for row in table.rows()] == by_loop(maps, labels, aggregate)
 
 
@@ -106,11 +105,11 @@ def test_boxes_are_half_open():
     assert (row["y0"], row["x0"], row["y1"], row["x1"]) == (0, 2, 2, 4)
 
 
-@given(height=st.integers(1, 9), width=st.integers(1, 9), cell=st.integers(1, 10))
+@given(height=st.integers(1, 9), width=st.integers(1, 9), size=st.integers(1, 10))
 @property_test
-def test_boxes_of_a_grid_cover_the_image_once(height, width, cell):
+def test_boxes_of_a_grid_cover_the_image_once(height, width, size):
     covered = np.zeros((height, width), dtype=int)
-    for row in score(maps_of(torch.zeros(1, height, width)), Grid(cell), by="variance").rows():
+    for row in score(maps_of(torch.zeros(1, height, width)), Grid(size), by="variance").rows():
         covered[row["y0"] : row["y1"], row["x0"] : row["x1"]] += 1
         assert row["area"] == (row["y1"] - row["y0"]) * (row["x1"] - row["x0"])
     assert (covered == 1).all()
@@ -148,7 +147,7 @@ def test_a_table_says_how_it_was_scored():
     assert table_of_a_quarter("max").meta == {
         "by": "variance",
         "aggregate": "max",
-        "partition": "Grid(2)",
+        "partition": "Grid(size=2)",
         "estimator": "mc_dropout(layers=all)",
     }
 
@@ -204,13 +203,10 @@ def test_images_with_a_stream_are_an_error():
 # partitions of one's own
 
 
-class Bright:
+class Bright(Partition):
     """One region where the image is bright, none elsewhere."""
 
-    needs = ()
-
-    def __repr__(self):
-        return "Bright()"
+    needs_image = True
 
     def __call__(self, image, maps=None):
         return torch.where(image[0] > 0.5, 0, -1).int()
@@ -224,6 +220,63 @@ def test_a_partition_gets_the_image_of_each_map():
         ("image 0", 1, 0.0),
         ("image 1", 2, 6.5),
     ]
+
+
+def bright_rows(table):
+    return [(row["image_id"], row["area"]) for row in table.rows()]
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_a_stream_of_pairs_gives_a_partition_the_image_of_each_map(kind):
+    class Light(Partition):
+        """As `Bright`, of images as they are stored."""
+
+        needs_image = True
+
+        def __call__(self, image, maps=None):
+            red = image[0] if kind == "tensor" else torch.from_numpy(image[..., 0])
+            return torch.where(red > 0.5, 0, -1).int()
+
+    images = torch.zeros(2, 3, 2, 4)
+    images[0, 0, 0, 0] = images[1, 0, 1] = 1
+    maps = maps_of(torch.zeros(2, 2, 4))
+    stored = [image if kind == "tensor" else image.permute(1, 2, 0).numpy() for image in images]
+    table = score(zip(maps.split(), stored, strict=True), Light(), by="variance")
+    assert bright_rows(table) == [("image 0", 1), ("image 1", 4)]
+
+
+def test_a_stream_may_mix_pairs_and_maps_without_an_image():
+    one, other = maps_of(torch.zeros(2, 2, 4)).split()
+    assert len(score([(one, np.zeros((2, 4, 3))), other], Grid(2), by="variance")) == 4
+
+
+def test_a_pair_of_several_maps_is_an_error():
+    with pytest.raises(SeguqError, match="maps of one image, but one has those of 2"):
+        score([(maps_of(torch.zeros(2, 2, 4)), np.zeros((2, 4, 3)))], Grid(2), by="variance")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_partition_that_looks_at_images_where_there_are_none_is_an_error_that_names_both(stream):
+    maps = maps_of(torch.zeros(2, 2, 4))
+    with pytest.raises(SeguqError, match=r"Bright\(\) looks at the image, but there is none of 'image 0'"):
+        score([maps] if stream else maps, Bright(), by="variance")
+
+
+@pytest.mark.parametrize("partition", [32, "Grid", Grid], ids=repr)
+def test_what_is_no_partition_is_an_error_that_shows_one(partition):
+    with pytest.raises(SeguqError, match=r"partition must be one such as seguq.regions.Grid\(32\)"):
+        score(maps_of(torch.zeros(2, 2, 4)), partition, by="variance")
+
+
+def test_a_name_that_begins_like_a_grids_is_no_grid():
+    class GridOfTriangles(Partition):
+        """Two triangles."""
+
+        def __call__(self, image, maps=None):
+            return torch.tensor([[0, 0, 1], [0, 1, 1]], dtype=torch.int32)
+
+    rows = score(maps_of(torch.zeros(1, 2, 3)), GridOfTriangles(), by="variance").rows()
+    assert [row["rle"] for row in rows] == [[0, 3, 1], [1, 3]]
 
 
 def test_images_may_be_a_list_of_arrays_with_their_channels_last():
@@ -248,7 +301,7 @@ def test_an_image_without_a_region_gives_no_row():
     assert len(score(maps_of(torch.zeros(1, 2, 2)), Given(labels), by="variance")) == 0
 
 
-class Needy:
+class Needy(Partition):
     """Keeps the maps that it is called with."""
 
     needs = ("variance",)
@@ -281,10 +334,8 @@ def test_a_partition_that_needs_a_map_that_is_not_there_is_a_key_error_that_name
         score(maps, Needy(), by="energy")
 
 
-class Curious:
+class Curious(Partition):
     """A partition that looks at the image and keeps what it saw."""
-
-    needs = ()
 
     def __call__(self, image, maps=None):
         self.seen = image

@@ -7,9 +7,10 @@ import pytest
 
 from seguq.core.errors import SeguqError
 from seguq.regions import RegionTable
+from seguq.regions.rle import RLE
 
 COLUMNS = ["image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class"]
-META = {"by": "variance", "aggregate": "mean", "partition": "Grid(2)", "estimator": "deterministic"}
+META = {"by": "variance", "aggregate": "mean", "partition": "Grid(size=2)", "estimator": "deterministic"}
 
 
 def table(image_id="a/b ä", count=3, meta=META):
@@ -65,6 +66,65 @@ def test_to_pandas_gives_the_columns_and_rows():
     frame = table().to_pandas()
     assert list(frame.columns) == COLUMNS
     pd.testing.assert_frame_equal(frame, pd.DataFrame(table().rows()), check_dtype=False)
+
+
+# shapes and further columns
+
+
+def wider(image_id="a", count=3):
+    """A table with what others have computed of each region, of the types that are likely."""
+    features = pa.FixedSizeListArray.from_arrays(pa.array([float(i) for i in range(2 * count)]), 2)
+    columns = {
+        "rle": pa.array([[1, 3], None, [0, 2, 2]][:count], RLE),
+        "feature": features,
+        "slide": pa.array(["x", None, "z"][:count]),
+        "counts": pa.array([[1, 2], [], None][:count]),
+    }
+    plain = table(image_id, count).table
+    return RegionTable(pa.table({**{name: plain[name] for name in plain.column_names}, **columns}), META)
+
+
+def test_further_columns_are_there_when_saved_and_loaded(tmp_path):
+    wider().save(tmp_path / "regions.parquet")
+    loaded = RegionTable.load(tmp_path / "regions.parquet")
+    assert loaded.rows() == wider().rows()
+    assert loaded.table.schema.field("feature").type == wider().table.schema.field("feature").type
+
+
+def test_further_columns_are_put_under_one_another():
+    both = RegionTable.concatenate([wider("a"), wider("b")])
+    assert both.rows() == wider("a").rows() + wider("b").rows()
+
+
+def test_a_column_that_only_one_table_has_is_null_in_the_other():
+    both = RegionTable.concatenate([table("b"), wider("a")])
+    assert both.rows() == [row | dict.fromkeys(("rle", "feature", "slide", "counts")) for row in table("b").rows()] + (
+        wider("a").rows()
+    )
+
+
+def test_a_column_of_two_types_is_an_error_that_names_it():
+    one, other = (table().table.append_column("slide", pa.array(values)) for values in (["x"] * 3, [1, 2, 3]))
+    with pytest.raises(SeguqError, match=r"different types.*slide"):
+        RegionTable.concatenate([RegionTable(one), RegionTable(other)])
+
+
+def test_rows_are_taken_in_the_order_given_with_all_columns():
+    assert wider().take([2, 0]).rows() == [wider().rows()[2], wider().rows()[0]]
+    assert wider().take([]).rows() == []
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_images_are_numbered_in_the_order_of_their_ids(chunked):
+    parts = [table(name, 2).table for name in ("c", "a", "ä", "c")]
+    together = pa.concat_tables(parts)
+    numbers, ids = RegionTable(together if chunked else together.combine_chunks()).image_numbers()
+    assert (numbers.tolist(), ids.to_pylist()) == ([1, 1, 0, 0, 2, 2, 1, 1], ["a", "c", "ä"])
+
+
+def test_no_row_is_of_no_image():
+    numbers, ids = table(count=0).image_numbers()
+    assert (len(numbers), len(ids)) == (0, 0)
 
 
 # under one another

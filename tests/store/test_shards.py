@@ -16,12 +16,13 @@ from seguq.regions.table import SCHEMA
 from seguq.store.shards import ShardWriter, merge_shards
 
 ROOT = Path(__file__).parents[2]
-META = {"by": "variance", "aggregate": "mean", "partition": "Grid(2)", "estimator": "deterministic"}
+META = {"by": "variance", "aggregate": "mean", "partition": "Grid(size=2)", "estimator": "deterministic"}
 
 
 def table(*image_ids, regions=3, meta=META, first=0):
     rows = [
-        dict.fromkeys(SCHEMA.names, i) | {"image_id": image_id, "score": (i + len(image_id)) / 7}
+        dict.fromkeys(SCHEMA.names, i)
+        | {"image_id": image_id, "score": (i + len(image_id)) / 7, "rle": [i] if i % 2 else None}
         for image_id in image_ids
         for i in range(first, first + regions)
     ]
@@ -291,6 +292,14 @@ def test_a_table_with_other_columns_is_an_error_and_not_added(tmp_path):
     assert merge_shards(tmp_path, tmp_path / "out.parquet").rows() == table("a").rows()
 
 
+def test_further_columns_come_through_shards(tmp_path):
+    one = table("a", "b").table
+    features = pa.FixedSizeListArray.from_arrays(pa.array([float(i) for i in range(2 * len(one))]), 2)
+    wide = RegionTable(one.append_column("feature", features), META)
+    write(tmp_path, [wide.take([3, 4, 5])], [wide.take([0, 1, 2])])
+    assert merge_shards(tmp_path, tmp_path / "out.parquet").rows() == wide.rows()
+
+
 WRITE_TOO_MUCH = """
 import random, resource, sys
 import pyarrow as pa
@@ -299,8 +308,9 @@ from seguq.regions import RegionTable
 from seguq.store.shards import ShardWriter, merge_shards
 from seguq.regions.table import SCHEMA
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-columns = {name: [random.randrange(2**50) for _ in range(int(sys.argv[2]))] for name in SCHEMA.names}
-table = RegionTable(pa.table({**columns, "image_id": ["a"] * int(sys.argv[2])}, schema=SCHEMA))
+count = int(sys.argv[2])
+columns = {name: [random.randrange(2**50) for _ in range(count)] for name in SCHEMA.names}
+table = RegionTable(pa.table({**columns, "image_id": ["a"] * count, "rle": [None] * count}, schema=SCHEMA))
 writer = ShardWriter(sys.argv[1], 0)
 for step in (lambda: (writer.add(table), writer.close()), lambda: writer.add(table), writer.close):
     try:

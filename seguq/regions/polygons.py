@@ -1,0 +1,114 @@
+"""Outlines of regions, for labeling tools: polygons along the edges of pixels, with holes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Point = list[int]
+Ring = list[Point]
+
+_Ints = npt.NDArray[np.int64]
+
+
+def polygons(mask: npt.NDArray[np.bool_], y0: int = 0, x0: int = 0) -> list[list[Ring]]:
+    """The outlines of a mask, exact to the pixel: filled by even and odd they give the mask back.
+
+    Args:
+        mask: ``(height, width)``.
+        y0: row of its upper border in the image.
+        x0: column of its left border in the image.
+
+    Returns:
+        One polygon for each part whose pixels share sides, as GeoJSON has it but not closed: a list of rings of
+        ``[x, y]`` corners, the first around the part (clockwise as seen in the image), the others around its holes.
+
+    Example:
+        >>> polygons(np.ones((2, 3), dtype=bool))
+        [[[[0, 0], [3, 0], [3, 2], [0, 2]]]]
+    """
+    import cv2
+
+    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    outer: dict[int, Ring] = {}
+    holes: dict[int, list[Ring]] = {}
+    for ring in _rings(mask):
+        # the pixel below an edge to the right is inside: it says to which part the ring belongs
+        start = next(i for i in range(len(ring)) if ring[i][0] > ring[i - 1][0])
+        x, y = ring[start - 1]
+        part = int(parts[y, x])
+        if _signed_area(ring) > 0:
+            outer[part] = ring
+        else:
+            holes.setdefault(part, []).append(ring)
+    moved = [[outer[part], *holes.get(part, [])] for part in sorted(outer)]
+    return [[[[x + x0, y + y0] for x, y in ring] for ring in polygon] for polygon in moved]
+
+
+def _rings(mask: npt.NDArray[np.bool_]) -> list[Ring]:
+    """Closed walks along the border, with the inside to the right, none of which passes a point twice."""
+    x, y, following = _corners(mask)
+    rings: list[Ring] = []
+    seen = np.zeros(len(x), dtype=bool)
+    for first in range(len(x)):
+        walk: Ring = []
+        passed: dict[tuple[int, int], int] = {}
+        corner = first
+        while not seen[corner]:
+            seen[corner] = True
+            point = (int(x[corner]), int(y[corner]))
+            if point in passed:  # a hole touches a hole or the outside here: what lies between is a ring of its own
+                begin = passed[point]
+                rings.append(walk[begin:])
+                for px, py in walk[begin + 1 :]:
+                    del passed[px, py]
+                del walk[begin + 1 :]
+            else:
+                passed[point] = len(walk)
+                walk.append(list(point))
+            corner = int(following[corner])
+        if walk:
+            rings.append(walk)
+    return [_from_the_top(ring) for ring in rings]
+
+
+def _corners(mask: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints, _Ints]:
+    """Where the border turns: x, y, and the number of the corner that follows, with the inside to the right.
+
+    Where two pixels of the inside meet at a point only, there are two corners, one of each pixel.
+    """
+    padded = np.pad(mask, 1)
+    nw, ne, sw, se = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    crossing = (nw == se) & (ne == sw) & (nw != ne)
+    turning = (nw ^ ne ^ sw ^ se) | crossing
+    # each corner: whether its horizontal side goes to the right, its vertical side down, and which of them leaves it
+    corners: list[tuple[Any, ...]] = []
+    for quarter, to_right, to_down in ((nw, False, False), (se, True, True), (ne, True, False), (sw, False, True)):
+        alone = turning & quarter & (crossing | (nw.astype(np.int8) + ne + sw + se == 1))
+        full = turning & ~quarter & (nw.astype(np.int8) + ne + sw + se == 3)
+        for found, inside in ((alone, True), (full, False)):
+            y, x = np.nonzero(found)
+            # around a pixel of the inside: its lower right corner is left to the left, and so on; around one of the
+            # outside the other way
+            leaves_sideways = (to_right == to_down) == inside
+            sides = (np.full(len(y), side) for side in (to_right, to_down, leaves_sideways))
+            corners.append((y, x, *sides))
+    y, x, right, down, sideways = (np.concatenate(column) for column in zip(*corners, strict=True))
+    # along a line, borders begin and end by turns
+    beside, above = np.empty(len(x), np.int64), np.empty(len(x), np.int64)
+    for other, order in ((beside, np.lexsort((right, x, y))), (above, np.lexsort((down, y, x)))):
+        other[order[0::2]], other[order[1::2]] = order[1::2], order[0::2]
+    return x, y, np.where(sideways, beside, above)
+
+
+def _from_the_top(ring: Ring) -> Ring:
+    """The same ring, from its uppermost and there leftmost corner."""
+    first = min(range(len(ring)), key=lambda i: (ring[i][1], ring[i][0]))
+    return ring[first:] + ring[:first]
+
+
+def _signed_area(ring: Ring) -> int:
+    """Twice the area, positive where the ring goes clockwise as seen in the image."""
+    return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, ring[1:] + ring[:1], strict=True))

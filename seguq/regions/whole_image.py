@@ -1,0 +1,26 @@
+"""The image as one region."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from seguq.inference import UncertaintyMaps
+from seguq.regions.partition import Partition, image_size
+
+
+class WholeImage(Partition):
+    """One region: the image.
+
+    Example:
+        >>> WholeImage()(torch.zeros(3, 1, 2)).tolist()
+        [[0, 0]]
+    """
+
+    fills_boxes: ClassVar[bool] = True
+
+    def __call__(self, image: Any, maps: UncertaintyMaps | None = None) -> Tensor:
+        """Zeros, ``(H, W)`` int32."""
+        return torch.zeros(image_size(image, maps), dtype=torch.int32)
