@@ -121,6 +121,17 @@ def test_replicates_without_a_labeled_pixel_are_left_out(make, data, figure):
 
 
 @each_metric
+@given(seed=st.integers(0, 10_000), images=st.integers(1, IMAGES), level=st.sampled_from([0.01, 0.95]))
+@settings(max_examples=20, deadline=None)
+def test_the_interval_never_leaves_the_value_out(make, data, seed, images, level):
+    metric = filled(make, [tensor[:images] for tensor in data(seed=seed)], seed=seed)
+    value, interval = metric.compute(), metric.compute_interval(level)
+    found = [(value[name], interval[name]) for name in interval] if isinstance(interval, dict) else [(value, interval)]
+    for figure, (low, high) in found:
+        assert low <= figure <= high or low.isnan()
+
+
+@each_metric
 def test_the_interval_of_a_metric_that_has_seen_nothing_is_nan(make, data):
     assert bounds(make()).isnan().all()
 
