@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BELOW = 0.7  # share of what an interval leaves out that lies below it: near 0 its upper end cannot miss
-_STEPS = 50  # halvings: to the last digits of float64
+_BELOW = 0.75  # share of what an interval leaves out that lies below it: near 0 its upper end cannot miss
+_STEPS = 40  # halvings: to 1e-12 of the value
 
 
 class Gaps(NamedTuple):
@@ -60,8 +60,8 @@ def calibration_error_interval(bins: Tensor, replicates: Tensor, level: float = 
     The lower end is the least true error that explains the value: with gaps of that sum, in proportion to those seen
     less their noise, noise lifts the value seen or a larger one often enough. So it is 0 where a calibrated model may
     well show that value. The upper end is a percentile of the gaps seen with noise, which is never too low: the true
-    error is a sum of gaps with fixed signs, and absolute values only add to it. Of the share that is left out, seven
-    tenths lie below.
+    error is a sum of gaps with fixed signs, and absolute values only add to it. Of the share that is left out, three
+    quarters lie below.
 
     Simulated (`tests/slow/test_coverage.py`; accuracy that scatters by image), 95 % intervals hold the true error in
     92 to 98 % of the experiments from 20 images on, and in more where it is below the noise: the noise alone has a
@@ -121,14 +121,20 @@ def calibration_error_difference_interval(
 ) -> tuple[Tensor, Tensor]:
     """Interval of the first calibration error minus the second, both over the same images and the same replicates.
 
-    How far noise moves the difference depends on the true gaps: it lifts a small error more than a large one. So the
-    interval holds what three truths leave possible, and the percentiles: both errors as seen, or either at the lower
-    end of its own interval, and the other less what it shares of that noise.
+    Noise lifts a small error more than a large one, and so moves their difference towards 0. The upper end allows for
+    a second error at the lower end of its own interval, and a first one of what its gaps are then, less the noise they
+    share; the lower end for the same with the two exchanged. What both models see alike, as a calibrated and a plain
+    one do, cancels bin by bin. Percentiles, which it holds as well, would be too narrow: where one model is calibrated
+    and the other is not, they hold the true difference in as few as half of the experiments.
+
+    Simulated as in `calibration_error_interval`, 95 % intervals hold the true difference in 91 % of the experiments and
+    more where it is .02, and in nearly all where both models are calibrated: there they are up to twice as wide as they
+    had to be.
 
     Args:
         first: bins ``(3, n_bins)`` and replicates ``(R, 3, n_bins)`` of the one model.
         second: those of the other.
-        level: share of experiments in which the interval holds the true difference; at least that, mostly.
+        level: share of experiments in which the interval holds the true difference.
 
     Returns:
         The two ends, float64 from -1 to 1, with the difference as seen between them; NaN where there is no replicate
@@ -142,21 +148,12 @@ def calibration_error_difference_interval(
     """
     kept = _with_pixels(first[1]) & _with_pixels(second[1])
     one, two = (calibration_gaps(bins, replicates[kept]) for bins, replicates in (first, second))
-    low_one, low_two = (_at_lower_end(gaps, level) for gaps in (one, two))
-    truths = (
-        (one.seen, two.seen),
-        (_given(one, two, low_two), low_two),
-        (low_one, _given(two, one, low_one)),
-    )
     value = one.value - two.value
-    tails = ((1 - level) / 2, (1 + level) / 2)
     drawn = (one.seen + one.noise).abs().sum(-1) - (two.seen + two.noise).abs().sum(-1)
-    ends = [value, *(_quantile(drawn, tail) for tail in tails)]
-    for true_one, true_two in truths:
-        shift = _shift(true_one, one.noise) - _shift(true_two, two.noise)
-        ends += [value - _quantile(shift, tail) for tail in tails]
-    low, high = torch.stack(ends).aminmax()
-    return low.clamp(min=-1), high.clamp(max=1)
+    below, above = (1 - level) / 2, (1 + level) / 2
+    low = _quantile(drawn, below).minimum(value - _quantile(_rises(two, one, level), above))
+    high = _quantile(drawn, above).maximum(value + _quantile(_rises(one, two, level), above))
+    return low.clamp(min=-1).minimum(value), high.clamp(max=1).maximum(value)
 
 
 def _signed(bins: Tensor) -> Tensor:
@@ -199,18 +196,18 @@ def _least_explaining(gaps: Gaps, direction: Tensor, share: float) -> Tensor:
     return high
 
 
-def _at_lower_end(gaps: Gaps, level: float) -> Tensor:
-    """The gaps seen, scaled to the lower end of their error's interval."""
-    low = _least_explaining(gaps, gaps.shrunk, 1 - _BELOW * (1 - level))
-    return gaps.seen * (low / gaps.value).nan_to_num(0)
+def _rises(gaps: Gaps, other: Gaps, level: float) -> Tensor:
+    """By how much the error may exceed the other one by more than is seen, for each noise, ``(2R,)``.
 
-
-def _given(gaps: Gaps, other: Gaps, true_other: Tensor) -> Tensor:
-    """What the gaps are where those of the other model are known: less what noise they share, bin by bin."""
-    shared = ((gaps.noise * other.noise).mean(0) / other.noise.square().mean(0)).nan_to_num(0, 0, 0)
-    return true_other + (gaps.seen - true_other) - shared * (other.seen - true_other)
-
-
-def _shift(true: Tensor, noise: Tensor) -> Tensor:
-    """By how much noise moves the error."""
-    return (true + noise).abs().sum(-1) - true.abs().sum()
+    The other error counts as that of its interval's lower end. Noise that both share, bin by bin, moves both at once;
+    noise of the gaps' own is taken to have hidden what it can show, as for the upper end of one error.
+    """
+    low = _least_explaining(other, other.shrunk, 1 - _BELOW * (1 - level))
+    true_other = other.seen * (low / other.value).nan_to_num(0)
+    share = ((gaps.noise * other.noise).mean(0) / other.noise.square().mean(0)).nan_to_num(0, 0, 0)
+    # in this order: of a model beside itself the two are exactly the same
+    true = true_other + (gaps.seen - true_other) - share * (other.seen - true_other)
+    shared = true + share * other.noise
+    moved = shared.abs().sum(-1) - true.abs().sum()
+    hidden = (shared - (gaps.noise - share * other.noise)).abs().sum(-1) - shared.abs().sum(-1)
+    return hidden - moved + ((true_other + other.noise).abs().sum(-1) - true_other.abs().sum())

@@ -57,8 +57,8 @@ def shrunk(seen, noise):
 
 def interval(images, counts, level=0.95):
     seen, noise = seen_and_noise(images, counts)
-    low = least_explaining(seen, shrunk(seen, noise), noise, 1 - 0.7 * (1 - level))
-    return low, min(1, error_with_noise(seen, noise, 1 - 0.3 * (1 - level)))
+    low = least_explaining(seen, shrunk(seen, noise), noise, 1 - 0.75 * (1 - level))
+    return low, min(1, error_with_noise(seen, noise, 1 - 0.25 * (1 - level)))
 
 
 def debiased(images, counts):
@@ -69,38 +69,37 @@ def debiased(images, counts):
 def difference_interval(first, second, counts, level=0.95):
     """Of two lists of the same images."""
     (one, noise_one), (two, noise_two) = (seen_and_noise(images, counts) for images in (first, second))
-    value = math.fsum(map(abs, one)) - math.fsum(map(abs, two))
-    low_one, low_two = (at_lower_end(seen, noise, level) for seen, noise in ((one, noise_one), (two, noise_two)))
-    truths = [
-        (one, two),
-        (given(one, noise_one, two, noise_two, low_two), low_two),
-        (low_one, given(two, noise_two, one, noise_one, low_one)),
-    ]
-    ends = [value]
-    for tail in ((1 - level) / 2, (1 + level) / 2):
-        pairs = list(zip(noise_one, noise_two, strict=True))
-        ends.append(np.quantile([moved(one, a) - moved(two, b) for a, b in pairs], tail))
-        for x, y in truths:
-            true = math.fsum(map(abs, x)) - math.fsum(map(abs, y))
-            ends.append(value - np.quantile([moved(x, a) - moved(y, b) - true for a, b in pairs], tail))
-    return max(-1, min(ends)), min(1, max(ends))
+    value = size(one) - size(two)
+    drawn = [size(plus(one, a)) - size(plus(two, b)) for a, b in zip(noise_one, noise_two, strict=True)]
+    low = value - np.quantile(rises(two, noise_two, one, noise_one, level), (1 + level) / 2)
+    high = value + np.quantile(rises(one, noise_one, two, noise_two, level), (1 + level) / 2)
+    low, high = min(low, np.quantile(drawn, (1 - level) / 2)), max(high, np.quantile(drawn, (1 + level) / 2))
+    return max(-1, min(low, value)), min(1, max(high, value))
 
 
-def moved(true, noise):
-    return math.fsum(abs(g + e) for g, e in zip(true, noise, strict=True))
+def size(gaps):
+    return math.fsum(map(abs, gaps))
 
 
-def at_lower_end(seen, noise, level):
-    low = least_explaining(seen, shrunk(seen, noise), noise, 1 - 0.7 * (1 - level))
-    value = math.fsum(map(abs, seen))
-    return [g * low / value for g in seen]
+def plus(gaps, noise, times=1):
+    return [g + times * e for g, e in zip(gaps, noise, strict=True)]
 
 
-def given(seen, noise, other, noise_other, true_other):
-    """The gaps, less the share of the other's noise that goes along with theirs in each bin."""
-    out = []
+def rises(seen, noise, other, noise_other, level):
+    """How much larger than it looks the error may be beside the other, which is at its interval's lower end."""
+    low = least_explaining(other, shrunk(other, noise_other), noise_other, 1 - 0.75 * (1 - level))
+    true_other = [g * low / size(other) for g in other]
+    true, share = [], []
     for b, gap in enumerate(seen):
         along = math.fsum(a[b] * o[b] for a, o in zip(noise, noise_other, strict=True))
         of_other = math.fsum(o[b] ** 2 for o in noise_other)
-        out.append(gap - (along / of_other if of_other else 0) * (other[b] - true_other[b]))
+        share.append(along / of_other if of_other else 0)
+        true.append(gap - share[b] * (other[b] - true_other[b]))
+    out = []
+    for a, o in zip(noise, noise_other, strict=True):
+        common = [k * e for k, e in zip(share, o, strict=True)]
+        own = plus(a, common, -1)
+        by_common = size(plus(true, common)) - size(true)
+        by_own = size(plus(plus(true, common), own, -1)) - size(plus(true, common))
+        out.append(by_own - by_common + size(plus(true_other, o)) - size(true_other))
     return out
