@@ -24,9 +24,9 @@ class CalibrationError(BootstrapMetric):
 
     .. math:: \sum_b \frac{n_b}{n} |acc_b - conf_b|
 
-    Over few images the value is biased upward: absolute gaps of a calibrated model do not average out. Twenty images
-    whose accuracies scatter by .1 show an error of .02 to .03 where there is none, 200 images one of .01. Neither the
-    interval nor `compute_debiased` has that bias; both need ``group``.
+    Over few images the value is biased upward: absolute gaps of a calibrated model do not average out. Where images
+    scatter by .07 in accuracy, twenty show an error of .02 when there is none, and two hundred still one of .007. The
+    interval is free of that bias, and `compute_debiased` of most of it; both need ``group``.
 
     Args:
         num_classes: C.
