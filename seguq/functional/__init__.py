@@ -1,6 +1,11 @@
 """Pure tensor maths: torch in, torch out. Importing it loads torch and nothing heavier."""
 
 from seguq.functional.calibration import expected_calibration_error, temperature_nll, top1_calibration_bins
+from seguq.functional.calibration_interval import (
+    calibration_error_difference_interval,
+    calibration_error_interval,
+    debiased_calibration_error,
+)
 from seguq.functional.logits import class_logits, class_target
 from seguq.functional.ranking import (
     area_under_generalized_risk_coverage,
@@ -33,8 +38,11 @@ __all__ = [
     "area_under_roc",
     "area_under_sparsification_error",
     "average_precision",
+    "calibration_error_difference_interval",
+    "calibration_error_interval",
     "class_logits",
     "class_target",
+    "debiased_calibration_error",
     "energy",
     "expected_calibration_error",
     "expected_entropy",

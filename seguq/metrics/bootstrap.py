@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -109,7 +110,7 @@ class BootstrapMetric(Metric):
         """This metric minus another of the same images, with the interval of the difference.
 
         Both draw the same images in each replicate, so the interval is that of the pair: far narrower than what the
-        two intervals by themselves suggest.
+        two intervals by themselves suggest. It never leaves out the difference itself.
 
         Args:
             other: a metric of one value, of the same class, seed and number of replicates, over the same images.
@@ -130,20 +131,23 @@ class BootstrapMetric(Metric):
         ):
             for metric in (self, other):
                 metric._require_groups()
-            mine, theirs = self._replicate_values(), other._replicate_values()
             value, reference = self._value(self.sums), other._value(other.sums)
-            if any(isinstance(item, dict) for item in (mine, theirs, value, reference)):
+            if isinstance(value, dict) or isinstance(reference, dict):
                 raise SeguqError("a difference is taken of metrics of one value")
-            assert isinstance(mine, Tensor) and isinstance(theirs, Tensor)
-            assert isinstance(value, Tensor) and isinstance(reference, Tensor)
-            return (value - reference).float(), _percentiles(mine - theirs, level)
+            difference = value - reference
+            return difference.float(), _holding(self._difference_interval(other, level), difference)
+
+    def _difference_interval(self, other: BootstrapMetric, level: float) -> Interval:
+        mine, theirs = self._replicate_values(), other._replicate_values()
+        assert isinstance(mine, Tensor) and isinstance(theirs, Tensor)
+        return _percentiles(mine - theirs, level)
 
     def _require_groups(self) -> None:
         if int(self.ungrouped):
             raise SeguqError("an interval needs the image ids: pass group=image_ids to each update")
 
     def compute_interval(self, level: float = 0.95) -> Interval | dict[str, Interval]:
-        """The percentile interval of the bootstrap over images.
+        """The percentile interval of the bootstrap over images, made to hold the value where it would leave it out.
 
         It is meaningful from about ten images on.
 
@@ -157,13 +161,25 @@ class BootstrapMetric(Metric):
             SeguqError: if images were passed without ``group=``, or ``level`` is out of range.
         """
         _require_level(level)
-        # as torchmetrics does around compute: over the images of all processes
+        with self._all_images():
+            interval, value = self._interval(level), self._value(self.sums)
+            if isinstance(interval, dict):
+                assert isinstance(value, dict)
+                return {name: _holding(pair, value[name]) for name, pair in interval.items()}
+            assert isinstance(value, Tensor)
+            return _holding(interval, value)
+
+    @contextmanager
+    def _all_images(self) -> Iterator[None]:
+        """The sums over the images of all processes, as torchmetrics has them around compute; all with an id."""
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
             self._require_groups()
-            values = self._replicate_values()
-            out: Interval | dict[str, Interval] = _map(lambda item: _percentiles(item, level), values)
+            yield
+
+    def _interval(self, level: float) -> Interval | dict[str, Interval]:
+        out: Interval | dict[str, Interval] = _map(lambda item: _percentiles(item, level), self._replicate_values())
         return out
 
     def _replicate_values(self) -> Tensor | dict[str, Tensor]:
@@ -178,11 +194,16 @@ def _require_level(level: float) -> None:
 def _percentiles(values: Tensor, level: float) -> Interval:
     values = values[~values.isnan()]
     if not len(values):
-        nan = torch.tensor(float("nan"))
+        nan = values.new_full((), torch.nan)
         return nan, nan
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype, device=values.device)
-    low, high = torch.quantile(values, tails).float()
+    low, high = torch.quantile(values, tails)
     return low, high
+
+
+def _holding(interval: Interval, value: Tensor) -> Interval:
+    low, high = interval
+    return low.minimum(value).float(), high.maximum(value).float()
 
 
 def _map(function: Callable[[Tensor], Any], value: Tensor | dict[str, Tensor]) -> Any:

@@ -11,13 +11,22 @@ from torch import Tensor
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.functional.calibration import expected_calibration_error, top1_calibration_bins
-from seguq.metrics.bootstrap import BootstrapMetric, checked_probs, image_sum, split_last
+from seguq.functional.calibration_interval import (
+    calibration_error_difference_interval,
+    calibration_error_interval,
+    debiased_calibration_error,
+)
+from seguq.metrics.bootstrap import BootstrapMetric, Interval, checked_probs, image_sum, split_last
 
 
 class CalibrationError(BootstrapMetric):
     r"""Expected calibration error of the predicted class, in bins of equal width.
 
     .. math:: \sum_b \frac{n_b}{n} |acc_b - conf_b|
+
+    Over few images the value is biased upward: absolute gaps of a calibrated model do not average out. Where images
+    scatter by .07 in accuracy, twenty show an error of .02 when there is none, and two hundred still one of .007. The
+    interval is free of that bias, and `compute_debiased` of most of it; both need ``group``.
 
     Args:
         num_classes: C.
@@ -59,8 +68,56 @@ class CalibrationError(BootstrapMetric):
         index = index.masked_fill(~labeled, -1)
         self._add(top1_calibration_bins(probs, index, self.n_bins, ignore_index=-1).flatten(1), group)
 
+    def compute_interval(self, level: float = 0.95) -> Interval:
+        """The interval of the calibration error over images, free of the value's upward bias.
+
+        It is that of `seguq.functional.calibration_error_interval`: of errors that explain the value, with noise as
+        the bootstrap over images shows it. It begins at 0 where a calibrated model may well show that value, and never
+        leaves the value out. 95 % intervals hold the true error (in these bins, over all images there might be) in 92
+        to 98 % of simulated experiments with 20 to 200 images whose accuracy scatters as a whole, and in more where
+        the error is too small to tell from none. They say nothing of what the bins hide.
+
+        Args:
+            level: share of experiments in which the interval holds the true error.
+
+        Returns:
+            (low, high) of the value, from 0 to 1.
+
+        Raises:
+            SeguqError: if images were passed without ``group=``, or ``level`` is out of range.
+        """
+        out = super().compute_interval(level)
+        assert isinstance(out, tuple)
+        return out
+
+    def compute_debiased(self) -> Tensor:
+        """The true error at which the value would be the median of what is seen: never above it, often 0.
+
+        Half of the bias and more is gone; what is left comes of a calibration error having no negative values. Give
+        it beside the value, not in its place, where others compare with the plain one.
+
+        Raises:
+            SeguqError: if images were passed without ``group=``.
+        """
+        with self._all_images():
+            return debiased_calibration_error(self.bins, self._drawn_bins()).float()
+
     def _value(self, sums: Tensor) -> Tensor:
         return expected_calibration_error(split_last(sums, 3, self.n_bins))
+
+    def _interval(self, level: float) -> Interval:
+        return calibration_error_interval(self.bins, self._drawn_bins(), level)
+
+    def _difference_interval(self, other: BootstrapMetric, level: float) -> Interval:
+        assert isinstance(other, CalibrationError)
+        if other.n_bins != self.n_bins:
+            raise SeguqError(f"a difference needs the same bins, but n_bins is {self.n_bins} here and {other.n_bins}")
+        return calibration_error_difference_interval(
+            (self.bins, self._drawn_bins()), (other.bins, other._drawn_bins()), level
+        )
+
+    def _drawn_bins(self) -> Tensor:
+        return split_last(self.replicates, 3, self.n_bins)
 
     @property
     def bins(self) -> Tensor:
@@ -96,7 +153,7 @@ class CalibrationError(BootstrapMetric):
         """2.5 and 97.5 percentiles of the accuracy in each bin, over the replicates, where there are ids."""
         if int(self.ungrouped) or not bool(self.replicates.any()):
             return None, None
-        count, _, correct = split_last(self.replicates, 3, self.n_bins).unbind(1)
+        count, _, correct = self._drawn_bins().unbind(1)
         tails = torch.tensor([0.025, 0.975], dtype=torch.float64, device=count.device)
         low, high = torch.nanquantile(correct / count, tails, dim=0).cpu().numpy()
         return low, high

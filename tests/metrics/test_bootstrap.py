@@ -44,6 +44,8 @@ CASES = {
     "BrierScore": (lambda **options: BrierScore(3, **options), of_probs, oracles.brier_score),
     "MeanIoU": (lambda **options: MeanIoU(3, **options), of_classes, oracles.mean_iou),
 }
+# of the calibration error the interval is another one: test_calibration_interval.py
+PERCENTILES = {name: case for name, case in CASES.items() if name != "CalibrationError"}
 EVERY = {**CASES, "ErrorDetection": (ErrorDetection, of_uncertainty, None)}
 each_metric = pytest.mark.parametrize(("make", "data"), [case[:2] for case in EVERY.values()], ids=EVERY.keys())
 
@@ -79,7 +81,7 @@ def one_by_one(batch):
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(("make", "data", "figure"), CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(("make", "data", "figure"), PERCENTILES.values(), ids=PERCENTILES.keys())
 def test_the_interval_is_that_of_drawing_images_again_and_computing_the_metric_anew(make, data, figure, seed, level):
     expected = oracles.intervals(one_by_one(data()), counts(seed), figure, level)
     actual = bounds(filled(make, data(), seed=seed), level)
@@ -111,13 +113,24 @@ def test_the_interval_of_error_detection_is_about_that_of_drawing_images_again(n
     assert [float(bound) for bound in actual] == pytest.approx(drawn_figures(batch, name), abs=tolerance)
 
 
-@pytest.mark.parametrize(("make", "data", "figure"), CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(("make", "data", "figure"), PERCENTILES.values(), ids=PERCENTILES.keys())
 def test_replicates_without_a_labeled_pixel_are_left_out(make, data, figure):
     scores, target = data()
     target[2:] = 255  # images 2 and on have no label: a replicate without 0 and 1 has no value
     assert not counts()[:2].any(0).all()
     expected = oracles.intervals(one_by_one((scores, target)), counts(), figure)
     assert bounds(filled(make, (scores, target))).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@each_metric
+@given(seed=st.integers(0, 10_000), images=st.integers(1, IMAGES), level=st.sampled_from([0.01, 0.95]))
+@settings(max_examples=20, deadline=None)
+def test_the_interval_never_leaves_the_value_out(make, data, seed, images, level):
+    metric = filled(make, [tensor[:images] for tensor in data(seed=seed)], seed=seed)
+    value, interval = metric.compute(), metric.compute_interval(level)
+    found = [(value[name], interval[name]) for name in interval] if isinstance(interval, dict) else [(value, interval)]
+    for figure, (low, high) in found:
+        assert low <= figure <= high or low.isnan()
 
 
 @each_metric
@@ -376,7 +389,7 @@ def sharpened(batch):
     return probs.square() / probs.square().sum(1, keepdim=True), target
 
 
-@pytest.mark.parametrize("name", ["CalibrationError", "NegativeLogLikelihood", "BrierScore"])
+@pytest.mark.parametrize("name", ["NegativeLogLikelihood", "BrierScore"])
 def test_a_difference_is_bootstrapped_by_drawing_the_same_images_for_both(name):
     make, data, figure = CASES[name]
     first, second = filled(make, sharpened(data())), filled(make, data())

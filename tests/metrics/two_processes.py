@@ -37,6 +37,8 @@ def results(keep=range(IMAGES)):
         if len(keep):
             metric.update(*batch)
         out[name] = [plain(metric.compute()), plain(metric.compute_interval()), plain(metric.compute())]
+        if isinstance(metric, CalibrationError):
+            out[name].append(plain(metric.compute_debiased()))
     return out
 
 
