@@ -74,7 +74,7 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
 
 
 def with_interval(value: Tensor | float, interval: tuple[Tensor, Tensor] | tuple[float, float], digits: int = 3) -> str:
-    """A figure as people read it: value, and the interval in brackets."""
+    """A number as people read it: value, and the interval in brackets."""
     low, high = (float(item) for item in interval)
     return f"{float(value):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -90,7 +90,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*row)
     console = Console()
-    # a table that is narrower than its figures hides them, when the output goes to a file above all
+    # a table that is narrower than its numbers hides them, when the output goes to a file above all
     console.width = max(console.width, 100)
     console.print(table)
 

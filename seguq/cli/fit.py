@@ -32,7 +32,7 @@ class FitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options beside those of model, data and trainer."""
-        parser.add_argument("--out", type=str, default="runs/fit", help="folder for checkpoints, figures and settings")
+        parser.add_argument("--out", type=str, default="runs/fit", help="folder for checkpoints, logs and settings")
         parser.add_argument("--resume", type=str | None, default=None, help="checkpoint of a training to go on with")
 
     def before_instantiate_classes(self) -> None:

@@ -35,7 +35,7 @@ class SegmentationData(LightningDataModule):
 
     The layout: ``images/SPLIT/NAME.jpg``, ``masks/SPLIT/NAME.png`` and ``classes.json``. Every file is checked before
     the first step. Images are normalized as the model says (its attribute ``normalization``, a pair), or as ``mean``
-    and ``std`` say, or else with ImageNet's figures.
+    and ``std`` say, or else with ImageNet's.
 
     Args:
         root: folder of the data set.

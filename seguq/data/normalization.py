@@ -33,7 +33,7 @@ class Normalization(NamedTuple):
 
 
 def imagenet_normalization(channels: int = 3) -> Normalization:
-    """ImageNet's figures for RGB; for another number of channels their averages, for each channel."""
+    """ImageNet's mean and deviation for RGB; for another number of channels their averages, for each channel."""
     if channels == 3:
         return Normalization(_IMAGENET_MEAN, _IMAGENET_STD)
     return Normalization((sum(_IMAGENET_MEAN) / 3,) * channels, (sum(_IMAGENET_STD) / 3,) * channels)
@@ -43,7 +43,7 @@ def encoder_normalization(encoder: str, channels: int = 3, weights: str | None =
     """The normalization that goes with an encoder of segmentation-models-pytorch.
 
     timm's encoders (``tu-...``) carry theirs in the package; the others' lie in the hub's cache where their weights
-    were downloaded before. Where neither is there, or for other than 3 channels, ImageNet's figures are taken.
+    were downloaded before. Where neither is there, or for other than 3 channels, ImageNet's are taken.
 
     Args:
         encoder: the encoder's name.

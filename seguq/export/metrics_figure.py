@@ -14,17 +14,17 @@ _TITLES = {
 
 
 class Row(NamedTuple):
-    """One figure with its interval.
+    """One value with its interval.
 
     Attributes:
-        figure: what it is: ``ece``, ``auroc_error``, ...
-        measure: the measure of uncertainty, for figures of one.
+        name: what it is: ``ece``, ``auroc_error``, ...
+        measure: the measure of uncertainty, for values of one.
         value: the value.
         low: lower end of the interval of 95 %.
         high: upper end.
     """
 
-    figure: str
+    name: str
     measure: str | None
     value: float
     low: float
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         """Its name in a logger."""
-        return self.figure if self.measure is None else f"{self.figure}/{self.measure}"
+        return self.name if self.measure is None else f"{self.name}/{self.measure}"
 
 
 def uncertainty_figure(calibration: CalibrationError, rows: Sequence[Row], title: str) -> Any:
@@ -41,7 +41,7 @@ def uncertainty_figure(calibration: CalibrationError, rows: Sequence[Row], title
 
     Args:
         calibration: filled.
-        rows: of all figures.
+        rows: of all values.
         title: what was measured.
 
     Returns:
@@ -52,12 +52,12 @@ def uncertainty_figure(calibration: CalibrationError, rows: Sequence[Row], title
     figure = Figure(figsize=(12, 4), layout="constrained")
     reliability, *ranking = figure.subplots(1, 3, width_ratios=(1, 1.1, 1.1))
     calibration.plot(reliability)
-    ece, brier, nll = (next(row for row in rows if row.figure == name) for name in ("ece", "brier", "nll"))
+    ece, brier, nll = (next(row for row in rows if row.name == name) for name in ("ece", "brier", "nll"))
     reliability.set_title(
         f"ECE {_with_interval(ece)}\nBrier {_with_interval(brier)}\nNLL {_with_interval(nll)}", fontsize=8
     )
     for axes, (name, (heading, hint)) in zip(ranking, _TITLES.items(), strict=True):
-        shown = [row for row in rows if row.figure == name]
+        shown = [row for row in rows if row.name == name]
         places = range(len(shown))
         for place, row in zip(places, shown, strict=True):
             axes.plot([row.low, row.high], [place, place], color="0.6", linewidth=3, solid_capstyle="round", zorder=1)

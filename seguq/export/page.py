@@ -81,7 +81,7 @@ def picture_row(figures: Iterable[str], kind: str = "") -> str:
 
 
 def cards(items: Iterable[tuple[str, str, str]]) -> str:
-    """Headline figures: value, what it is, and its interval or explanation."""
+    """Headline numbers: value, what it is, and its interval or explanation."""
     boxes = (
         f'<div class="card"><b>{text(v)}</b>{text(name)}<br><span>{text(note)}</span></div>' for v, name, note in items
     )

@@ -1,4 +1,4 @@
-"""Per-region figures of dense maps: a map of labels and a map of values in, one figure a region out."""
+"""One number a region from dense maps: a map of labels and a map of values in."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def region_scores(
         aggregate: ``"mean"``, ``"sum"`` or ``"max"`` over the pixels of a region.
 
     Returns:
-        The figure of each region, ``(R,)`` float64 (NaN for a region without a pixel), and its area, ``(R,)`` int64.
+        The score of each region, ``(R,)`` float64 (NaN for a region without a pixel), and its area, ``(R,)`` int64.
 
     Raises:
         SeguqError: if the two maps differ in shape, or for an unknown aggregate.

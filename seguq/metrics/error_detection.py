@@ -30,4 +30,4 @@ class ErrorDetection(ErrorRanking):
     """
 
     higher_is_better = True
-    figures = MappingProxyType({name: ErrorRanking.figures[name] for name in ("auroc", "aupr", "fpr95")})
+    statistics = MappingProxyType({name: ErrorRanking.statistics[name] for name in ("auroc", "aupr", "fpr95")})

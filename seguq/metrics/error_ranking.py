@@ -1,4 +1,4 @@
-"""How uncertainty ranks wrong pixels and right ones: one histogram of both, and the figures that it gives."""
+"""How uncertainty ranks wrong pixels and right ones: one histogram of both, and the values that it gives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BOOT_BITS = 12
 
 
 class ErrorRanking(BootstrapMetric):
-    """Every figure of how uncertainty ranks pixels by error, from one histogram of the right and the wrong ones.
+    """Every value of how uncertainty ranks pixels by error, from one histogram of the right and the wrong ones.
 
     It gives what `ErrorDetection` (``auroc``, ``aupr``, ``fpr95``) and `RiskCoverage` (``aurc``, ``augrc``, ``ause``)
     give, in half the memory and time of the two.
@@ -47,8 +47,8 @@ class ErrorRanking(BootstrapMetric):
         {'auroc': 0.667, 'aupr': 0.5, 'fpr95': 0.333, 'aurc': 0.146, 'augrc': 0.094, 'ause': 0.083}
     """
 
-    higher_is_better: bool | None = None  # of some of the figures more is better, of others less
-    figures: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
+    higher_is_better: bool | None = None  # of some of the values more is better, of others less
+    statistics: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
         {
             "auroc": area_under_roc,
             "aupr": average_precision,
@@ -93,7 +93,7 @@ class ErrorRanking(BootstrapMetric):
 
     def _value(self, sums: Tensor) -> dict[str, Tensor]:
         right, wrong = right_and_wrong(sums)
-        return {name: figure(right, wrong) for name, figure in self.figures.items()}
+        return {name: value(right, wrong) for name, value in self.statistics.items()}
 
     def _replicate_values(self) -> dict[str, Tensor]:
         fine, coarse = self._value(self.sums), self._value(self._boot_sums(self.sums))
@@ -104,7 +104,7 @@ class ErrorRanking(BootstrapMetric):
 def right_and_wrong(sums: Tensor) -> tuple[Tensor, Tensor]:
     """Counts of the right and of the wrong pixels by score, each ``(..., n)``, without the bins that are empty in all.
 
-    Most bins are: scores from 1e-6 to 1 fill 4 % of them at most. Leaving them out changes no figure.
+    Most bins are: scores from 1e-6 to 1 fill 4 % of them at most. Leaving them out changes no value.
     """
     counts = split_last(sums, 2, -1)
     filled = counts.reshape(-1, counts.shape[-1]).sum(0) > 0

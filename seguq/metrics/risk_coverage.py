@@ -41,7 +41,7 @@ class RiskCoverage(ErrorRanking):
     """
 
     higher_is_better = False
-    figures = MappingProxyType({name: ErrorRanking.figures[name] for name in ("aurc", "augrc", "ause")})
+    statistics = MappingProxyType({name: ErrorRanking.statistics[name] for name in ("aurc", "augrc", "ause")})
 
     def plot(self, ax: Any = None, label: str | None = None, color: str | None = None) -> tuple[Any, Any]:
         """Draw the risk-coverage curve, the best one of the same error rate (dashed), and the interval of the risk.

@@ -33,7 +33,7 @@ def of_raw_scores(uncertainty, error):
     """The figures of the raw scores, each a bin of its own (the figures of bins are tested against loops)."""
     values, rank = torch.unique(uncertainty, return_inverse=True)
     counts = [torch.bincount(rank[error == side], minlength=len(values)).double() for side in (0, 1)]
-    return {name: float(RiskCoverage.figures[name](*counts)) for name in FIGURES}
+    return {name: float(RiskCoverage.statistics[name](*counts)) for name in FIGURES}
 
 
 def figures(*batches, metric=RiskCoverage, **arguments):
