@@ -9,7 +9,6 @@ from seguq.calibration import cross_fit
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.calibration.temperature import TemperatureScaling
 from seguq.cli.common import (
-    EstimatorName,
     make_estimator,
     pick_device,
     print_table,
@@ -22,6 +21,7 @@ from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError
 from seguq.core.progress import ProgressLoader
 from seguq.data import SegmentationData
+from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, NegativeLogLikelihood
 from seguq.task import SegmentationTask
 
@@ -35,10 +35,10 @@ def calibrate(
     checkpoint: str,
     data: str,
     split: str = "val",
-    estimator: EstimatorName = "mc_dropout",
-    samples: int = 20,
+    estimator: Estimator | str = "mc_dropout",
+    samples: int | None = None,
     members: list[str] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     size: int | tuple[int, int] | None = None,
     batch_size: int = 8,
     num_workers: int | None = None,

@@ -10,45 +10,67 @@ import torch
 from torch import Tensor
 
 from seguq.calibration import Calibrator
-from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.inference import Estimator
-from seguq.inference.deterministic import Deterministic
-from seguq.inference.ensemble import DeepEnsemble
-from seguq.inference.mc_dropout import MCDropout
+from seguq.inference.measures import checked_measures, named_measures
 
 if TYPE_CHECKING:
     from seguq.task import SegmentationTask
 
-EstimatorName = Literal["deterministic", "mc_dropout", "deep_ensemble"]
-ESTIMATORS: tuple[str, ...] = ("deterministic", "mc_dropout", "deep_ensemble")
+_SAMPLES = 20
 
 
 def make_estimator(
-    name: str,
+    estimator: Estimator | str,
     task: SegmentationTask,
     *,
-    samples: int = 20,
-    seed: int | None = 0,
+    samples: int | None = None,
+    seed: int | None = None,
     members: Sequence[str] | None = None,
     measures: Sequence[str] | None = None,
     calibrator: Calibrator | Literal["auto"] | None = "auto",
 ) -> Estimator:
-    """An estimator by its name on the command line."""
-    require_choice("estimator", name, ESTIMATORS)
-    settings: dict[str, Any] = {"task": task.task, "measures": measures, "calibrator": calibrator}
-    if members and name != "deep_ensemble":
-        raise UsageError("--members goes with --estimator deep_ensemble")
-    if name == "deterministic":
-        return Deterministic(task, **settings)
-    if name == "mc_dropout":
-        return MCDropout(task, samples=samples, seed=seed, **settings)
-    if not members:
-        raise UsageError("an ensemble needs --members: the checkpoints beside --checkpoint, as [b.ckpt, c.ckpt]")
-    from seguq.task import SegmentationTask  # it brings Lightning along, which most commands do without
+    """The estimator that a command was asked for, of a trained model.
 
-    others = [SegmentationTask.load(member).to(task.device) for member in members]
-    return DeepEnsemble([task, *others], **settings)
+    Args:
+        estimator: its name, or one without a model that was made with options of its own.
+        task: the model.
+        samples: for an estimator by name, if it has samples; None: 20.
+        seed: for an estimator by name, if it draws; None: 0.
+        members: further checkpoints of an ensemble by name.
+        measures: names of the measures; None: all that it has.
+        calibrator: as in `Estimator`.
+
+    Raises:
+        UsageError: for an unknown name, or options that do not go with the estimator.
+    """
+    if isinstance(estimator, Estimator):
+        for name, value in (("samples", samples), ("seed", seed), ("members", members)):
+            if value is not None:
+                raise UsageError(
+                    f"--{name} goes with an estimator by name, such as mc_dropout; the option of a class is "
+                    f"--estimator.{name}"
+                )
+        made = estimator.bind(task).of_task(task.task)
+        made.calibrator = made.calibrator if calibrator == "auto" else calibrator
+        if measures:
+            made.measures = checked_measures(named_measures(measures) or (), made.available, type(made).__name__)
+        return made
+    kind = Estimator.named(estimator)
+    takes = kind.constructor_arguments()
+    if "members" in takes and not members:
+        raise UsageError("an ensemble needs --members: the checkpoints beside --checkpoint, as [b.ckpt, c.ckpt]")
+    for name, value in (("members", members), ("samples", samples), ("seed", seed)):
+        if value is not None and name not in takes:
+            raise UsageError(f"--{name} does not go with --estimator {estimator}")
+    offered: dict[str, Any] = {"samples": samples or _SAMPLES, "seed": seed or 0, "task": task.task}
+    if members:
+        from seguq.task import SegmentationTask  # it brings Lightning along, which most commands do without
+
+        offered["members"] = [task, *(SegmentationTask.load(member).to(task.device) for member in members)]
+    else:
+        offered |= {"model": task, "inner": task}
+    return kind.make(estimator, **offered, measures=measures, calibrator=calibrator)
 
 
 def pick_device(name: str) -> torch.device:

@@ -23,7 +23,7 @@ _COMMANDS = {
     "select": "from scores to the list of regions to label next",
 }
 _MODULES = {"demo": "seguq.demo.run"}  # it stands above the command line, whose commands it calls
-_DEBUG = "--debug"
+_DEBUG, _IMPORT = "--debug", "--import"
 
 
 def _overview() -> str:
@@ -37,6 +37,7 @@ def _overview() -> str:
             *lines,
             "",
             "seguq COMMAND --help explains one of them; each has a file in configs/, used by --config FILE.",
+            "--import MODULE, after any command, loads a module of your own, whose classes are then known by name.",
             "--debug, after any command, shows the whole traceback of an error.",
         ]
     )
@@ -81,6 +82,7 @@ def _main(words: list[str]) -> int:
         with warnings.catch_warnings():
             if not debug:
                 _plain_warnings()
+            rest = _without_imports(rest)
             importlib.import_module(_MODULES.get(command, f"seguq.cli.{command}")).run(rest)
     except KeyboardInterrupt:
         return _complain(f"seguq {command}: stopped", 130)
@@ -91,6 +93,24 @@ def _main(words: list[str]) -> int:
             raise
         return _explain(command, error)
     return 0
+
+
+def _without_imports(words: list[str]) -> list[str]:
+    """Import the modules that were asked for; gives the other words."""
+    others, wanted = [], iter(words)
+    for word in wanted:
+        option, equals, module = word.partition("=")
+        if option != _IMPORT:
+            others.append(word)
+            continue
+        module = module if equals else next(wanted, "")
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise UsageError(
+                f"{_IMPORT} {module}: there is no such module, or it cannot be loaded ({error})"
+            ) from error
+    return others
 
 
 def _explain(command: str, error: Exception) -> int:

@@ -14,7 +14,11 @@ from seguq.core.named import Named
 
 
 def run_function(
-    function: Callable[..., Any], name: str, words: Sequence[str], defaults: Mapping[str, Any] | None = None
+    function: Callable[..., Any],
+    name: str,
+    words: Sequence[str],
+    defaults: Mapping[str, Any] | None = None,
+    epilog: str | None = None,
 ) -> Any:
     """Parse the words after a command by the function's signature, and call it.
 
@@ -28,6 +32,7 @@ def run_function(
         name: what it is called.
         words: what was typed after that.
         defaults: of options, where a signature cannot have them.
+        epilog: the last words of the help.
 
     Raises:
         UsageError: for a class that is not there, saying which there are.
@@ -42,6 +47,10 @@ def run_function(
         kind.names()  # imports them all: the parser knows a class by its name alone once it is there
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     parser.set_defaults(dict(defaults or {}))
+    if epilog and {"-h", "--help"} & set(words):
+        parser.print_help()
+        print(f"\n{epilog}")  # as it stands: the parser would make one paragraph of its lines
+        return None
     try:
         config = parser.parse_args(normalized(words, function))
     except argparse.ArgumentError as error:

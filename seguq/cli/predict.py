@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from seguq.cli.common import EstimatorName, make_estimator, pick_device, require_folder
+from seguq.cli.common import make_estimator, pick_device, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.locks import FolderLock
@@ -21,7 +21,7 @@ from seguq.data import SegmentationFolder, check_files, unpack_batch
 from seguq.data.transforms import evaluation_transform
 from seguq.export import ScaleFinder
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import shown_by_default
+from seguq.inference.measures import explained, shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
@@ -30,17 +30,17 @@ from seguq.task import SegmentationTask
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
-    run_function(predict, "predict", words)
+    run_function(predict, "predict", words, epilog=f"measures:\n{explained()}")
 
 
 def predict(
     checkpoint: str,
     images: str,
     out: str,
-    estimator: EstimatorName = "mc_dropout",
-    samples: int = 20,
+    estimator: Estimator | str = "mc_dropout",
+    samples: int | None = None,
     members: list[str] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     measures: list[str] | None = None,
     calibrated: bool = True,
     pictures: bool = True,
@@ -59,12 +59,13 @@ def predict(
         checkpoint: checkpoint of `seguq fit`.
         images: folder of images (jpg, png, tif, bmp, webp), of any depth and size.
         out: folder for the results.
-        estimator: mc_dropout, deterministic (one pass) or deep_ensemble.
-        samples: passes of mc_dropout.
+        estimator: mc_dropout, deterministic (one pass), deep_ensemble, ... by name; or a class, with its options after
+            a dot (--estimator SlidingWindow --estimator.window 512), also one of your own by its import path.
+        samples: passes of an estimator by name; by default 20.
         members: further checkpoints of a deep_ensemble.
-        seed: seed of mc_dropout; an image has the same maps whatever is predicted beside it.
+        seed: seed of an estimator by name, by default 0; an image has the same maps whatever is predicted beside it.
         measures: maps to write, as [predictive_entropy, mutual_information]; by default predictive_entropy, and
-            mutual_information where there are samples.
+            mutual_information where there are samples. Those of your own by their import paths.
         calibrated: apply the temperature that the checkpoint has for this estimator.
         pictures: draw heat maps and overlays.
         save_probs: keep the class probabilities in the maps, too.
@@ -102,8 +103,8 @@ def predict(
         "checkpoint": [_sha256(path) for path in [checkpoint, *(members or [])]],
         "images": str(folder.resolve()),
         "estimator": est.tag,
-        "samples": samples if estimator == "mc_dropout" else None,
-        "seed": seed if estimator == "mc_dropout" else None,
+        "samples": getattr(est, "number_of_samples", None),
+        "seed": getattr(est, "seed", None),
         "measures": names,
         "calibrated": calibrated,
         "save_probs": save_probs,

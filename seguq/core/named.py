@@ -49,10 +49,9 @@ class Named:
             cls.name = cls.__name__
         for name in (cls.name, cls.__name__):
             taken = cls._known.get(name)
-            if taken is not None and _is_ours(taken) and taken.__qualname__ != cls.__qualname__:
+            if taken is not None and _is_ours(taken) and _full(taken) != _full(cls):
                 raise UsageError(
-                    f"the name {name!r} is that of {taken.__module__}.{taken.__qualname__}: give the "
-                    f"{cls._kind.__name__} {cls.__module__}.{cls.__qualname__} another one"
+                    f"the name {name!r} is that of {_full(taken)}: give the {cls._kind.__name__} {_full(cls)} another one"
                 )
             cls._known[name] = cls
 
@@ -145,7 +144,16 @@ class Named:
             >>> TemperatureScaling(ignore_index=0).arguments()
             {'task': 'multiclass', 'ignore_index': 0}
         """
-        return {name: attrgetter(self.stored_as.get(name, name))(self) for name in self.constructor_arguments()}
+        found = {}
+        for name in self.constructor_arguments():
+            try:
+                found[name] = attrgetter(self.stored_as.get(name, name))(self)
+            except AttributeError as error:
+                raise UsageError(
+                    f"{type(self).__name__} takes the argument {name!r}, but does not keep it: set self.{name} in its "
+                    "__init__, or say in stored_as where it is kept"
+                ) from error
+        return found
 
     def fitted(self) -> dict[str, Any]:
         """What it has learned, as plain values for people."""
@@ -188,6 +196,10 @@ def hand_on(kind: type[Named]) -> Callable[[str], Any]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return __getattr__
+
+
+def _full(found: type[Any]) -> str:
+    return f"{found.__module__}.{found.__qualname__}"
 
 
 def _is_ours(found: type[Any]) -> bool:

@@ -188,6 +188,12 @@ class Estimator(Named, ABC):
         made.task, made.forward = task or self.task, forward(self.forward)
         return made
 
+    def of_task(self, task: Task) -> Self:
+        """A copy for another task."""
+        made = copy.copy(self)
+        made.task = task
+        return made
+
     def pooled(self, batches: Iterable[Any]) -> PooledBatches:
         """This estimator's pooled output over labeled batches: a re-iterable of ``(class logits, class indices)``.
 

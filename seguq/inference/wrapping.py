@@ -81,6 +81,12 @@ class WrappingEstimator(Estimator):
         made.task = made.inner.task
         return made
 
+    def of_task(self, task: Task) -> Self:
+        """The same around the inner estimator for another task."""
+        made = super().of_task(task)
+        made.inner = self.inner.of_task(task)
+        return made
+
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "inner": self.inner.identity()}
 

@@ -105,6 +105,26 @@ def test_a_repr_shows_what_differs_from_the_defaults_and_what_was_learned():
     assert repr(Square(network=nn.Sequential(nn.ReLU()))) == "Square(network=<Sequential>)"
 
 
+def test_an_argument_that_is_not_kept_is_an_error_that_names_it():
+    class Blob(Shape):
+        def __init__(self, size=1):
+            super().__init__()
+            self.bigness = size
+
+        def area(self):
+            return self.bigness
+
+    with pytest.raises(UsageError, match=r"Blob takes the argument 'size', but does not keep it: set self\.size"):
+        repr(Blob())
+    Shape._known.pop("Blob")
+
+
+def test_a_class_of_the_same_name_in_another_module_does_not_take_its_place():
+    Estimator.named("mc_dropout")
+    with pytest.raises(UsageError, match=r"give the Estimator somewhere\.MCDropout another one"):
+        type("MCDropout", (Estimator,), {"name": "mine", "__module__": "somewhere"})
+
+
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
 def test_copies_know_their_arguments(again):
     assert again(Circle(2)).arguments() == {"radius": 2, "color": "red"}
