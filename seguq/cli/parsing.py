@@ -97,6 +97,7 @@ def require_class(message: str, kinds: Mapping[str, type[Named]]) -> None:
     path = re.search(r"Problem with given class_path '([^']+)'", message)
     given = re.search(r"Given value: ([\w.]+)\s*$", message)
     unknown = re.search(r"Option '([^']+)' is not accepted", message)
+    required = re.search(r"arguments are required: ([\w, ]+)", message)
     wrong = re.search(r'Parser key "(\w+)":\s*(.*)', message[key.end() :], re.DOTALL)
     name = asked or path or given
     try:
@@ -106,6 +107,9 @@ def require_class(message: str, kinds: Mapping[str, type[Named]]) -> None:
     if found is not None and unknown is not None:
         takes = ", ".join(f"{option}.{item}" for item in found.constructor_arguments()) or "none"
         raise UsageError(f"{found.__name__} has no option {option}.{unknown[1]}; its options: {takes}")
+    if found is not None and required is not None:
+        needed = ", ".join(f"{option}.{item.strip()}" for item in required[1].split(","))
+        raise UsageError(f"{found.__name__} needs {needed}")
     if found is not None and wrong is not None:
         expected = re.search(r"Expected an? <class '(\w+)'>", wrong[2])
         value = re.search(r"(?:Got value|Given value): (.*?)\s*$", wrong[2], re.MULTILINE)

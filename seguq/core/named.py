@@ -51,7 +51,8 @@ class Named:
             taken = cls._known.get(name)
             if taken is not None and _is_ours(taken) and _full(taken) != _full(cls):
                 raise UsageError(
-                    f"the name {name!r} is that of {_full(taken)}: give the {cls._kind.__name__} {_full(cls)} another one"
+                    f"the name {name!r} is that of {_full(taken)}: give the {cls._kind.__name__} {_full(cls)} "
+                    "another one"
                 )
             cls._known[name] = cls
 

@@ -75,6 +75,7 @@ def test_a_table_is_overwritten_when_asked(table, predicted, tmp_path):
         (["--partition.size", "0"], 2, "at least 1 pixel"),
         (["--partition", "grid"], 2, "--partition: there is no Partition 'grid': there are "),
         (["--partition", "Grid", "--partition.cell", "3"], 2, "Grid has no option --partition.cell; its options: "),
+        (["--partition", "WholeImage", "--partition", "Grid"], 2, "score: Grid needs --partition.size"),
         (["--partition", "nowhere.Mine"], 2, "nowhere.Mine cannot be imported"),
         (["--aggregate", "median"], 2, "median"),
     ],
