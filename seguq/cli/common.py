@@ -60,10 +60,13 @@ def make_estimator(
     takes = kind.constructor_arguments()
     if "members" in takes and not members:
         raise UsageError("an ensemble needs --members: the checkpoints beside --checkpoint, as [b.ckpt, c.ckpt]")
-    for name, value in (("members", members), ("samples", samples), ("seed", seed)):
-        if value is not None and name not in takes:
-            raise UsageError(f"--{name} does not go with --estimator {estimator}")
-    offered: dict[str, Any] = {"samples": samples or _SAMPLES, "seed": seed or 0, "task": task.task}
+    if members and "members" not in takes:
+        raise UsageError(f"--members does not go with --estimator {estimator}")
+    offered: dict[str, Any] = {
+        "samples": _SAMPLES if samples is None else samples,
+        "seed": 0 if seed is None else seed,
+        "task": task.task,
+    }
     if members:
         from seguq.task import SegmentationTask  # it brings Lightning along, which most commands do without
 

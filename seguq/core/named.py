@@ -163,7 +163,7 @@ class Named:
     def __repr__(self) -> str:
         defaults = {name: item.default for name, item in self.constructor_arguments().items()}
         given = [f"{n}={_short(v)}" for n, v in self.arguments().items() if not _same(v, defaults[n])]
-        fitted = ", ".join(f"{name}={_short(value)}" for name, value in self.fitted().items())
+        fitted = ", ".join(f"{name}={_rounded(value)}" for name, value in self.fitted().items())
         return f"{type(self).__name__}({', '.join(given)})" + (f" [{fitted}]" if fitted else "")
 
 
@@ -223,10 +223,14 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
         inside = ", ".join(map(_short, value))
         return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
     text = repr(value)
     return f"<{type(value).__name__}>" if "\n" in text or inspect.isroutine(value) else text  # networks, functions
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_rounded, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
