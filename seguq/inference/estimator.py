@@ -71,6 +71,13 @@ class Estimator(Named, ABC):
         every = self.measures == self.available
         return {**super().arguments(), **({"measures": None} if every else {})}
 
+    def same_as(self, other: Estimator) -> bool:
+        """Whether another estimator asks the same in the same way: one of its class with equal arguments.
+
+        Models, calibrators and tensors are the same where they are one object; estimators inside as this one is.
+        """
+        return self is other or (type(self) is type(other) and _equal(self.arguments(), other.arguments()))
+
     @property
     @abstractmethod
     def tag(self) -> str:
@@ -305,6 +312,23 @@ class Estimator(Named, ABC):
             others = f" (there are some for {', '.join(known)})" if known else ""
             say_once(f"{self.tag}: not calibrated{others}; est.calibrate(...) or `seguq calibrate` fits a calibrator")
         return found
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, (Tensor, nn.Module)) or type(one) is not type(other):
+        return False
+    if isinstance(one, Estimator):
+        return one.same_as(other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    try:
+        return bool(one == other)
+    except Exception:  # of arrays and tables there is no one answer
+        return False
 
 
 def warn_of_calibrator(inner: Estimator) -> None:
