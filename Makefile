@@ -26,6 +26,7 @@ bench:
 	$(require)@sh scripts/install.sh dev
 	@.venv/bin/python benchmarks/callbacks.py
 	@.venv/bin/python benchmarks/mc_dropout.py
+	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/estimators.py
 
 bench-peers:
 	$(require)@sh scripts/install.sh peers

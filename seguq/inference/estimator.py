@@ -125,7 +125,8 @@ class Estimator(Named, ABC):
     ) -> UncertaintyMaps:
         """From the pooled class logits, and the maps that no calibrator changes, to the answer."""
         with torch.no_grad():
-            calibrator = self.calibrator_in_force()
+            tag = self.tag
+            calibrator = self.calibrator_in_force(tag)
             if calibrator is not None:
                 with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
                     calibrator.to(logits.device)
@@ -136,7 +137,7 @@ class Estimator(Named, ABC):
                 probs = probs[:, 1]
                 maps = {name: values.sum(1) for name, values in maps.items()}
         ordered = {name: maps[name] for name in self.measures}
-        return UncertaintyMaps(probs, ordered, ids, self.tag, multilabel=self.task == "multilabel")
+        return UncertaintyMaps(probs, ordered, ids, tag, multilabel=self.task == "multilabel")
 
     def pooled_logits(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Tensor:
         """The pooled output that a calibrator is fitted on, raw: class logits ``(B, C, *spatial)``.
@@ -281,36 +282,43 @@ class Estimator(Named, ABC):
         """The hash of the first model's weights."""
         return self._hash_of(self.models[0])
 
-    def calibrator_in_force(self) -> Calibrator | None:
-        if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, self.tag):
+    def calibrator_in_force(self, tag: str) -> Calibrator | None:
+        """The calibrator to apply, said once.
+
+        Args:
+            tag: this estimator's, which need not be read again then.
+
+        Raises:
+            SeguqError: if the one that it was given was fitted for another estimator.
+        """
+        if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, tag):
             raise SeguqError(
-                f"the calibrator was fitted for {self.calibrator.tag}, not for {self.tag}: "
-                "fit another by est.calibrate(...)"
+                f"the calibrator was fitted for {self.calibrator.tag}, not for {tag}: fit another by est.calibrate(...)"
             )
         if self.calibrator is None:
             return None
         if isinstance(self.calibrator, Calibrator):
             if not self._is_for_these_weights(self.calibrator):
                 warnings.warn(
-                    f"the calibrator of {self.tag} was fitted for other weights than the model has now: "
+                    f"the calibrator of {tag} was fitted for other weights than the model has now: "
                     "fit it again by est.calibrate(...)",
                     stacklevel=3,
                 )
             return self.calibrator
         known = carried(self.carrier)
-        found = known.get(self.tag)
+        found = known.get(tag)
         if found is not None and not self._is_for_these_weights(found):
             warnings.warn(
-                f"the calibrator {self.tag!r} is not applied: it was fitted for other weights than the model has now; "
+                f"the calibrator {tag!r} is not applied: it was fitted for other weights than the model has now; "
                 "fit it again by est.calibrate(...)",
                 stacklevel=3,
             )
             return None
         if found is not None:
-            say_once(f"{self.tag}: calibrated by {type(found).__name__} from the model's calibrators")
+            say_once(f"{tag}: calibrated by {type(found).__name__} from the model's calibrators")
         else:
             others = f" (there are some for {', '.join(known)})" if known else ""
-            say_once(f"{self.tag}: not calibrated{others}; est.calibrate(...) or `seguq calibrate` fits a calibrator")
+            say_once(f"{tag}: not calibrated{others}; est.calibrate(...) or `seguq calibrate` fits a calibrator")
         return found
 
 

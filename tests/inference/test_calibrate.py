@@ -413,8 +413,19 @@ def test_two_fits_without_a_seed_draw_other_random_numbers():
 def test_a_calibrator_of_an_ensemble_is_not_applied_to_other_members():
     first, second, third = model(), model(), SmallNet()
     calibrator = DeepEnsemble([first, second]).calibrate(TemperatureScaling(), batches())
-    assert DeepEnsemble([first, second]).calibrator_in_force() is calibrator
-    assert DeepEnsemble([first, third]).calibrator_in_force() is None
+    same, other = DeepEnsemble([first, second]), DeepEnsemble([first, third])
+    assert same.calibrator_in_force(same.tag) is calibrator
+    assert other.calibrator_in_force(other.tag) is None
+
+
+@pytest.mark.parametrize("make_one", [lambda m: Deterministic(m), lambda m: DeepEnsemble([m, SmallNet()])])
+def test_a_call_reads_its_tag_once(make_one, monkeypatch):
+    est = make_one(model())
+    est.calibrate(TemperatureScaling(), batches())
+    read, tag = [], type(est).tag
+    monkeypatch.setattr(type(est), "tag", property(lambda self: read.append(self) or tag.fget(self)))
+    est(next(iter(batches()))[0])
+    assert len(read) == 1
 
 
 def test_a_calibrator_that_moved_under_inference_mode_can_be_fitted_again_outside_of_it():
