@@ -97,7 +97,7 @@ def _raw(make: Callable[..., Estimator]) -> Estimator:
 
 def _maps_have_names_shapes_and_ids(make: Callable[..., Estimator], images: Tensor) -> None:
     est = _raw(make)
-    maps = _answer(est, images)
+    maps = _answer(est, images.clone().requires_grad_(images.is_floating_point()))
     count, size = len(images), tuple(images.shape[2:])
     _require(est, maps.probs.shape[0] == count and maps.probs.shape[2:] == size, "probs are (B, C, *spatial)")
     _require(est, maps.names == est.measures, "the maps are the measures, in their order")

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from seguq.weights.checkpoint import weights_sha256
 
 _PROBED = 16  # values of each tensor
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class WeightHashes:
@@ -58,11 +60,11 @@ class _Known:
 
     def probe(self) -> bytes:
         """Some of the values, as they are now."""
-        return torch.cat(self._views).double().numpy().tobytes() if self._views else b""
+        return np.concatenate(self._views).tobytes() if self._views else b""
 
 
-def _some_of(tensor: Tensor) -> Tensor:
-    """A view of some values here and there in the memory of a tensor, whatever its strides."""
+def _some_of(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """A view of the bits of some values here and there in the memory of a tensor, whatever its strides."""
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     step = max(1, span // _PROBED)
-    return tensor.as_strided((-(-span // step),), (step,))
+    return tensor.as_strided((-(-span // step),), (step,)).view(_BITS[tensor.element_size()]).numpy()
