@@ -92,9 +92,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(
-        "| estimator | passes | passes alone, ms | `est(images)`, ms | ratio | calibrated, ratio |\n|---|---|---|---|---|---|"
-    )
+    print("| estimator | passes | passes alone, ms | `est(images)`, ms | ratio | calibrated, ratio |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name, (est, images, calls) in estimators(folder, options.size, options.samples).items():
             calibrator = calibrated(est, images)

@@ -26,7 +26,6 @@ _UP_TO: dict[str, Callable[[int], float]] = {
 }
 """The most that a measure of one distribution over so many classes can be; the least is 0."""
 _FROM_PROBS = ("predictive_entropy", "least_confidence", "smallest_margin")
-_NEARLY = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def check_estimator(make: Callable[..., Estimator], images: Tensor) -> None:
@@ -62,9 +61,10 @@ def _require(est: Estimator, kept: bool, promise: str) -> None:
         raise AssertionError(f"{type(est).__name__} ({est.tag}): {promise}")
 
 
-def _require_close(est: Estimator, one: Tensor, other: Tensor, promise: str, **nearly: float) -> None:
-    same = one.shape == other.shape and torch.allclose(one.double(), other.double(), **{**_NEARLY, **nearly})
-    apart = f" (they differ by up to {float((one.double() - other.double()).abs().max()):.2g})" if not same else ""
+def _require_close(est: Estimator, one: Tensor, other: Tensor, promise: str) -> None:
+    _require(est, one.shape == other.shape, f"{promise} (the shapes are {tuple(one.shape)} and {tuple(other.shape)})")
+    same = torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-5)
+    apart = "" if same else f" (they differ by up to {float((one.double() - other.double()).abs().max()):.2g})"
     _require(est, same, promise + apart)
 
 

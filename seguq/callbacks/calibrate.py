@@ -201,5 +201,5 @@ class _Fit(Run):
     def _log(self, values: dict[str, float]) -> None:
         kind = self.callback.kind
         ending = "" if kind == "deterministic" else f"/{kind}"
-        named = {f"{PREFIX[self.stage]}/{name}{ending}": value for name, value in values.items()}
-        log_values(self.trainer, self.module, named)
+        prefix = PREFIX[self.stage]
+        log_values(self.trainer, self.module, {f"{prefix}/{name}{ending}": value for name, value in values.items()})

@@ -96,14 +96,7 @@ class UncertaintyMetrics(EstimatorCallback):
 
     def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
         """An epoch begins."""
-        kinds = [each.kind for each in trainer.callbacks if isinstance(each, UncertaintyMetrics)]
-        if kinds.count(self.kind) > 1:
-            raise SeguqError(
-                f"two UncertaintyMetrics of one kind of estimator ({self.kind}) would log under the same names: "
-                "leave one out"
-            )
-        ending = "" if len(kinds) == 1 or self.kind == "deterministic" else f"/{self.kind}"
-        return _Measuring(self, trainer, module, stage, passes, ending)
+        return _Measuring(self, trainer, module, stage, passes)
 
 
 class _Measuring(Run):
@@ -112,8 +105,15 @@ class _Measuring(Run):
     callback: UncertaintyMetrics
 
     def __init__(self, *run: Any) -> None:
-        *run_, self.ending = run
-        super().__init__(*run_)
+        super().__init__(*run)
+        kind = self.callback.kind
+        kinds = [each.kind for each in self.trainer.callbacks if isinstance(each, UncertaintyMetrics)]
+        if kinds.count(kind) > 1:
+            raise SeguqError(
+                f"two UncertaintyMetrics of one kind of estimator ({kind}) would log under the same names: leave one "
+                "out"
+            )
+        self.ending = "" if len(kinds) == 1 or kind == "deterministic" else f"/{kind}"
         self.names = self.passes.want(self.callback.measures)
         self.sums: dict[int, dict[str, BootstrapMetric]] = {}  # by loader
         self.classes = 0

@@ -109,7 +109,7 @@ class Run(ABC):
     @functools.cached_property
     def calibrator(self) -> Calibrator | None:
         """The calibrator in force; says once which."""
-        chosen = self.callback.calibrator
+        chosen: Calibrator | str | None = self.callback.calibrator
         if chosen == "auto":  # unless the estimator was given one of its own, or None
             chosen = self.passes.estimator.calibrator
         if not isinstance(chosen, str):

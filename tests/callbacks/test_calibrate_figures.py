@@ -377,7 +377,7 @@ trainer:
       init_args:
         estimator: {class_path: seguq.MCDropout, init_args: {samples: 3}}
     - class_path: seguq.callbacks.UncertaintyMetrics
-      init_args: {max_images: 4}
+      init_args: {max_images: 4, estimator: mc_dropout, group: "^[^_]+"}
     - class_path: seguq.callbacks.HeatmapWriter
       init_args: {dir: heat, images: 2}
     - class_path: seguq.callbacks.RegionScorer
@@ -392,6 +392,8 @@ trainer:
     kinds = {type(callback): callback for callback in made.trainer.callbacks}
     assert kinds[Calibrate].estimator.number_of_samples == 3
     assert kinds[UncertaintyMetrics].max_images == 4
+    assert kinds[UncertaintyMetrics].estimator.name == "mc_dropout"
+    assert kinds[UncertaintyMetrics].group("street_1", 0) == "street"
     assert kinds[RegionScorer].budget.as_dict() == {"regions": 5}
     assert isinstance(kinds[RegionScorer].strategy, Random)
     assert (kinds[HeatmapWriter].images, kinds[RegionScorer].partition.cell) == (2, 4)
