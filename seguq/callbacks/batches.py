@@ -1,7 +1,8 @@
-"""What a Trainer's loaders give: which there are, and how a batch and the answer of ``forward=`` are taken in."""
+"""What a Trainer's loaders give: which there are, and how a batch and the answer of ``batch_forward=`` are taken in."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,13 @@ from seguq.data.batches import output_logits, unpack_batch
 BatchForward = Callable[[nn.Module, Any], Any]
 """From a module and a batch as the loader gave it to logits, or to ``(logits, mask)``."""
 
-EXAMPLE = "forward=lambda module, batch: (module(batch['my_image']), batch['my_mask'])"
+EXAMPLE = "batch_forward=lambda module, batch: (module(batch['my_image']), batch['my_mask'])"
 
 
-def taken_in(batch: Any, forward: BatchForward | None) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
-    """Images, masks and ids of a batch; None where only ``forward=`` understands it.
+def taken_in(
+    batch: Any, batch_forward: BatchForward | None
+) -> tuple[Tensor | None, Tensor | None, tuple[str, ...] | None]:
+    """Images, masks and ids of a batch; None where only ``batch_forward=`` understands it.
 
     Raises:
         SeguqError: where nobody does, with an example.
@@ -26,14 +29,14 @@ def taken_in(batch: Any, forward: BatchForward | None) -> tuple[Tensor | None, T
     try:
         taken = unpack_batch(batch)
     except SeguqError as error:
-        if forward is not None:
+        if batch_forward is not None:
             return None, None, None
         raise SeguqError(f"{error}; or pass the callback {EXAMPLE}") from error
     return taken.image, taken.mask, taken.image_id
 
 
-def logits_and_mask(output: Any) -> tuple[Any, Tensor | None]:
-    """What ``forward=`` gave: logits alone, or with the mask."""
+def logits_and_mask(output: Any) -> tuple[Tensor, Tensor | None]:
+    """What ``batch_forward=`` gave: logits alone, or with the mask."""
     if isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Tensor):
         logits, mask = output_logits(output[0]), output[1]
         if mask.ndim == logits.ndim - 1 or not mask.is_floating_point():
@@ -45,3 +48,17 @@ def loaders_of(trainer: Any, stage: str) -> list[Any]:
     """The loaders of a stage in the order of their numbers, whatever nest they were given in."""
     names = {"validate": "val_dataloaders", "test": "test_dataloaders", "predict": "predict_dataloaders"}
     return leaves(getattr(trainer, names[stage]))
+
+
+def images_in(trainer: Any, stage: str, dataloader: int) -> int | None:
+    """How many images a loader of a stage gives to all processes in one run; None where that is not known."""
+    loader = dict(enumerate(loaders_of(trainer, stage))).get(dataloader)
+    batches = {"validate": "num_val_batches", "test": "num_test_batches", "predict": "num_predict_batches"}
+    known: list[float] = []
+    with contextlib.suppress(AttributeError, TypeError):  # a data set that can only be gone through
+        known.append(len(loader.dataset))  # type: ignore[union-attr]
+    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    if size is not None:
+        known.append(getattr(trainer, batches[stage])[dataloader] * size * trainer.world_size)
+    total = min(known, default=float("inf"))
+    return int(total) if total < 1e9 else None

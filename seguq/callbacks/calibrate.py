@@ -16,6 +16,7 @@ from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
 from seguq.callbacks.batches import BatchForward
 from seguq.callbacks.hooks import listen
 from seguq.callbacks.passes import Passes, Step
+from seguq.callbacks.run import Run
 from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError
 from seguq.functional.logits import Task
@@ -48,7 +49,7 @@ class Calibrate(EstimatorCallback):
         estimator: whose pooled output is calibrated; None: one deterministic pass.
         every_n_epochs: fit in the first validation epoch of a training, in every n-th after it, and in the last.
         dataloader: number of the validation loader to fit on, where there are several: data like the training data.
-        forward: as in `EstimatorCallback`.
+        batch_forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
         ignore_index: value of masks that is left out.
 
@@ -71,11 +72,11 @@ class Calibrate(EstimatorCallback):
         estimator: Estimator | str | None = None,
         every_n_epochs: int = 1,
         dataloader: int = 0,
-        forward: BatchForward | None = None,
+        batch_forward: BatchForward | None = None,
         task: Task | None = None,
         ignore_index: int = 255,
     ) -> None:
-        super().__init__(estimator, None, forward, task, every_n_epochs)
+        super().__init__(estimator, None, batch_forward, task, every_n_epochs)
         if isinstance(calibrator, str):
             if calibrator not in _CALIBRATORS:
                 raise SeguqError(f"there is no calibrator {calibrator!r}: there is {', '.join(_CALIBRATORS)}")
@@ -90,15 +91,13 @@ class Calibrate(EstimatorCallback):
         require_count("dataloader", dataloader, least=0)
         self.fitting = calibrator
         self.dataloader = dataloader
-        self._stream: StreamedTemperature | None = None
-        self._weights: str | None = None
-        self._fitted: dict[str, Calibrator] = {}  # by tag: what checkpoints are given
+        self.fitted: dict[str, Calibrator] = {}  # by tag: what checkpoints are given
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take part in what is saved."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self._fitted = {}  # what an earlier training has left; a checkpoint that is loaded now brings its own
+            self.fitted = {}  # what an earlier training has left; a checkpoint that is loaded now brings its own
             saved = functools.partial(self._saved, pl_module)
             self._undo.append(listen(pl_module, "on_save_checkpoint", saved))
 
@@ -110,7 +109,7 @@ class Calibrate(EstimatorCallback):
         known = carried(module)  # one that another module carries is not for this one's file
         fitted = {
             tag: item
-            for tag, item in self._fitted.items()
+            for tag, item in self.fitted.items()
             if tag in known and known[tag].weights_sha256 == item.weights_sha256
         }
         if fitted:
@@ -119,8 +118,8 @@ class Calibrate(EstimatorCallback):
     def _loaded(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         super()._loaded(trainer, module, checkpoint)
         known = carried(module)
-        tag = self._checked.tag
-        self._fitted = {tag: known[tag]} if tag in known else {}
+        tag = self.estimator.tag
+        self.fitted = {tag: known[tag]} if tag in known else {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Say so if there is nothing to fit on."""
@@ -138,43 +137,52 @@ class Calibrate(EstimatorCallback):
                 "which are numbered from 0"
             )
 
-    def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
-        settings = copy.deepcopy(self.fitting)
-        if settings.task == "multiclass":
-            settings.task = passes.estimator.task
-        self._stream = StreamedTemperature(settings)
-        self._weights = weights_sha256(self._weights_owner(module))
+    def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
+        """A validation begins."""
+        return _Fit(self, trainer, module, stage, passes)
 
-    def _looks_at(self, dataloader: int) -> bool:
+    def looks_at(self, dataloader: int) -> bool:
+        """Whether this is the loader to fit on."""
         return dataloader == self.dataloader
 
-    def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
+
+class _Fit(Run):
+    """One validation: sums over its batches, and a calibrator fitted on them."""
+
+    callback: Calibrate
+
+    def __init__(self, *run: Any) -> None:
+        super().__init__(*run)
+        settings = copy.deepcopy(self.callback.fitting)
+        if settings.task == "multiclass":
+            settings.task = self.passes.estimator.task
+        self.stream = StreamedTemperature(settings)
+        self.weights = weights_sha256(self.owner)
+
+    def look(self, step: Step, dataloader: int) -> None:
         if step.mask is None:
             raise SeguqError(
                 "Calibrate needs labels, but a validation batch has no mask that it understands: make the loader give "
-                "(image, mask), or let forward= return (logits, mask)"
+                "(image, mask), or let batch_forward= return (logits, mask)"
             )
-        assert self._stream is not None
         if len(step.ids):
-            self._stream.add(step.pooled, step.mask, step.numbers)
+            self.stream.add(step.pooled, step.mask, step.numbers)
 
-    def _closed(self, trainer: Any, module: Any, stage: str) -> None:
-        assert self._stream is not None and self._passes is not None
-        sums = self._stream.sums.to(module.device)
-        self._stream.sums = trainer.strategy.reduce(sums, reduce_op="sum")
-        tag, weights = self._passes.tag, self._weights
-        fit = self._stream.fit()
-        self._stream = self._weights = None
+    def close(self) -> None:
+        sums = self.stream.sums.to(self.module.device)
+        self.stream.sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        tag = self.passes.tag
+        fit = self.stream.fit()
         # those that are not known are logged as well: a ModelCheckpoint that misses its figure ends the training
         values = dict.fromkeys(("temperature", "ece_before", "nll_before", "ece_after", "nll_after"), math.nan)
         if fit is None:
             warnings.warn("Calibrate saw no labeled pixel in this validation: nothing was fitted", stacklevel=2)
-            self._log(trainer, module, stage, values)
+            self._log(values)
             return
-        fit.calibrator.tag, fit.calibrator.weights_sha256 = tag, weights
-        fit.calibrator.global_step = trainer.global_step
-        self._fitted = {tag: fit.calibrator}
-        carry(module, {tag: fit.calibrator})
+        fit.calibrator.tag, fit.calibrator.weights_sha256 = tag, self.weights
+        fit.calibrator.global_step = self.trainer.global_step
+        self.callback.fitted = {tag: fit.calibrator}
+        carry(self.module, {tag: fit.calibrator})
         values |= {
             "temperature": fit.calibrator.temperature,
             "ece_before": fit.ece_before,
@@ -188,11 +196,10 @@ class Calibrate(EstimatorCallback):
             )
         else:
             values |= {"ece_after": fit.ece_after, "nll_after": fit.nll_after}
-        self._log(trainer, module, stage, values)
+        self._log(values)
 
-    def _log(self, trainer: Any, module: Any, stage: str, values: dict[str, float]) -> None:
-        ending = "" if self._kind == "deterministic" else f"/{self._kind}"
-        log_values(trainer, module, {f"{PREFIX[stage]}/{name}{ending}": value for name, value in values.items()})
-
-    def _at_rest(self) -> dict[str, Any]:
-        return {**super()._at_rest(), "_stream": None, "_weights": None}
+    def _log(self, values: dict[str, float]) -> None:
+        kind = self.callback.kind
+        ending = "" if kind == "deterministic" else f"/{kind}"
+        prefix = PREFIX[self.stage]
+        log_values(self.trainer, self.module, {f"{prefix}/{name}{ending}": value for name, value in values.items()})

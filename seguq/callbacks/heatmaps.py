@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ import torch
 
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
-from seguq.callbacks.base import PREFIX, EstimatorCallback
-from seguq.callbacks.batches import BatchForward, loaders_of
+from seguq.callbacks.base import PREFIX, EstimatorCallback, require_own_folder
+from seguq.callbacks.batches import BatchForward, images_in, loaders_of
 from seguq.callbacks.passes import Passes, Step
+from seguq.callbacks.run import Run
 from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import require_plain_name, write_json
@@ -57,7 +59,7 @@ class HeatmapWriter(EstimatorCallback):
         images: number of images of each loader in validation and test.
         estimator: as in `EstimatorCallback`.
         calibrator: as in `EstimatorCallback`; in the validations of a training none is applied.
-        forward: as in `EstimatorCallback`.
+        batch_forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
         overwrite: replace predictions in ``DIR/predict`` that are of other weights or settings, or of images that
             cannot be told from these because neither have ids of their own, instead of refusing to.
@@ -80,204 +82,184 @@ class HeatmapWriter(EstimatorCallback):
         images: int = 8,
         estimator: Estimator | str | None = None,
         calibrator: Calibrator | Literal["auto"] | None = "auto",
-        forward: BatchForward | None = None,
+        batch_forward: BatchForward | None = None,
         task: Task | None = None,
         overwrite: bool = False,
     ) -> None:
-        super().__init__(estimator, calibrator, forward, task, every_n_epochs)
+        super().__init__(estimator, calibrator, batch_forward, task, every_n_epochs)
         require_count("images", images)
         self.dir = Path(dir)
         self.measures = named_measures(measures)
         self.images = images
         self.overwrite = overwrite
-        self._writer = BackgroundWriter("HeatmapWriter")
-        self._names: tuple[str, ...] = ()
-        self._normalization: Normalization | None = None
-        self._chosen: dict[int, set[int]] = {}
-        self._folder: PredictionFolder | None = None
-        self._finders: dict[str, ScaleFinder] = {}
-        self._written: dict[str, None] = {}  # in order
-        self._earlier: list[str] = []  # ids that a prediction has to draw again if the scale changes
-        self._any_earlier = False  # on whatever process
-        self._numbered = False
-
-    # ---- a run ----
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """A new training finds its own scale; one that is resumed keeps it."""
         if trainer.is_global_zero and not trainer.ckpt_path:
             (self.dir / PREFIX["validate"] / "scale.json").unlink(missing_ok=True)
 
-    def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
-        for other in trainer.callbacks:
-            if isinstance(other, HeatmapWriter) and other is not self and other.dir.resolve() == self.dir.resolve():
-                raise SeguqError(f"two HeatmapWriters write into {self.dir}: give each a folder of its own")
-        self._names = passes.want(self.measures or shown_by_default(passes.estimator.measures))
-        known = getattr(module, "normalization", None)
-        self._normalization = known if isinstance(known, Normalization) else None
-        self._folder, self._written, self._earlier, self._chosen = None, {}, [], {}
-        self._finders = {name: ScaleFinder() for name in self._names}
-        self._folder = self._make_folder(trainer, module, stage)
-        earlier = torch.tensor(float(len(self._earlier)), device=module.device)
-        self._any_earlier = bool(trainer.strategy.reduce(earlier, reduce_op="sum"))
-        self._numbered = False
+    def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
+        """An epoch begins."""
+        require_own_folder(self, trainer)
+        return _Writing(self, trainer, module, stage, passes)
 
-    def _make_folder(self, trainer: Any, module: Any, stage: str) -> PredictionFolder:
-        assert self._passes is not None
-        est = self._passes.estimator
+
+class _Writing(Run):
+    """One epoch: maps of its images in a folder, and when the scale of their colors is known, their pictures."""
+
+    callback: HeatmapWriter
+
+    def __init__(self, *run: Any) -> None:
+        super().__init__(*run)
+        self.names = self.passes.want(self.callback.measures or shown_by_default(self.passes.estimator.measures))
+        known = getattr(self.module, "normalization", None)
+        self.normalization = known if isinstance(known, Normalization) else None
+        self.writer = BackgroundWriter("HeatmapWriter")
+        self.chosen: dict[int, set[int]] = {}  # positions of the images that are shown, by loader
+        self.finders = {name: ScaleFinder() for name in self.names}
+        self.written: dict[str, None] = {}  # in order
+        self.earlier: list[str] = []  # ids that a prediction has to draw again if the scale changes
+        self.numbered = False
+        self.folder = self._make_folder()
+        earlier = torch.tensor(float(len(self.earlier)), device=self.module.device)
+        self.any_earlier = bool(self.trainer.strategy.reduce(earlier, reduce_op="sum"))  # on whatever process
+
+    def _make_folder(self) -> PredictionFolder:
+        trainer, est = self.trainer, self.passes.estimator
         settings: dict[str, Any] = {
             "estimator": est.tag,
             "samples": getattr(est, "number_of_samples", None),
             "seed": getattr(est, "seed", None),
-            "measures": list(self._names),
-            "calibrated": self._calibrator_for(trainer, module) is not None,
+            "measures": list(self.names),
+            "calibrated": self.calibrator is not None,
         }
-        folder, overwrite = self.dir / PREFIX[stage], self.overwrite
-        if stage == "predict":
+        folder, overwrite = self.callback.dir / PREFIX[self.stage], self.callback.overwrite
+        if self.stage == "predict":
             settings["weights"] = "+".join(map(weights_sha256, est.models))
         else:  # the time is in its name
             folder = folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}"
             overwrite = True
         # the first before the others: it may have to clean up what a killed run has left
-        together(trainer, module, lambda: self._prepare(folder, settings, stage, overwrite), first_only=True)
+        together(trainer, self.module, lambda: self._prepare(folder, settings, overwrite), first_only=True)
         return PredictionFolder(folder, settings, clean=False)
 
-    def _prepare(self, path: Path, settings: dict[str, Any], stage: str, overwrite: bool) -> None:
+    def _prepare(self, path: Path, settings: dict[str, Any], overwrite: bool) -> None:
         with writing("HeatmapWriter"):
             folder = PredictionFolder(path, settings, overwrite=overwrite)
-        if stage != "predict":  # what an earlier training has left may show other images
+        if self.stage != "predict":  # what an earlier training has left may show other images
             folder.clear()
             return
-        self._earlier = predicted_ids(path)
-        for maps in folder.stream(self._earlier):
+        self.earlier = predicted_ids(path)
+        for maps in folder.stream(self.earlier):
             self._find_scale(maps)
 
-    def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
-        assert self._passes is not None
-        places = self._passes.positions
-        return self._passes.stage == "predict" or not places or bool(self._of(dataloader) & set(places))
+    def wants(self, dataloader: int) -> bool:
+        places = self.passes.watch.positions
+        return self.stage == "predict" or not places or bool(self._of(dataloader) & set(places))
 
     def _of(self, dataloader: int) -> set[int]:
         """The positions of the images of a loader that are shown: spread evenly, if its length is known."""
-        if dataloader in self._chosen:
-            return self._chosen[dataloader]
-        assert self._passes is not None
-        trainer, stage = self._passes.trainer, self._passes.stage
-        loaders = loaders_of(trainer, stage)
-        batches = (trainer.num_val_batches if stage == "validate" else trainer.num_test_batches)[dataloader]
-        loader = loaders[dataloader] if dataloader < len(loaders) else None
-        sampler = getattr(loader, "batch_sampler", None)
-        try:
-            total = float(len(loader.dataset))  # type: ignore[union-attr]
-        except (AttributeError, TypeError):
-            total = float("inf")
-        size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
-        if size is not None:
-            total = min(total, batches * size * trainer.world_size)
-        count = min(self.images, int(min(total, 1e9)))
-        spread = total < 1e9
-        self._chosen[dataloader] = {int(i * total / count) if spread else i for i in range(count)}
-        return self._chosen[dataloader]
+        if dataloader not in self.chosen:
+            total, most = images_in(self.trainer, self.stage, dataloader), self.callback.images
+            count = most if total is None else min(most, total)
+            self.chosen[dataloader] = {i if total is None else i * total // count for i in range(count)}
+        return self.chosen[dataloader]
 
-    def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
-        if step.pooled.ndim != 4 + (step.pooled.ndim == 5 and self._is_multilabel()):
+    def look(self, step: Step, dataloader: int) -> None:
+        multilabel, predicts = self.passes.estimator.task == "multilabel", self.stage == "predict"
+        if step.pooled.ndim != 4 + (step.pooled.ndim == 5 and multilabel):
             raise SeguqError(
                 f"HeatmapWriter draws 2-D images, but the logits have shape {tuple(step.pooled.shape)}: call the "
                 "estimator yourself, and save its maps by maps.save(path)"
             )
-        folder = self._folder
-        assert self._passes is not None and folder is not None
-        if stage != "predict" and not self._passes.in_order:
+        if not predicts and not self.passes.watch.in_order:
             say_once("HeatmapWriter: the loader is shuffled, so that each validation shows other images")
-        if stage == "predict" and self._passes.numbered:
-            self._require_no_others(folder)
-        shown = [i for i, n in enumerate(step.positions) if stage == "predict" or n in self._of(dataloader)]
-        maps = step.maps_of(self._calibrator_for(trainer, module)).cpu().split()
+        if predicts and self.passes.watch.numbered:
+            self._require_no_others()
+        shown = [i for i, n in enumerate(step.positions) if predicts or n in self._of(dataloader)]
+        maps = step.maps_of(self.calibrator).cpu().split()
         for i in shown:
-            if not all(bool(torch.isfinite(maps[i][name]).all()) for name in self._names):
+            if not all(bool(torch.isfinite(maps[i][name]).all()) for name in self.names):
                 raise SeguqError(
                     f"the maps of image {step.ids[i]!r} hold NaN: the model has diverged, or its input has it"
                 )
-        named = self._named(trainer, stage, [step.ids[i] for i in shown], dataloader)
+        named = self._named([step.ids[i] for i in shown], dataloader)
         for i, image_id in zip(shown, named, strict=True):
-            one = alone(maps[i], image_id, self._names)
+            one = alone(maps[i], image_id, self.names)
             picture = None if step.image is None else self._picture(step.image[i])
             self._find_scale(one)
             size = one.nbytes + (0 if picture is None else picture.nbytes)
-            self._writer.submit(_Job(folder, one, picture), size)
+            self.writer.submit(functools.partial(_write, self.folder, one, picture), size)
 
-    def _require_no_others(self, folder: PredictionFolder) -> None:
-        self._numbered = True
-        if self._any_earlier and not self.overwrite:
+    def _require_no_others(self) -> None:
+        self.numbered = True
+        if self.any_earlier and not self.callback.overwrite:
             raise UsageError(
-                f"{folder.dir} holds predictions already, and the images have no ids by which those of other data "
-                "could be told apart: make the loader give an image_id, choose another folder, or pass overwrite=True"
+                f"{self.folder.dir} holds predictions already, and the images have no ids by which those of other "
+                "data could be told apart: make the loader give an image_id, choose another folder, or pass "
+                "overwrite=True"
             )
 
-    def _named(self, trainer: Any, stage: str, ids: Sequence[str], dataloader: int) -> list[str]:
+    def _named(self, ids: Sequence[str], dataloader: int) -> list[str]:
         """What the files of images are called; all are checked before the first is written."""
         prefix = ""
-        if stage != "predict" and len(loaders_of(trainer, stage)) > 1:  # they may show the same images
+        if self.stage != "predict" and len(loaders_of(self.trainer, self.stage)) > 1:  # they may show the same images
             prefix = f"dataloader_idx_{dataloader}/"
         for image_id in ids:
             require_plain_name("the image id", image_id)
-            if prefix + image_id in self._written:
+            if prefix + image_id in self.written:
                 raise SeguqError(_TWICE.format(image_id))
-            self._written[prefix + image_id] = None
+            self.written[prefix + image_id] = None
         return [prefix + image_id for image_id in ids]
 
-    def _is_multilabel(self) -> bool:
-        return self._passes is not None and self._passes.estimator.task == "multilabel"
-
     def _find_scale(self, maps: UncertaintyMaps) -> None:
-        for name, finder in self._finders.items():
+        for name, finder in self.finders.items():
             finder.add(maps[name])
 
     def _picture(self, image: Any) -> np.ndarray[Any, Any]:
         if image.dtype == torch.uint8:
             return to_rgb(image.cpu().movedim(0, -1).numpy())
         array = image.detach().float().cpu().movedim(0, -1).numpy()
-        if self._normalization is not None and len(self._normalization.mean) == array.shape[2]:
-            array = array * np.array(self._normalization.std) + np.array(self._normalization.mean)
+        if self.normalization is not None and len(self.normalization.mean) == array.shape[2]:
+            array = array * np.array(self.normalization.std) + np.array(self.normalization.mean)
             array = np.clip(array, 0, 1)
         return to_rgb(array)
 
-    def _closed(self, trainer: Any, module: Any, stage: str) -> None:
-        together(trainer, module, self._writer.close)
-        written = self._require_different(trainer, module)
+    def close(self) -> None:
+        trainer, module = self.trainer, self.module
+        together(trainer, module, self.writer.close)
+        written = self._require_different()
         scales: dict[str, Scale] = {}
-        for finder in self._finders.values():
+        for finder in self.finders.values():
             finder.merge(lambda counts: trainer.strategy.reduce(counts.to(module.device), reduce_op="sum").cpu())
-        together(trainer, module, lambda: scales.update(self._scales(trainer, stage)))
-        together(trainer, module, lambda: self._keep(scales, stage, written), first_only=True)
+        together(trainer, module, lambda: scales.update(self._scales()))
+        together(trainer, module, lambda: self._keep(scales, written), first_only=True)
         together(trainer, module, lambda: self._draw(scales))
 
-    def _keep(self, scales: dict[str, Scale], stage: str, written: set[int]) -> None:
-        assert self._folder is not None
+    def _keep(self, scales: dict[str, Scale], written: set[int]) -> None:
         with writing("HeatmapWriter"):
-            if stage != "predict":
-                file = self._first_scales(stage)
+            if self.stage != "predict":
+                file = self._first_scales()
                 known = read_scales(file) or {}
                 write_json(file, {name: scale.as_dict() for name, scale in {**known, **scales}.items()})
-            elif self._numbered:  # no image of these data, so one of other data
-                stale = [image_id for image_id in self._earlier if _hash(image_id) not in written]
-                self._folder.remove(stale)
-                self._earlier = [image_id for image_id in self._earlier if image_id not in stale]
-            self._folder.keep_scales(scales)
-        if stage == "predict":
-            logger.info("HeatmapWriter: maps are in %s; drawing the pictures", self._folder.dir)
+            elif self.numbered:  # no image of these data, so one of other data
+                stale = [image_id for image_id in self.earlier if _hash(image_id) not in written]
+                self.folder.remove(stale)
+                self.earlier = [image_id for image_id in self.earlier if image_id not in stale]
+            self.folder.keep_scales(scales)
+        if self.stage == "predict":
+            logger.info("HeatmapWriter: maps are in %s; drawing the pictures", self.folder.dir)
 
     def _draw(self, scales: dict[str, Scale]) -> None:
-        assert self._folder is not None
-        size = self._writer.limit // 8  # a few images at once
-        for image_id in dict.fromkeys((*self._written, *self._earlier)):
-            self._writer.submit(_Drawing(self._folder, image_id, scales), size)
-        self._writer.close()
+        size = self.writer.limit // 8  # a few images at once
+        for image_id in dict.fromkeys((*self.written, *self.earlier)):
+            self.writer.submit(functools.partial(_draw, self.folder, image_id, scales), size)
+        self.writer.close()
 
-    def _require_different(self, trainer: Any, module: Any) -> set[int]:
+    def _require_different(self) -> set[int]:
         """Raise, on all processes, if two of them had images of one id; give hashes of the ids of all."""
-        ids = list(self._written)
-        if trainer.world_size == 1:
+        ids, module = list(self.written), self.module
+        if self.trainer.world_size == 1:
             return {_hash(image_id) for image_id in ids}
         counts = module.all_gather(torch.tensor(len(ids), device=module.device)).reshape(-1).tolist()
         hashes = np.zeros(max(counts), np.int64)  # 64 bits of each id: names of unequal length cannot be gathered
@@ -291,22 +273,19 @@ class HeatmapWriter(EstimatorCallback):
             raise SeguqError(_TWICE.format(mine) if mine is not None else "HeatmapWriter: two images have the same id")
         return set(values.tolist())
 
-    def _scales(self, trainer: Any, stage: str) -> dict[str, Scale]:
+    def _scales(self) -> dict[str, Scale]:
         """One scale for all images of all processes; in the validations of a training that of the first."""
-        found = {name: finder.scale() for name, finder in self._finders.items()}
-        if trainer.state.fn == "fit":
-            known = read_scales(self._first_scales(stage)) or {}
+        found = {name: finder.scale() for name, finder in self.finders.items()}
+        if self.trainer.state.fn == "fit":
+            known = read_scales(self._first_scales()) or {}
             found = {name: known.get(name, scale) for name, scale in found.items()}
         return found
 
-    def _first_scales(self, stage: str) -> Path:
-        return self.dir / PREFIX[stage] / "scale.json"
+    def _first_scales(self) -> Path:
+        return self.callback.dir / PREFIX[self.stage] / "scale.json"
 
-    def _abandoned(self) -> None:
-        self._writer.cancel()
-
-    def _at_rest(self) -> dict[str, Any]:
-        return {**super()._at_rest(), "_folder": None, "_written": {}, "_earlier": [], "_finders": {}}
+    def abort(self) -> None:
+        self.writer.cancel()
 
 
 def alone(maps: UncertaintyMaps, image_id: str, names: Sequence[str]) -> UncertaintyMaps:
@@ -327,25 +306,14 @@ def _hash(image_id: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-class _Job:
-    """Writes what is known of one image."""
-
-    def __init__(self, folder: PredictionFolder, maps: UncertaintyMaps, picture: Any) -> None:
-        self.folder, self.maps, self.picture = folder, maps, picture
-
-    def __call__(self) -> None:
-        (image_id,) = self.maps.image_ids
-        if self.picture is not None:
-            write_png(self.folder.picture_file(image_id), self.picture)
-        self.folder.save(self.maps)
+def _write(folder: PredictionFolder, maps: UncertaintyMaps, picture: Any) -> None:
+    """Write what is known of one image."""
+    if picture is not None:
+        write_png(folder.picture_file(maps.image_ids[0]), picture)
+    folder.save(maps)
 
 
-class _Drawing:
-    """Draws the pictures of one image."""
-
-    def __init__(self, folder: PredictionFolder, image_id: str, scales: dict[str, Scale]) -> None:
-        self.folder, self.image_id, self.scales = folder, image_id, scales
-
-    def __call__(self) -> None:
-        picture = self.folder.picture_file(self.image_id)
-        self.folder.draw(self.image_id, picture if picture.is_file() else None, self.scales)
+def _draw(folder: PredictionFolder, image_id: str, scales: dict[str, Scale]) -> None:
+    """Draw the pictures of one image."""
+    picture = folder.picture_file(image_id)
+    folder.draw(image_id, picture if picture.is_file() else None, scales)

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from seguq.calibration import Calibrator
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
-from seguq.callbacks.batches import BatchForward, loaders_of
+from seguq.callbacks.batches import BatchForward, images_in, loaders_of
 from seguq.callbacks.loggers import log_figure, log_table
 from seguq.callbacks.passes import Passes, Step
+from seguq.callbacks.run import Run
 from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError
+from seguq.core.groups import GroupOf, Groups
 from seguq.export.metrics_figure import Row, uncertainty_figure
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
@@ -35,8 +37,10 @@ class UncertaintyMetrics(EstimatorCallback):
     ``val/auroc_error/MEASURE`` and ``val/aurc/MEASURE``; with several loaders, the loader's number is added as
     Lightning does. Where several of these callbacks stand side by side, the kind of an estimator that is not one
     deterministic pass is added before it: ``val/ece/mc_dropout``. Loggers that can take a figure get
-    ``val/uncertainty`` with the reliability diagram, and a table of all values, both with intervals (95 %,
-    bootstrapped over images, meaningful from about ten images on).
+    ``val/uncertainty`` with the reliability diagram, and a table of all values, both with intervals (95 %).
+
+    An interval is bootstrapped over groups of images, never over pixels: neighboring frames, tiles and slices are not
+    independent. It is meaningful from about ten groups on.
 
     In validation the figures are those of the raw softmax, as a calibrator is fitted on this very data (`Calibrate`
     logs what it is worth out of sample); in test the calibrator that fits the weights is applied.
@@ -47,12 +51,17 @@ class UncertaintyMetrics(EstimatorCallback):
         max_images: look at the first so many images of each loader only; None: at all.
         measures: names of the measures; None: all that the estimator has.
         calibrator: as in `EstimatorCallback`.
-        forward: as in `EstimatorCallback`.
+        batch_forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
         ignore_index: value of masks that is left out.
+        group: from an image's id to its group (video, patient, slide), of which the bootstrap draws whole ones: a
+            function, or a regular expression whose first bracket (or whole match) is the group; None: contiguous
+            blocks, 64 of a loader's images in their order. Where there are fewer images, or it is not known how many,
+            each is a group. See `seguq.core.groups.Groups`.
 
     Raises:
-        SeguqError: for wrong arguments, batches without masks, or two of these callbacks with estimators of one kind.
+        SeguqError: for wrong arguments, batches without masks, image ids that ``group`` finds nothing in, or two of
+            these callbacks with estimators of one kind.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, 2017 (ECE); Brier, 1950; Geifman, Uziel and El-Yaniv,
@@ -72,67 +81,83 @@ class UncertaintyMetrics(EstimatorCallback):
         max_images: int | None = None,
         measures: Sequence[str | Measure] | None = None,
         calibrator: Calibrator | Literal["auto"] | None = "auto",
-        forward: BatchForward | None = None,
+        batch_forward: BatchForward | None = None,
         task: Task | None = None,
         ignore_index: int = 255,
+        group: GroupOf = None,
     ) -> None:
-        super().__init__(estimator, calibrator, forward, task, every_n_epochs)
+        super().__init__(estimator, calibrator, batch_forward, task, every_n_epochs)
         if max_images is not None:
             require_count("max_images", max_images)
+        self.group = Groups(group)
         self.max_images = max_images
         self.measures = named_measures(measures)
         self.ignore_index = ignore_index
-        self._names: tuple[str, ...] = ()
-        self._sums: dict[int, dict[str, BootstrapMetric]] = {}
-        self._classes = 0
-        self._calibrated = False
-        self._ending = ""
 
-    def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
-        self._names = passes.want(self.measures)
-        self._sums, self._classes, self._calibrated = {}, 0, False
-        kinds = [each._kind for each in trainer.callbacks if isinstance(each, UncertaintyMetrics)]
-        if kinds.count(self._kind) > 1:
+    def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
+        """An epoch begins."""
+        return _Measuring(self, trainer, module, stage, passes)
+
+
+class _Measuring(Run):
+    """One epoch: metrics of each loader, and their report."""
+
+    callback: UncertaintyMetrics
+
+    def __init__(self, *run: Any) -> None:
+        super().__init__(*run)
+        kind = self.callback.kind
+        kinds = [each.kind for each in self.trainer.callbacks if isinstance(each, UncertaintyMetrics)]
+        if kinds.count(kind) > 1:
             raise SeguqError(
-                f"two UncertaintyMetrics of one kind of estimator ({self._kind}) would log under the same names: "
-                "leave one out"
+                f"two UncertaintyMetrics of one kind of estimator ({kind}) would log under the same names: leave one "
+                "out"
             )
-        self._ending = "" if len(kinds) == 1 or self._kind == "deterministic" else f"/{self._kind}"
+        self.ending = "" if len(kinds) == 1 or kind == "deterministic" else f"/{kind}"
+        self.names = self.passes.want(self.callback.measures)
+        self.sums: dict[int, dict[str, BootstrapMetric]] = {}  # by loader
+        self.classes = 0
+        # a calibrator is fitted on validation data: figures of it there would not be out of sample
+        fixed = isinstance(self.callback.calibrator, Calibrator)
+        self.applied = self.calibrator if self.stage == "test" or fixed else None
 
-    def _wants(self, batch: Any, batch_idx: int, dataloader: int) -> bool:
-        assert self._passes is not None
-        places = self._passes.positions
-        return self.max_images is None or not places or any(place < self.max_images for place in places)
+    def wants(self, dataloader: int) -> bool:
+        most, places = self.callback.max_images, self.passes.watch.positions
+        return most is None or not places or any(place < most for place in places)
 
-    def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
+    def look(self, step: Step, dataloader: int) -> None:
         if step.mask is None:
             raise SeguqError(
                 "UncertaintyMetrics needs labels, but a batch has no mask that it understands: make the loader give "
-                "(image, mask), or let forward= return (logits, mask)"
+                "(image, mask), or let batch_forward= return (logits, mask)"
             )
-        # a calibrator is fitted on validation data: figures of it there would not be out of sample
-        fixed = isinstance(self.calibrator, Calibrator)
-        calibrator = self._calibrator_for(trainer, module) if stage == "test" or fixed else None
-        self._calibrated = calibrator is not None
-        maps = step.maps_of(calibrator)
-        rows = [i for i, place in enumerate(step.positions) if self.max_images is None or place < self.max_images]
+        most = self.callback.max_images
+        maps = step.maps_of(self.applied)
+        rows = [i for i, place in enumerate(step.positions) if most is None or place < most]
         probs, mask, error = self._judged(maps, step.mask)
-        self._classes = probs.shape[1]
+        self.classes = probs.shape[1]
         metrics = self._metrics(dataloader, probs.device)
-        # the number tells images of one id apart; the same whatever process has them
-        ids = [f"{step.ids[i]}/{step.numbers[i]}" for i in rows]
         if not rows:
             return
-        whole = len(rows) == len(step.ids)
+        total = self._total(dataloader)
+        groups = [self.callback.group(step.ids[i], step.numbers[i], total) for i in rows]
+
+        def of(values: Tensor) -> Tensor:
+            return values if len(rows) == len(values) else values[rows]
+
         for name in _OF_PROBS:
-            metrics[name].update(probs if whole else probs[rows], mask if whole else mask[rows], group=ids)
-        for name in self._names:
-            values = maps[name]
-            metrics[name].update(values if whole else values[rows], error if whole else error[rows], group=ids)
+            metrics[name].update(of(probs), of(mask), group=groups)
+        for name in self.names:
+            metrics[name].update(of(maps[name]), of(error), group=groups)
+
+    def _total(self, dataloader: int) -> int | None:
+        """How many images of a loader are looked at, where that is known."""
+        total, most = images_in(self.trainer, self.stage, dataloader), self.callback.max_images
+        return total if most is None or total is None else min(most, total)
 
     def _judged(self, maps: UncertaintyMaps, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class probabilities, class indices, and for each pixel 0 (right), 1 (wrong) or the ignored index."""
-        labeled = mask != self.ignore_index
+        labeled = mask != self.callback.ignore_index
         wrong = ((maps.prediction != mask) & labeled).long()
         if not maps.multilabel:
             return maps.probs, mask, wrong.masked_fill(~labeled, 255)
@@ -141,59 +166,59 @@ class UncertaintyMetrics(EstimatorCallback):
         return torch.stack((1 - maps.probs, maps.probs), 1), mask, error
 
     def _metrics(self, dataloader: int, device: Any) -> dict[str, BootstrapMetric]:
-        if dataloader not in self._sums:
+        if dataloader not in self.sums:
+            ignored = self.callback.ignore_index
             made: dict[str, BootstrapMetric] = {
-                name: kind(self._classes, ignore_index=self.ignore_index) for name, kind in _OF_PROBS.items()
+                name: kind(self.classes, ignore_index=ignored) for name, kind in _OF_PROBS.items()
             }
-            made |= {name: ErrorRanking() for name in self._names}
-            self._sums[dataloader] = {name: metric.to(device) for name, metric in made.items()}
-        return self._sums[dataloader]
+            made |= {name: ErrorRanking() for name in self.names}
+            self.sums[dataloader] = {name: metric.to(device) for name, metric in made.items()}
+        return self.sums[dataloader]
 
-    def _closed(self, trainer: Any, module: Any, stage: str) -> None:
+    def close(self) -> None:
+        trainer, device = self.trainer, self.module.device
         if trainer.world_size > 1:  # a process may have seen no image of a loader, and has to take part all the same
-            told = torch.tensor([self._classes, 1 + max(self._sums, default=-1)], device=module.device)
-            everywhere = torch.stack(list(module.all_gather(told).reshape(-1, 2))).amax(0)
-            self._classes, loaders = (int(value) for value in everywhere)
-            for dataloader in range(loaders if self._classes else 0):
-                self._metrics(dataloader, module.device)
+            told = torch.tensor([self.classes, 1 + max(self.sums, default=-1)], device=device)
+            everywhere = torch.stack(list(self.module.all_gather(told).reshape(-1, 2))).amax(0)
+            self.classes, loaders = (int(value) for value in everywhere)
+            for dataloader in range(loaders if self.classes else 0):
+                self._metrics(dataloader, device)
         # one that had no batch counts, too: names are those that Lightning gives
-        loaders = len(loaders_of(trainer, stage))
+        loaders = len(loaders_of(trainer, self.stage))
         several = loaders > 1
-        if not self._sums:
+        if not self.sums:
             warnings.warn("UncertaintyMetrics saw no image in this run: nothing was measured", stacklevel=2)
             # a ModelCheckpoint that misses its figure ends the training
-            names = (*_OF_PROBS, *(f"{figure}/{measure}" for measure in self._names for figure in _OF_RANKING))
+            names = (*_OF_PROBS, *(f"{figure}/{measure}" for measure in self.names for figure in _OF_RANKING))
             endings = [f"/dataloader_idx_{number}" for number in range(loaders)] if several else [""]
-            labels = [f"{PREFIX[stage]}/{name}{self._ending}{ending}" for name in names for ending in endings]
-            log_values(trainer, module, dict.fromkeys(labels, math.nan))
+            labels = [f"{PREFIX[self.stage]}/{name}{self.ending}{ending}" for name in names for ending in endings]
+            log_values(trainer, self.module, dict.fromkeys(labels, math.nan))
             return
-        for dataloader in sorted(self._sums):
+        for dataloader in sorted(self.sums):
             ending = f"/dataloader_idx_{dataloader}" if several else ""
-            self._report(trainer, module, stage, self._sums[dataloader], self._ending + ending)
-        self._sums = {}
+            self._report(self.sums[dataloader], self.ending + ending)
 
-    def _report(self, trainer: Any, module: Any, stage: str, metrics: dict[str, BootstrapMetric], ending: str) -> None:
-        prefix = PREFIX[stage]
+    def _report(self, metrics: dict[str, BootstrapMetric], ending: str) -> None:
+        trainer, prefix = self.trainer, PREFIX[self.stage]
         rows: list[Row] = []
         for name in _OF_PROBS:
             value: Any = metrics[name].compute()
             low, high = metrics[name].compute_interval()
             rows.append(Row(name, None, float(value), float(low), float(high)))
-        for measure in self._names:
+        for measure in self.names:
             values: Any = metrics[measure].compute()
             intervals: Any = metrics[measure].compute_interval()
             for name, figure in _OF_RANKING.items():
                 low, high = intervals[figure]
                 rows.append(Row(name, measure, float(values[figure]), float(low), float(high)))
         found = {f"{prefix}/{row.label}{ending}": row.value for row in rows}
-        log_values(trainer, module, found)
+        log_values(trainer, self.module, found)
         if not trainer.loggers:
             return
-        assert self._passes is not None
         calibration: Any = metrics["ece"]
         with calibration.sync_context(dist_sync_fn=calibration.dist_sync_fn, should_sync=trainer.world_size > 1):
             if trainer.is_global_zero:
-                title = f"{self._passes.tag}, {'calibrated' if self._calibrated else 'not calibrated'}"
+                title = f"{self.passes.tag}, {'not calibrated' if self.applied is None else 'calibrated'}"
                 figure = uncertainty_figure(calibration, rows, title)
                 log_figure(trainer.loggers, f"{prefix}/uncertainty{ending}", figure, trainer.global_step)
                 log_table(
@@ -203,6 +228,3 @@ class UncertaintyMetrics(EstimatorCallback):
                     [(row.label, row.value, row.low, row.high) for row in rows],
                     trainer.global_step,
                 )
-
-    def _at_rest(self) -> dict[str, Any]:
-        return {**super()._at_rest(), "_sums": {}}

@@ -81,11 +81,16 @@ class ForwardObserver:
         assert image is not None
         return tensor is image, tensor.shape == image.shape, tensor.shape[:2] == image.shape[:2]
 
-    def close(self) -> None:
-        """Take the hooks away, and forget the calls."""
+    def stop(self) -> None:
+        """Take the hooks away; what was noted stays."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._batch, self._image = [], None, None
+        self._handles = []
+
+    def close(self) -> None:
+        """Take the hooks away, and forget the calls."""
+        self.stop()
+        self._batch = self._image = None
         self._first.clear()
 
     def seen(self) -> Seen | None:
@@ -103,7 +108,7 @@ class ForwardObserver:
             warnings.warn(
                 f"the step called forward {self._fitting[False]} times, never with the images as the loader gave "
                 "them, so it is called once more with these: if they have to be normalized first, pass the callback "
-                "forward=lambda module, batch: module(normalize(batch[0]))",
+                "batch_forward=lambda module, batch: module(normalize(batch[0]))",
                 stacklevel=2,
             )
         return None
@@ -154,5 +159,5 @@ def network_of(module: Any) -> nn.Module:
     found = f"{len(parts)} parts with weights ({', '.join(parts)})" if parts else "no part with weights"
     raise SeguqError(
         f"{type(module).__name__} defines no forward, and has {found}: define forward(self, images), or pass "
-        "forward=lambda module, batch: module.net(batch[0])"
+        "batch_forward=lambda module, batch: module.net(batch[0])"
     )

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal
 from seguq.acquisition import Budget, Strategy, TopK, select
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
-from seguq.callbacks.base import EstimatorCallback
+from seguq.callbacks.base import EstimatorCallback, require_own_folder
 from seguq.callbacks.batches import BatchForward
 from seguq.callbacks.passes import Passes, Step
+from seguq.callbacks.run import Run
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers
@@ -48,7 +49,7 @@ class RegionScorer(EstimatorCallback):
         seed: of the selection.
         estimator: as in `EstimatorCallback`.
         calibrator: as in `EstimatorCallback`.
-        forward: as in `EstimatorCallback`.
+        batch_forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
         overwrite: replace a table or selection that is in ``DIR`` already, instead of refusing to.
 
@@ -75,11 +76,11 @@ class RegionScorer(EstimatorCallback):
         seed: int = 0,
         estimator: Estimator | str | None = None,
         calibrator: Calibrator | Literal["auto"] | None = "auto",
-        forward: BatchForward | None = None,
+        batch_forward: BatchForward | None = None,
         task: Task | None = None,
         overwrite: bool = False,
     ) -> None:
-        super().__init__(estimator, calibrator, forward, task)
+        super().__init__(estimator, calibrator, batch_forward, task)
         self.dir = Path(dir)
         self.partition: Partition = Grid(32) if partition is None else partition
         if not isinstance(self.partition, Partition):
@@ -95,63 +96,64 @@ class RegionScorer(EstimatorCallback):
         self.strategy: Strategy = TopK() if strategy is None else strategy
         self.seed = seed
         self.overwrite = overwrite
-        self._by = ""
-        self._shard: ShardWriter | None = None
 
-    def _opened(self, trainer: Any, module: Any, stage: str, passes: Passes) -> None:
-        for other in trainer.callbacks:
-            if isinstance(other, RegionScorer) and other is not self and other.dir.resolve() == self.dir.resolve():
-                raise SeguqError(f"two RegionScorers write into {self.dir}: give each a folder of its own")
-        (self._by,) = named_measures(self.by or scored_by_default(passes.estimator.measures)) or ()
-        passes.want((self._by, *(name for name in self.partition.needs if name != self._by)))
-        together(trainer, module, self._prepare, first_only=True)
-        self._shard = ShardWriter(self.dir, trainer.global_rank)
+    def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
+        """A prediction begins."""
+        require_own_folder(self, trainer)
+        return _Scoring(self, trainer, module, stage, passes)
+
+
+class _Scoring(Run):
+    """One prediction: rows of regions into a shard of this process, and all shards into the table."""
+
+    callback: RegionScorer
+
+    def __init__(self, *run: Any) -> None:
+        super().__init__(*run)
+        settings, measures = self.callback, self.passes.estimator.measures
+        (self.by,) = named_measures(settings.by or scored_by_default(measures)) or ()
+        self.passes.want((self.by, *(name for name in settings.partition.needs if name != self.by)))
+        together(self.trainer, self.module, self._prepare, first_only=True)
+        self.shard = ShardWriter(settings.dir, self.trainer.global_rank)
 
     def _prepare(self) -> None:
-        if self.dir.exists() and not self.dir.is_dir():
-            raise UsageError(f"{self.dir} is a file, not a folder")
-        for name in (_TABLE, *((_SELECTION,) if self.budget is not None else ())):
-            if (self.dir / name).exists() and not self.overwrite:
-                raise UsageError(
-                    f"{self.dir / name} exists already: give RegionScorer another folder, or overwrite=True"
-                )
+        folder = self.callback.dir
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file, not a folder")
+        for name in (_TABLE, *((_SELECTION,) if self.callback.budget is not None else ())):
+            if (folder / name).exists() and not self.callback.overwrite:
+                raise UsageError(f"{folder / name} exists already: give RegionScorer another folder, or overwrite=True")
         with writing("RegionScorer"):
-            self.dir.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
 
-    def _batch(self, trainer: Any, module: Any, stage: str, step: Step, dataloader: int) -> None:
+    def look(self, step: Step, dataloader: int) -> None:
         if not step.ids:
             return
-        assert self._shard is not None
-        maps = step.maps_of(self._calibrator_for(trainer, module)).cpu()
+        settings, maps = self.callback, step.maps_of(self.calibrator).cpu()
         images = None if step.image is None else step.image.detach().float().cpu()
-        table = score(maps, self.partition, images=images, by=self._by, aggregate=self.aggregate)
+        table = score(maps, settings.partition, images=images, by=self.by, aggregate=settings.aggregate)
         with writing("RegionScorer"):
-            self._shard.add(table)
+            self.shard.add(table)
 
-    def _closed(self, trainer: Any, module: Any, stage: str) -> None:
-        together(trainer, module, self._close_shard)
-        together(trainer, module, self._finish_table, first_only=True)
-        self._shard = None  # it was merged; after an error it goes with the run
+    def close(self) -> None:
+        together(self.trainer, self.module, self._close_shard)
+        together(self.trainer, self.module, self._finish_table, first_only=True)
 
     def _close_shard(self) -> None:
-        assert self._shard is not None
         with writing("RegionScorer"):
-            self._shard.close()
+            self.shard.close()
 
     def _finish_table(self) -> None:
+        settings = self.callback
         with writing("RegionScorer"):
-            table = merge_shards(self.dir, self.dir / _TABLE)
-        logger.info("RegionScorer: %d regions in %s", len(table), self.dir / _TABLE)
-        if self.budget is not None:
-            selection = select(table, budget=self.budget, strategy=self.strategy, seed=self.seed)
+            table = merge_shards(settings.dir, settings.dir / _TABLE)
+        logger.info("RegionScorer: %d regions in %s", len(table), settings.dir / _TABLE)
+        if settings.budget is not None:
+            selection = select(table, budget=settings.budget, strategy=settings.strategy, seed=settings.seed)
             with writing("RegionScorer"):
-                selection.save(self.dir / _SELECTION)
-            logger.info("RegionScorer: %d of them to label next in %s", len(selection), self.dir / _SELECTION)
+                selection.save(settings.dir / _SELECTION)
+            logger.info("RegionScorer: %d of them to label next in %s", len(selection), settings.dir / _SELECTION)
 
-    def _abandoned(self) -> None:
-        if self._shard is not None:
-            self._shard.abort()
-
-    def _at_rest(self) -> dict[str, Any]:
-        return {**super()._at_rest(), "_shard": None}
+    def abort(self) -> None:
+        self.shard.abort()

@@ -94,9 +94,16 @@ class Named:
 
     @classmethod
     def make(cls, name: str, **offered: Any) -> Self:
-        """An object of the class with a name, given those of the arguments on offer that its constructor takes."""
+        """An object of the class with a name, given those of the arguments on offer that its constructor takes.
+
+        Raises:
+            UsageError: if there is no such class, or its constructor needs arguments that are not on offer.
+        """
         found = cls.named(name)
         takes = found.constructor_arguments()
+        needs = [key for key, item in takes.items() if item.default is item.empty and key not in offered]
+        if needs:
+            raise UsageError(f"{name} cannot be made by its name alone: {found.__name__} needs {', '.join(needs)}")
         return found(**{key: value for key, value in offered.items() if key in takes})
 
     @classmethod

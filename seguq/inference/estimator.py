@@ -97,6 +97,13 @@ class Estimator(Named, ABC):
         """The measures that may be asked of it: those that it was made for, or where none were named all."""
         return self.available if self._asked is None else self._asked
 
+    def same_as(self, other: Estimator) -> bool:
+        """Whether another estimator asks the same in the same way: one of its class with equal arguments.
+
+        Models, calibrators and tensors are the same where they are one object; estimators inside as this one is.
+        """
+        return self is other or (type(self) is type(other) and _equal(self.arguments(), other.arguments()))
+
     @property
     @abstractmethod
     def tag(self) -> str:
@@ -144,7 +151,8 @@ class Estimator(Named, ABC):
     ) -> UncertaintyMaps:
         """From the pooled class logits, and the maps that no calibrator changes, to the answer."""
         with torch.no_grad():
-            calibrator = self.calibrator_in_force()
+            tag = self.tag
+            calibrator = self.calibrator_in_force(tag)
             if calibrator is not None:
                 with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
                     calibrator.to(logits.device)
@@ -155,7 +163,7 @@ class Estimator(Named, ABC):
                 probs = probs[:, 1]
                 maps = {name: values.sum(1) for name, values in maps.items()}
         ordered = {name: maps[name] for name in self.measures}
-        return UncertaintyMaps(probs, ordered, ids, self.tag, multilabel=self.task == "multilabel")
+        return UncertaintyMaps(probs, ordered, ids, tag, multilabel=self.task == "multilabel")
 
     def pooled_logits(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Tensor:
         """The pooled output that a calibrator is fitted on, raw: class logits ``(B, C, *spatial)``.
@@ -306,37 +314,61 @@ class Estimator(Named, ABC):
         """The hash of the first model's weights."""
         return self._hash_of(self.models[0])
 
-    def calibrator_in_force(self) -> Calibrator | None:
-        if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, self.tag):
+    def calibrator_in_force(self, tag: str) -> Calibrator | None:
+        """The calibrator to apply, said once.
+
+        Args:
+            tag: this estimator's, which need not be read again then.
+
+        Raises:
+            SeguqError: if the one that it was given was fitted for another estimator.
+        """
+        if isinstance(self.calibrator, Calibrator) and self.calibrator.tag not in (None, tag):
             raise SeguqError(
-                f"the calibrator was fitted for {self.calibrator.tag}, not for {self.tag}: "
-                "fit another by est.calibrate(...)"
+                f"the calibrator was fitted for {self.calibrator.tag}, not for {tag}: fit another by est.calibrate(...)"
             )
         if self.calibrator is None:
             return None
         if isinstance(self.calibrator, Calibrator):
             if not self._is_for_these_weights(self.calibrator):
                 warnings.warn(
-                    f"the calibrator of {self.tag} was fitted for other weights than the model has now: "
+                    f"the calibrator of {tag} was fitted for other weights than the model has now: "
                     "fit it again by est.calibrate(...)",
                     stacklevel=3,
                 )
             return self.calibrator
         known = carried(self.carrier)
-        found = known.get(self.tag)
+        found = known.get(tag)
         if found is not None and not self._is_for_these_weights(found):
             warnings.warn(
-                f"the calibrator {self.tag!r} is not applied: it was fitted for other weights than the model has now; "
+                f"the calibrator {tag!r} is not applied: it was fitted for other weights than the model has now; "
                 "fit it again by est.calibrate(...)",
                 stacklevel=3,
             )
             return None
         if found is not None:
-            say_once(f"{self.tag}: calibrated by {type(found).__name__} from the model's calibrators")
+            say_once(f"{tag}: calibrated by {type(found).__name__} from the model's calibrators")
         else:
             others = f" (there are some for {', '.join(known)})" if known else ""
-            say_once(f"{self.tag}: not calibrated{others}; est.calibrate(...) or `seguq calibrate` fits a calibrator")
+            say_once(f"{tag}: not calibrated{others}; est.calibrate(...) or `seguq calibrate` fits a calibrator")
         return found
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, (Tensor, nn.Module)) or type(one) is not type(other):
+        return False
+    if isinstance(one, Estimator):
+        return one.same_as(other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    try:
+        return bool(one == other)
+    except Exception:  # of arrays and tables there is no one answer
+        return False
 
 
 def warn_of_calibrator(inner: Estimator) -> None:

@@ -24,16 +24,21 @@ def evaluation_mode(model: nn.Module, training: Callable[[str, nn.Module], bool]
         before = [(module, flag) for module, flag in flags if flag is not None]
         fast = torch.backends.mha.get_fastpath_enabled()
         try:
-            for name, module in model.named_modules():
-                if hasattr(module, "training"):
-                    module.training = training is not None and training(name, module)
-            if training is not None:
+            if training is None:
+                for module, flag in before:
+                    if flag:
+                        module.training = False
+            else:
+                for name, module in model.named_modules():
+                    if hasattr(module, "training"):
+                        module.training = training(name, module)
                 torch.backends.mha.set_fastpath_enabled(False)
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
             for module, flag in before:
-                module.training = flag
+                if module.training is not flag:  # setting an attribute of a module takes longer than reading it
+                    module.training = flag
 
 
 def images_for(model: nn.Module, images: Tensor, *, cast: bool = True) -> Tensor:

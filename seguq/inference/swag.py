@@ -239,7 +239,10 @@ class SWAG(SamplingEstimator):
         for sample in range(self.number_of_samples):
             weights = self._kept[sample] if sample < len(self._kept) else self._draw(sample)
             with GENERATOR_LOCK:  # two threads share the module that the weights go into
-                _set(self._slot, {**weights, **self._statistics[sample]})
+                for name, parameter in self._slot.named_parameters():
+                    if name in weights:
+                        parameter.data = weights[name]  # put there, not copied: nothing in a pass writes to it
+                _set(self._slot, self._statistics[sample])
                 with evaluation_mode(self._slot):
                     logits = self._logits(self._slot, images)
             yield logits

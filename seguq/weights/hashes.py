@@ -2,37 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seguq.weights.checkpoint import weights_sha256
+
+_PROBED = 16  # values of each tensor
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class WeightHashes:
     """`weights_sha256` of models, remembered until a tensor of theirs is changed.
 
-    A change is seen by the version that torch counts for each tensor, or by its sum and some of its values, as what is
-    changed through ``.data`` or numpy counts no version.
+    A change is seen by where each tensor lies in memory and by the version that torch counts for it: all that torch
+    itself does to weights (an optimizer's step, ``load_state_dict``, ``copy_``, another device) changes one of these.
+    What is written past torch (through ``.data`` or numpy) changes neither. On the CPU it is seen by 16 values of each
+    tensor, so that only a change that leaves all of these as they are goes unnoticed. Elsewhere, where reading values
+    would make the CPU wait for the device, it is not seen: change weights there under ``torch.no_grad()`` in place of
+    through ``.data``.
+
+    A copy, pickled or not, remembers nothing.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, str]] = {}
+        self._known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 
     def __call__(self, model: nn.Module) -> str:
         """The hash of a model's weights."""
-        tensors = (*model.parameters(), *model.buffers())
+        tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
         try:
-            counted = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+            counted = [(tensor.data_ptr(), tensor._version, tensor.shape) for tensor in tensors]
         except RuntimeError:  # tensors made under inference mode do not count their changes
             return weights_sha256(model)
-        with torch.no_grad():
-            values = [tensor.flatten()[:: max(1, tensor.numel() // 8)].double() for tensor in tensors]
-            values += [tensor.sum(dtype=torch.float64)[None] for tensor in tensors]
-            probe = torch.cat([some.to(tensors[0].device) for some in values]).tolist() if values else []
-        # a model that came to lie at the place of another one has other tensors
-        state, known = (counted, repr(probe)), self._known.get(id(model))
-        if known is None or known[0] != state:
-            known = self._known[id(model)] = (state, weights_sha256(model))
-        return known[1]
+        known = self._known.get(model)
+        if known is None or known.counted != counted or known.probe() != known.values:
+            known = self._known[model] = _Known(weights_sha256(model), tensors, counted)
+        return known.digest
+
+    def __reduce__(self) -> Any:
+        return WeightHashes, ()
+
+
+class _Known:
+    """A hash, and what is known of the tensors that it was taken of."""
+
+    def __init__(self, digest: str, tensors: Sequence[Tensor], counted: list[Any]) -> None:
+        self.digest, self.counted = digest, counted
+        # their memory is held, so that no other tensor can come to lie in the same place
+        self._held = [tensor.detach() for tensor in tensors]
+        self._views = [_some_of(tensor) for tensor in self._held if tensor.device.type == "cpu" and tensor.numel()]
+        self.values = self.probe()
+
+    def probe(self) -> bytes:
+        """Some of the values, as they are now."""
+        return np.concatenate(self._views).tobytes() if self._views else b""
+
+
+def _some_of(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """A view of the bits of some values here and there in the memory of a tensor, whatever its strides."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    step = max(1, span // _PROBED)
+    return tensor.as_strided((-(-span // step),), (step,)).view(_BITS[tensor.element_size()]).numpy()

@@ -18,7 +18,16 @@ from seguq.callbacks.observer import is_turned
 from seguq.core.errors import SeguqError, UsageError
 from seguq.store.folder import read_run
 from seguq.weights import weights_sha256
-from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer, with_predict_step
+from tests.callbacks.tiny import (
+    Images,
+    both_names,
+    files,
+    loader,
+    make_module,
+    make_trainer,
+    runs_of,
+    with_predict_step,
+)
 
 MEASURES = ("predictive_entropy",)
 
@@ -162,10 +171,11 @@ def test_a_module_may_have_calibrators_of_its_own(package, own, tmp_path):
     trainer = fit(package, tmp_path, loader(Images(4)), Calibrate(), module=module)
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
     metrics = UncertaintyMetrics(measures=MEASURES)
+    runs = runs_of(metrics)
     again = make_module(package, seed=3, calibrators=copy.deepcopy(own))
     tested = make_trainer(package, tmp_path, metrics, logger=package.loggers.CSVLogger(tmp_path))
     tested.test(again, loader(Images(4)), ckpt_path=tmp_path / "kept.ckpt", verbose=False)
-    assert metrics._calibrated and repr(again.calibrators) == repr(module.calibrators) == before
+    assert runs[0].calibrator is not None and repr(again.calibrators) == repr(module.calibrators) == before
     loaded = seguq.load(tmp_path / "kept.ckpt", make_module(package, seed=4, calibrators=copy.deepcopy(own)))
     estimator = seguq.Deterministic(loaded)
     (image,) = (batch["image"] for batch in loader(Images(2)))

@@ -29,6 +29,7 @@ from tests.callbacks.modules import (
     state_of,
     trainer_of,
 )
+from tests.callbacks.tiny import runs_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the module's own step changes the images"),
@@ -142,7 +143,7 @@ def test_forward_is_called_in_evaluation_mode(tmp_path):
             self.net.dropout.train()
 
     module = Sampling()
-    fit(pytorch_lightning, tmp_path, module, Calibrate(forward=lambda module, batch: module(batch[0])))
+    fit(pytorch_lightning, tmp_path, module, Calibrate(batch_forward=lambda module, batch: module(batch[0])))
     assert temperature(module) == pytest.approx(fitted_by_hand(module, data_for(module)), abs=1e-3)
 
 
@@ -334,9 +335,7 @@ def test_best_is_tested_with_the_calibrator_of_its_weights(package, precision, s
     trainer = fit(package, tmp_path, module, Calibrate(), metrics, keep, **settings)
     best = torch.load(keep.best_model_path, weights_only=True)
     assert best["global_step"] < 9  # not the last
-    applied = []
-    monitor = metrics._calibrator_for
-    metrics._calibrator_for = lambda *words: applied.append(monitor(*words)) or applied[-1]
+    runs = runs_of(metrics)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message="The '.*_dataloader' does not have many workers")
@@ -344,8 +343,7 @@ def test_best_is_tested_with_the_calibrator_of_its_weights(package, precision, s
         warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*")
         trainer.test(module, loader(data_for(module, seed=4)), ckpt_path="best", verbose=False)
     packed = best["seguq"]["calibrators"]["deterministic"]
-    assert applied
-    assert all(float(one.log_temperature) == float(packed["tensors"]["log_temperature"]) for one in applied)
+    assert [float(run.calibrator.log_temperature) for run in runs] == [float(packed["tensors"]["log_temperature"])]
 
 
 def test_resuming_brings_the_calibrator_back_before_the_first_validation(tmp_path):
@@ -531,7 +529,7 @@ def test_a_batch_that_is_not_understood_is_an_error_in_the_sanity_check(tmp_path
             raise AssertionError("training has begun")
 
     module = Silent()
-    message = r"'picture': a tensor \(3, 3, 8, 12\), 'truth': a tensor \(3, 8, 12\).*forward=lambda module, batch"
+    message = r"'picture': a tensor \(3, 3, 8, 12\), 'truth': a tensor \(3, 8, 12\).*batch_forward=lambda module, batch"
     with pytest.raises(SeguqError, match=message):
         fit(pytorch_lightning, tmp_path, module, Calibrate(), val=loader(Odd(data_for(module))), num_sanity_val_steps=1)
 
@@ -564,11 +562,11 @@ def test_a_forward_that_takes_the_whole_batch_is_explained(package, tmp_path):
             return self(batch)
 
     module = Whole()
-    message = r"Whole was called with the images .* alone, and failed .*forward=lambda module, batch.*'image': a tensor"
+    message = r"Whole was called with the images .* alone, and failed .*batch_forward=lambda module.*'image': a tensor"
     with pytest.raises(SeguqError, match=message):
         fit(package, tmp_path, module, Calibrate())
     module = Whole()
-    fit(package, tmp_path, module, Calibrate(forward=lambda module, batch: module(batch)))
+    fit(package, tmp_path, module, Calibrate(batch_forward=lambda module, batch: module(batch)))
     assert temperature(module) == pytest.approx(fitted_by_hand(module, data_for(module)), abs=1e-3)
 
 
@@ -592,7 +590,7 @@ def test_an_output_without_logits_is_explained(output, tmp_path):
         def evaluate(self, batch):
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1], ignore_index=255)
 
-    message = r"a model must return logits .* but returned .*forward=lambda module, batch"
+    message = r"a model must return logits .* but returned .*batch_forward=lambda module, batch"
     with pytest.raises(SeguqError, match=message):
         fit(pytorch_lightning, tmp_path, Other(), Calibrate())
 

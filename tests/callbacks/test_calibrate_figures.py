@@ -192,7 +192,7 @@ def test_what_is_not_understood_is_shown_with_an_example(tmp_path):
         def validation_step(self, batch, batch_idx):
             return None
 
-    message = r"'picture': a tensor \(3, 3, 8, 12\), 'truth': a dict of 'pixels'.*forward=lambda module, batch"
+    message = r"'picture': a tensor \(3, 3, 8, 12\), 'truth': a dict of 'pixels'.*batch_forward=lambda module, batch"
     with pytest.raises(SeguqError, match=message):
         figures(pytorch_lightning, tmp_path, Odd(), Calibrate(), batches=loader(Nested(7)))
 
@@ -208,9 +208,9 @@ def test_forward_takes_the_whole_batch_and_may_give_the_mask(package, estimator,
         return module(batch["picture"].float()), batch["truth"]["pixels"]
 
     callbacks = [
-        Calibrate(estimator=estimator, forward=forward),
-        UncertaintyMetrics(estimator=estimator, forward=forward),
-        HeatmapWriter(tmp_path / "heat", estimator=estimator, forward=forward),
+        Calibrate(estimator=estimator, batch_forward=forward),
+        UncertaintyMetrics(estimator=estimator, batch_forward=forward),
+        HeatmapWriter(tmp_path / "heat", estimator=estimator, batch_forward=forward),
     ]
     odd = figures(package, tmp_path, Odd(), *callbacks, batches=loader(Nested(7)))
     plain = figures(package, tmp_path, make_module(package), *[Calibrate(estimator=estimator)])
@@ -340,7 +340,7 @@ def test_a_loader_that_is_not_there_is_an_error_before_the_first_epoch(tmp_path)
     [
         (lambda: Calibrate("globl"), "there is no calibrator 'globl': there is global"),
         (lambda: Calibrate(nn.Identity()), "calibrator must be global or a calibrator, but is Identity"),
-        (lambda: Calibrate(forward="x"), "forward must be a function of the module and the batch, but is 'x'"),
+        (lambda: Calibrate(batch_forward="x"), "batch_forward must be a function of the module and the .* is 'x'"),
         (lambda: Calibrate(every_n_epochs=0), "every_n_epochs must be a whole number of at least 1, but is 0"),
         (lambda: Calibrate(dataloader=-1), "dataloader must be a whole number of at least 0, but is -1"),
     ],
@@ -352,7 +352,7 @@ def test_wrong_arguments_are_one_sentence(make, message):
 
 @pytest.mark.parametrize("make", CALLBACKS, ids=["Calibrate", "UncertaintyMetrics", "HeatmapWriter", "RegionScorer"])
 def test_an_unknown_estimator_is_an_error_that_lists_those_that_exist(make):
-    with pytest.raises(SeguqError, match=r"one of deterministic, mc_dropout, .*but is 'mc'"):
+    with pytest.raises(SeguqError, match=r"no Estimator 'mc': there are .*deterministic, .*mc_dropout, "):
         make(estimator="mc")
     with pytest.raises(SeguqError, match=r"task must be"):
         make(task="regression")
@@ -377,7 +377,7 @@ trainer:
       init_args:
         estimator: {class_path: seguq.MCDropout, init_args: {samples: 3}}
     - class_path: seguq.callbacks.UncertaintyMetrics
-      init_args: {max_images: 4}
+      init_args: {max_images: 4, estimator: mc_dropout, group: "^[^_]+"}
     - class_path: seguq.callbacks.HeatmapWriter
       init_args: {dir: heat, images: 2}
     - class_path: seguq.callbacks.RegionScorer
@@ -392,6 +392,8 @@ trainer:
     kinds = {type(callback): callback for callback in made.trainer.callbacks}
     assert kinds[Calibrate].estimator.number_of_samples == 3
     assert kinds[UncertaintyMetrics].max_images == 4
+    assert kinds[UncertaintyMetrics].estimator.name == "mc_dropout"
+    assert kinds[UncertaintyMetrics].group("street_1", 0) == "street"
     assert kinds[RegionScorer].budget.as_dict() == {"regions": 5}
     assert isinstance(kinds[RegionScorer].strategy, Random)
     assert (kinds[HeatmapWriter].images, kinds[RegionScorer].partition.size) == (2, 4)

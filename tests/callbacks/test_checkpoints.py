@@ -9,6 +9,7 @@ import torch
 import seguq
 from seguq.callbacks import Calibrate
 from seguq.callbacks.base import EstimatorCallback
+from seguq.callbacks.run import Run
 from seguq.core.errors import SeguqError
 from tests.callbacks.modules import both_names, data_for, fit, kind, loader, make, trainer_of
 
@@ -33,12 +34,14 @@ class Answers(EstimatorCallback):
     def state_key(self):
         return f"answers {self.estimator}"
 
-    def _opened(self, trainer, module, stage, passes):
-        passes.want(())
+    def start(self, trainer, module, stage, passes):
+        return Answering(self, trainer, module, stage, passes)
 
-    def _batch(self, trainer, module, stage, step, dataloader):
-        self.applied.append(self._calibrator_for(trainer, module))
-        self.probs.append(step.maps_of(self.applied[-1]).probs.float())
+
+class Answering(Run):
+    def look(self, step, dataloader):
+        self.callback.applied.append(self.calibrator)
+        self.callback.probs.append(step.maps_of(self.calibrator).probs.float())
 
 
 def doubled(self, trainer, module):

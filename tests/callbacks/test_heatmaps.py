@@ -1,6 +1,7 @@
 """HeatmapWriter through real Trainers of both names."""
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from seguq.export.images import to_rgb
 from seguq.inference import UncertaintyMaps
 from seguq.regions import RegionTable
 from seguq.store import PredictionFolder
+from seguq.store.writer import BackgroundWriter
 from tests.callbacks.tiny import (
     Images,
     both_names,
@@ -213,7 +215,7 @@ def test_an_image_of_bytes_is_kept_byte_for_byte(tmp_path):
     def forward(module, batch):
         return module(batch.float() / 255)
 
-    predict(tmp_path, [loader([image], None)], forward=forward)
+    predict(tmp_path, [loader([image], None)], batch_forward=forward)
     found = read_image(tmp_path / "heat" / "predict" / "images" / "0.png")
     assert np.array_equal(found, image[0].movedim(0, -1).numpy())
 
@@ -547,12 +549,13 @@ def test_an_error_in_the_modules_step_leaves_no_trace(tmp_path, package, stage, 
 def test_what_waits_to_be_written_is_bounded(tmp_path, monkeypatch):
     writer = HeatmapWriter(tmp_path / "heat")
     size = 8 * 12 * (4 + 8 + 3)  # float32 map, int64 prediction, and the picture
-    writer._writer.limit = 2 * size
+    bounded = functools.partial(BackgroundWriter, limit=2 * size)
+    monkeypatch.setattr("seguq.callbacks.heatmaps.BackgroundWriter", bounded)
     held, save = [], PredictionFolder.save
 
     def slow(self, maps):
         time.sleep(0.02)  # the network is faster, so that images have to wait
-        held.append(writer._writer._held)
+        held.append(writer.run.writer._held)
         save(self, maps)
 
     monkeypatch.setattr(PredictionFolder, "save", slow)
@@ -562,13 +565,13 @@ def test_what_waits_to_be_written_is_bounded(tmp_path, monkeypatch):
 
 def test_an_image_that_waits_holds_no_memory_of_its_batch(tmp_path, monkeypatch):
     bytes_held = []
-    submit = HeatmapWriter(tmp_path)._writer.submit.__func__
+    submit = BackgroundWriter.submit
 
     def look(self, job, size):
-        if hasattr(job, "maps"):
-            maps = job.maps
+        if len(job.args) == 3 and isinstance(job.args[1], UncertaintyMaps):
+            _, maps, picture = job.args
             tensors = [*(maps[name] for name in maps.names), maps.prediction]
-            bytes_held.append((sum(t.untyped_storage().nbytes() for t in tensors) + job.picture.nbytes, size))
+            bytes_held.append((sum(t.untyped_storage().nbytes() for t in tensors) + picture.nbytes, size))
         submit(self, job, size)
 
     monkeypatch.setattr("seguq.store.writer.BackgroundWriter.submit", look)
@@ -581,7 +584,7 @@ def test_an_image_that_waits_holds_no_memory_of_its_batch(tmp_path, monkeypatch)
     [
         ({"images": 0}, "images must be a whole number of at least 1"),
         ({"every_n_epochs": 1.5}, "every_n_epochs must be a whole number"),
-        ({"estimator": "ensemble"}, "estimator must be one of deterministic, mc_dropout"),
+        ({"estimator": "ensemble"}, "there is no Estimator 'ensemble': there are .*deterministic"),
         ({"task": "regression"}, "task must be one of"),
     ],
 )
@@ -599,7 +602,7 @@ def test_a_measure_that_the_estimator_has_not_is_an_error_before_the_first_batch
 
 def test_volumes_are_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(SeguqError, match="HeatmapWriter draws 2-D images"):
-        predict(tmp_path, [loader([torch.rand(1, 3, 2, 4, 4)], None)], forward=lambda module, batch: batch)
+        predict(tmp_path, [loader([torch.rand(1, 3, 2, 4, 4)], None)], batch_forward=lambda module, batch: batch)
 
 
 # the commands

@@ -17,7 +17,17 @@ from seguq.core.errors import SeguqError
 from seguq.export.metrics_figure import Row, uncertainty_figure
 from seguq.metrics import BrierScore, CalibrationError, ErrorDetection, NegativeLogLikelihood, RiskCoverage
 from seguq.weights import weights_sha256
-from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer, traces, with_predict_step
+from tests.callbacks.tiny import (
+    Images,
+    both_names,
+    files,
+    loader,
+    make_module,
+    make_trainer,
+    runs_of,
+    traces,
+    with_predict_step,
+)
 
 ALL = seguq.Deterministic().measures
 MEASURES = ("predictive_entropy", "energy")  # of the many tests that are not about them: fewer take less time
@@ -538,3 +548,57 @@ def test_a_transformer_of_quarter_size_is_measured_at_the_size_of_the_mask(tmp_p
     module._loss = lambda batch: module(batch["image"]).logits.sum()
     module.net = net
     close(logged(run(tmp_path, module=module)), by_hand(raw(net), Images(7)))
+
+
+# intervals
+
+
+def drawn(folder, monkeypatch, data, **settings):
+    """The groups that each image was drawn in, in a set of the images' numbers each."""
+    seen, update = [], NegativeLogLikelihood.update
+
+    def note(self, probs, target, group=None):
+        seen.extend(group)
+        update(self, probs, target, group=group)
+
+    monkeypatch.setattr(NegativeLogLikelihood, "update", note)
+    run(folder, data, **settings)
+    return [[i for i, group in enumerate(seen) if group == each] for each in dict.fromkeys(seen)]
+
+
+def test_whole_groups_are_drawn_where_the_ids_tell_them(tmp_path, monkeypatch):
+    ids = ["street_1", "street_2", "park_1", "street_3", "park_2"]
+    found = drawn(tmp_path, monkeypatch, Images(5, ids=ids), group="^[a-z]+")
+    assert found == [[0, 1, 3], [2, 4]]
+
+
+def test_contiguous_blocks_are_drawn_where_nothing_is_told(tmp_path, monkeypatch):
+    found = drawn(tmp_path, monkeypatch, Images(130, size=(2, 2)))
+    assert found == [list(range(first, min(first + 3, 130))) for first in range(0, 130, 3)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_images": 70}, {"trainer_settings": {"limit_val_batches": 23}}], ids=["max_images", "limit"]
+)
+def test_blocks_are_those_of_the_images_that_are_looked_at(tmp_path, monkeypatch, settings):
+    found = drawn(tmp_path, monkeypatch, Images(3000, size=(2, 2)), **settings)
+    assert {len(block) for block in found} <= {1, 2} and len(found) >= 35
+
+
+def test_a_data_set_of_one_group_has_an_interval_of_no_width(tmp_path):
+    metrics = UncertaintyMetrics(measures=MEASURES, group=lambda image_id: "the one patient")
+    runs = runs_of(metrics)
+    trainer = make_trainer(pytorch_lightning, tmp_path, metrics)
+    trainer.validate(make_module(pytorch_lightning), loader(Images(7)), verbose=False)
+    low, high = runs[0].sums[0]["nll"].compute_interval()
+    assert float(low) == pytest.approx(float(high), rel=1e-9)
+
+
+def test_an_id_without_a_group_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(SeguqError, match=r"group='\^x' finds nothing in the image id 'a'"):
+        run(tmp_path, Images(1, ids=["a"]), group="^x")
+
+
+def test_a_group_that_is_none_is_an_error_at_once():
+    with pytest.raises(SeguqError, match="group must be a function of the image id, a regular expression or None"):
+        UncertaintyMetrics(group=3)

@@ -127,7 +127,7 @@ def test_several_calls_with_none_of_the_images_are_said_in_a_warning():
         network(IMAGE - 0.5)
         network(IMAGE.flip(-1) - 0.5)
 
-    with pytest.warns(UserWarning, match=r"forward 2 times, never with the images .* forward=lambda module, batch"):
+    with pytest.warns(UserWarning, match=r"forward 2 times, never with the images .* batch_forward=lambda module"):
         assert observed(step) is None
 
 
@@ -272,7 +272,7 @@ def test_without_a_forward_and_one_network_the_error_tells_what_to_do(package, p
     module = package.LightningModule()
     for name in parts:
         setattr(module, name, nn.Conv2d(3, 2, 1))
-    message = rf"LightningModule defines no forward, and has {found}: define .* forward=lambda module, batch: module"
+    message = rf"LightningModule defines no forward, and has {found}: define .* batch_forward=lambda module"
     with pytest.raises(SeguqError, match=message):
         network_of(module)
 

@@ -11,7 +11,7 @@ from torch import nn
 import seguq
 from seguq.callbacks import Calibrate
 from seguq.callbacks.base import EstimatorCallback
-from seguq.callbacks.passes import estimator_from
+from seguq.callbacks.run import Run
 from seguq.core.errors import SeguqError
 from seguq.inference import Deterministic, MCDropout
 from tests.callbacks.modules import Forwards, both_names, data_for, kind, loader, make, trainer_of
@@ -30,12 +30,15 @@ class Look(EstimatorCallback):
     def state_key(self):
         return str(id(self))
 
-    def _opened(self, trainer, module, stage, passes):
+    def start(self, trainer, module, stage, passes):
         passes.want(self.wanted)
+        return Looking(self, trainer, module, stage, passes)
 
-    def _batch(self, trainer, module, stage, step, dataloader):
-        self.steps.append(step)
-        self.maps.append(step.maps_of(None))
+
+class Looking(Run):
+    def look(self, step, dataloader):
+        self.callback.steps.append(step)
+        self.callback.maps.append(step.maps_of(None))
 
 
 def validated(folder, *callbacks, module=None, val=None, package=pytorch_lightning):
@@ -45,17 +48,44 @@ def validated(folder, *callbacks, module=None, val=None, package=pytorch_lightni
     return module
 
 
-@pytest.mark.parametrize(("name", "made"), [("deterministic", Deterministic), ("mc_dropout", MCDropout)])
+class Halved(Deterministic):
+    name = "halved"
+
+    def pool(self, images, ids, names):
+        logits, maps = super().pool(images, ids, names)
+        return logits / 2, maps
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("deterministic", Deterministic), ("mc_dropout", MCDropout), ("MCDropout", MCDropout), ("halved", Halved)],
+)
 def test_an_estimator_may_be_named(name, made):
-    assert type(estimator_from(name)) is made
+    assert type(Look(name).estimator) is made
 
 
-@pytest.mark.parametrize("given", ["deep_ensemble", 5, torch.nn.Identity()], ids=str)
-def test_what_is_no_estimator_is_an_error_that_lists_the_names(given):
-    with pytest.raises(
-        SeguqError, match=r"one of deterministic, mc_dropout, an estimator such as .* or None .* but is"
-    ):
-        estimator_from(given)
+def test_an_estimator_of_ones_own_may_be_named_by_its_import_path(tmp_path):
+    look = Look(f"{__name__}.Halved")
+    module = validated(tmp_path, look)
+    (image, _), *_ = loader(data_for(module))
+    with torch.no_grad():
+        torch.testing.assert_close(look.steps[0].pooled, module.eval()(image) / 2)
+
+
+def test_an_unknown_name_is_an_error_that_lists_those_that_there_are():
+    with pytest.raises(SeguqError, match=r"there is no Estimator 'mc': there are .*deterministic, .*mc_dropout, "):
+        Look("mc")
+
+
+def test_an_estimator_that_its_name_does_not_suffice_for_says_what_it_needs():
+    with pytest.raises(SeguqError, match=r"deep_ensemble cannot be made by its name alone: DeepEnsemble needs members"):
+        Look("deep_ensemble")
+
+
+@pytest.mark.parametrize("given", [5, torch.nn.Identity()], ids=str)
+def test_what_is_no_estimator_is_an_error_that_says_what_it_may_be(given):
+    with pytest.raises(SeguqError, match=r"an estimator such as .*, the name of one, or None .* but is"):
+        Look(given)
 
 
 @both_names
@@ -135,8 +165,8 @@ def test_a_measure_that_the_estimator_does_not_have_is_an_error_with_those_that_
 
 
 def test_a_seed_and_a_forward_for_whole_batches_do_not_go_together(tmp_path):
-    look = Look(MCDropout(samples=2, seed=0), forward=lambda module, batch: module(batch[0]))
-    with pytest.raises(SeguqError, match=r"seed= runs image by image, which forward= with a whole batch cannot"):
+    look = Look(MCDropout(samples=2, seed=0), batch_forward=lambda module, batch: module(batch[0]))
+    with pytest.raises(SeguqError, match=r"seed= runs image by image, which batch_forward= with a whole batch cannot"):
         validated(tmp_path, look)
 
 
@@ -238,11 +268,6 @@ def test_samples_are_of_the_network_that_another_callback_swaps_in(name, tmp_pat
 
 
 def test_an_estimator_that_adds_to_the_deterministic_pass_is_called(tmp_path):
-    class Halved(Deterministic):
-        def pool(self, images, ids, names):
-            logits, maps = super().pool(images, ids, names)
-            return logits / 2, maps
-
     look = Look(Halved())
     module = validated(tmp_path, look)
     (image, _), *_ = loader(data_for(module))
@@ -341,8 +366,8 @@ def test_other_outputs_than_logits_go_through_estimators_around_others(around, t
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
 def test_forward_of_a_whole_batch_does_not_go_with_estimators_around_others(around, tmp_path):
     module = make(pytorch_lightning)
-    with pytest.raises(SeguqError, match="shows its model other images than the batch, which forward= with a whole"):
-        validated(tmp_path, Look(around(), forward=lambda module, batch: module(batch[0])), module=module)
+    with pytest.raises(SeguqError, match="shows its model other images than the batch, which batch_forward= with a"):
+        validated(tmp_path, Look(around(), batch_forward=lambda module, batch: module(batch[0])), module=module)
 
 
 def test_an_ensemble_of_estimators_keeps_its_members(tmp_path):

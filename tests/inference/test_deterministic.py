@@ -19,9 +19,6 @@ from tests.inference.models import (
     images,
     mix_flags,
     names,
-    same_tensors,
-    smp_fpn,
-    tensors,
 )
 
 OF_PROBS = ("predictive_entropy", "least_confidence", "smallest_margin")
@@ -96,16 +93,6 @@ def test_a_model_in_training_mode_is_asked_in_evaluation_mode():
     assert torch.equal(one_pass(model)(images()).probs, expected)
 
 
-def test_a_call_leaves_a_model_in_training_mode_as_it_was():
-    model = fixed(smp_fpn)
-    weights = tensors(model)
-    mix_flags(model)
-    before = flags(model)
-    one_pass(model)(images(2, 64))
-    assert flags(model) == before
-    assert same_tensors(model, weights)
-
-
 def test_an_exception_in_the_forward_leaves_the_model_as_it_was():
     model = Raising(0, fixed(SmallNet))
     mix_flags(model)
@@ -115,22 +102,11 @@ def test_an_exception_in_the_forward_leaves_the_model_as_it_was():
     assert flags(model) == before
 
 
-def test_the_global_generator_does_not_move():
-    before = torch.get_rng_state()
-    one_pass(fixed(SmallNet))(images())
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_a_call_is_one_forward():
     model = fixed(SmallNet)
     count = Count(model)
     one_pass(model)(images(5))
     assert count.sizes == [5]
-
-
-def test_maps_carry_no_gradient():
-    maps = one_pass(fixed(SmallNet))(images().requires_grad_())
-    assert not any(values.requires_grad for values in (maps.probs, *(maps[name] for name in maps.names)))
 
 
 def test_there_is_one_sample_and_it_is_the_probs():
@@ -157,17 +133,6 @@ def test_all_measures_of_one_pass_are_computed_by_default():
     assert one_pass(fixed(SmallNet))(images()).names == (*OF_PROBS, *OF_LOGITS)
 
 
-def test_maps_hold_the_measures_that_were_asked_for_in_their_order():
-    measures = ("energy", "predictive_entropy")
-    assert one_pass(fixed(SmallNet), measures=measures)(images()).names == measures
-
-
-@pytest.mark.parametrize("name", ["mutual_information", "expected_entropy", "variance", "variation_ratio"])
-def test_one_pass_has_no_measure_of_samples(name):
-    with pytest.raises(KeyError, match=rf"{name}.*deterministic.*estimators with samples \(MCDropout, DeepEnsemble\)"):
-        one_pass(fixed(SmallNet))(images())[name]
-
-
 @pytest.mark.parametrize("name", ["mutual_information", "total_entropy"])
 def test_asking_one_pass_for_a_measure_of_samples_is_an_error(name):
     with pytest.raises(SeguqError, match=rf"{name}.*MCDropout, DeepEnsemble"):
@@ -187,24 +152,6 @@ def test_the_main_output_of_a_dict_is_taken():
 def test_an_output_without_logits_is_an_error_that_says_what_came():
     with pytest.raises(SeguqError, match=r"'masks'.*forward="):
         one_pass(fixed(SmallNet), forward=lambda model, x: {"masks": model(x)})(images())
-
-
-def test_ids_are_kept_in_order():
-    assert one_pass(fixed(SmallNet))(images(), ["b", "a"]).image_ids == ("b", "a")
-
-
-def test_ids_become_strings():
-    assert one_pass(fixed(SmallNet))(images(), [7, 8]).image_ids == ("7", "8")
-
-
-def test_without_ids_images_are_numbered_since_the_estimator_was_made():
-    est = one_pass(fixed(SmallNet))
-    est(images(3))
-    assert est(images(2)).image_ids == ("3", "4")
-
-
-def test_maps_name_the_estimator():
-    assert one_pass(fixed(SmallNet))(images()).estimator == "deterministic"
 
 
 def test_describe_names_measures_and_one_pass():

@@ -103,16 +103,6 @@ def test_members_in_training_mode_are_asked_in_evaluation_mode():
     assert torch.equal(ensemble(models)(images()).probs, expected)
 
 
-def test_a_call_leaves_the_members_as_they_were():
-    models = members()
-    for model in models:
-        mix_flags(model)
-    before, weights = [flags(model) for model in models], [tensors(model) for model in models]
-    ensemble(models)(images())
-    assert [flags(model) for model in models] == before
-    assert all(same_tensors(model, kept) for model, kept in zip(models, weights, strict=True))
-
-
 def test_an_exception_in_a_member_leaves_all_as_they_were():
     models = [member(0), Raising(0, member(1))]
     for model in models:
@@ -130,12 +120,6 @@ def test_between_samples_the_members_and_the_grad_mode_are_as_they_were():
     before = [flags(model) for model in models], True
     seen = [([flags(m) for m in models], torch.is_grad_enabled()) for _ in ensemble(models).samples(images())]
     assert seen == [before] * 3
-
-
-def test_the_global_generator_does_not_move():
-    before = torch.get_rng_state()
-    ensemble(members())(images())
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_memory_does_not_grow_with_the_number_of_members():

@@ -243,12 +243,6 @@ def test_the_samples_of_an_image_differ():
     assert not (torch.equal(one, two) or torch.equal(one, three) or torch.equal(two, three))
 
 
-def test_without_ids_images_are_numbered_since_the_estimator_was_made():
-    x, est = images(4), sampler(fixed(SmallNet), seed=1)
-    halves = torch.cat([est(x[:2]).probs, est(x[2:]).probs])
-    torch.testing.assert_close(halves, sampler(fixed(SmallNet), seed=1)(x).probs, rtol=0, atol=1e-5)
-
-
 def test_describing_an_estimator_does_not_change_its_next_samples():
     x, est = images(2), sampler(fixed(SmallNet), seed=1)
     est.describe(x)
@@ -484,12 +478,6 @@ def test_a_measure_is_that_of_functional_on_the_stacked_samples(name, samples, t
     torch.testing.assert_close(est(images(), names(2))[name], expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*OF_PROBS, *OF_SAMPLES])
-def test_a_measure_on_its_own_is_the_same_as_among_all(name):
-    alone = sampler(fixed(SmallNet), seed=0, measures=(name,))(images())
-    assert torch.equal(alone[name], sampler(fixed(SmallNet), seed=0)(images())[name])
-
-
 @tasks
 def test_probs_are_the_mean_of_the_samples(task, classes):
     est = sampler(fixed(SmallNet, classes), seed=0, task=task)
@@ -506,11 +494,6 @@ def test_probs_are_finite_where_the_model_is_certain_beyond_floating_point():
 
 def test_all_measures_of_mc_dropout_are_computed_by_default():
     assert sampler(fixed(SmallNet))(images()).names == (*OF_PROBS, *OF_SAMPLES)
-
-
-def test_maps_hold_the_measures_that_were_asked_for_in_their_order():
-    measures = ("variance", "predictive_entropy")
-    assert sampler(fixed(SmallNet), measures=measures)(images()).names == measures
 
 
 def test_one_measure_may_be_named_without_a_tuple():
@@ -538,11 +521,6 @@ def test_an_unknown_measure_is_an_error_before_any_pass():
 def test_a_measure_of_another_estimator_is_an_error_that_says_whose_it_is(name):
     with pytest.raises(SeguqError, match=f"{name}.*Deterministic"):
         sampler(fixed(SmallNet), measures=(name,))
-
-
-def test_a_map_of_another_estimator_is_a_key_error_that_says_whose_it_is():
-    with pytest.raises(KeyError, match=r"energy.*mc_dropout.*Deterministic"):
-        sampler(fixed(SmallNet))(images())["energy"]
 
 
 def test_a_map_that_was_not_asked_for_is_a_key_error_that_lists_those_there_are():
@@ -951,16 +929,6 @@ def test_an_unknown_task_is_an_error_that_lists_the_choice():
 def test_a_calibrator_that_is_none_is_an_error():
     with pytest.raises(SeguqError, match="calibrator must be"):
         sampler(fixed(SmallNet), calibrator="automatic")
-
-
-def test_a_wrong_number_of_ids_is_an_error_with_both_numbers():
-    with pytest.raises(SeguqError, match="3 image ids were passed for 2 images"):
-        sampler(fixed(SmallNet))(images(2), ["a", "b", "c"])
-
-
-def test_one_image_without_a_batch_dimension_is_an_error_with_its_shape():
-    with pytest.raises(SeguqError, match=r"\(B, channels, \*spatial\).*\(16, 16\)"):
-        sampler(fixed(SmallNet))(images()[0, 0])
 
 
 def test_the_package_hands_on_the_estimator():

@@ -189,13 +189,6 @@ def test_a_seeded_estimator_draws_other_masks_in_each_view_and_its_own_in_the_fi
     assert not torch.allclose(samples[3], samples[0])
 
 
-def test_with_a_seed_the_batch_does_not_matter():
-    est = around(MCDropout(fixed(SmallNet), samples=3, seed=0, calibrator=None), "d4")
-    together = est(images(3), ["a", "b", "c"])
-    alone = est(images(3)[1:2], ["b"])
-    torch.testing.assert_close(together.probs[1:2], alone.probs, rtol=0, atol=1e-5)
-
-
 @torch.no_grad()
 def all_samples(estimators, x, ids):
     return torch.stack([probs for est in estimators for probs in est.samples(x, ids)])
@@ -252,15 +245,6 @@ def test_a_calibrator_is_for_the_views_and_the_estimator_inside():
     assert calibrator.tag == est.tag == "test_time_augmentation(views=flips, of=mc_dropout(layers=dropout))"
     assert model.calibrators == {est.tag: calibrator}
     assert not torch.allclose(est(images(), ["a", "b"]).probs, around(est.inner)(images(), ["a", "b"]).probs)
-
-
-def test_an_estimator_without_a_model_can_be_bound():
-    unbound = TestTimeAugmentation(MCDropout(samples=2, seed=0), "d4", calibrator=None)
-    with pytest.raises(SeguqError, match="MCDropout has no model"):
-        unbound(images())
-    bound = unbound.bind(fixed(SmallNet))
-    assert bound is not unbound and bound(images()).probs.shape == (2, 3, 16, 16)
-    assert bound.bind(fixed(SmallNet)) is bound
 
 
 @pytest.mark.parametrize(

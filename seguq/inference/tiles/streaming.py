@@ -82,7 +82,7 @@ def stream(
 
 
 def _about(est: WrappingEstimator, reader: ImageReader, image_id: str) -> dict[str, Any]:
-    calibrator = est.calibrator_in_force()
+    calibrator = est.calibrator_in_force(est.tag)
     settings = None if calibrator is None else [type(calibrator).__name__, repr(calibrator.arguments())]
     return {
         "image": reader.name,

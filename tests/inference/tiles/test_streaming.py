@@ -153,7 +153,7 @@ def test_memory_does_not_grow_with_the_height():
             est.stream(Blank(height), writer)
         assert writer.last >= height - 64
         peaks.append(live.peak)
-    assert peaks[1] == peaks[0] > 2 * 64 * 256 * 4
+    assert 2 * 64 * 256 * 4 < peaks[1] < 1.01 * peaks[0]
 
 
 # files
