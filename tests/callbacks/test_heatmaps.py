@@ -612,10 +612,10 @@ def test_volumes_are_an_error_that_says_what_to_do(tmp_path):
 def test_seguq_score_and_select_work_on_what_it_writes(tmp_path, estimator):
     predict(tmp_path, estimator=estimator)
     folder, out = tmp_path / "heat" / "predict", tmp_path / "selection.json"
-    assert main(["score", "--predictions", str(folder), "--cell", "4"]) == 0
+    assert main(["score", "--predictions", str(folder), "--partition", "Grid", "--partition.size", "4"]) == 0
     table = RegionTable.load(folder / "regions.parquet")
     assert len(table) == 5 * 6 and set(table.column("image_id")) == set(IDS)
-    words = ["select", "--scores", str(folder / "regions.parquet"), "--regions", "9", "--predictions", str(folder)]
+    words = ["select", "--scores", str(folder / "regions.parquet"), "--budget.regions", "9", "--predictions", str(folder)]
     assert main([*words, "--out", str(out)]) == 0
     drawn = [name[: -len(".png")] for name in files(tmp_path / "selection")]
     assert drawn == sorted(Selection.load(out).image_ids)
@@ -624,7 +624,7 @@ def test_seguq_score_and_select_work_on_what_it_writes(tmp_path, estimator):
 def test_seguq_score_of_a_validation_finds_its_images(tmp_path):
     fit(tmp_path, fit_settings={"max_epochs": 1})
     folder = tmp_path / "heat" / "val" / "epoch=0-step=2"
-    assert main(["score", "--predictions", str(folder), "--partition", "whole_image"]) == 0
+    assert main(["score", "--predictions", str(folder), "--partition", "WholeImage"]) == 0
     assert list(RegionTable.load(folder / "regions.parquet").column("image_id")) == ["0", "3", "6"]
 
 
