@@ -42,11 +42,11 @@ def one_hot_logits(labels, margin, classes=3):
 @inside_the_bounds
 @given(case=problems)
 @property_test
-def test_log_temperature_is_within_1e_5_of_a_search_over_the_likelihood_of_all_pixels(case):
+def test_log_temperature_is_within_1e_6_of_a_search_over_the_likelihood_of_all_pixels(case):
     rows, labels = as_pixels(*case)
     best = searched_log_temperature(rows, labels)
     assume(mean_nll(rows, labels, best) > 1e-6)  # below, the likelihood is flat to the search
-    assert fitted_log_temperature([case]) == pytest.approx(best, abs=1e-5)
+    assert fitted_log_temperature([case]) == pytest.approx(best, abs=1e-6)
 
 
 @inside_the_bounds
@@ -78,10 +78,10 @@ def test_fitting_reads_the_batches_at_most_8_times(case):
 
 @pytest.mark.parametrize("classes", [2, 3, 11])
 @pytest.mark.parametrize("scale", [0.5, 4.0, 15.0])
-def test_fitting_reads_the_batches_4_times_or_less_as_a_rule(classes, scale):
+def test_fitting_reads_the_batches_twice_as_a_rule(classes, scale):
     batches = Counted([problem(classes=classes, scale=scale)])
     TemperatureScaling().fit(batches)
-    assert 2 <= batches.passes <= 4
+    assert batches.passes == 2
 
 
 @pytest.mark.parametrize("classes", [3, 7])
