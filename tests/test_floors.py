@@ -22,6 +22,7 @@ FLOORS = {
     "losses": 11,
     "networks": 11,
     "task": 11,
+    "testing": 11,
     "callbacks": 12,
     "annotators": 13,
     "active": 14,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,6 +85,10 @@ class TemperatureScaling(Calibrator):
     def temperature(self) -> float:
         """T."""
         return math.exp(float(self.log_temperature))
+
+    def fitted(self) -> dict[str, Any]:
+        """T."""
+        return {"temperature": self.temperature}
 
     def forward(self, logits: Tensor, image: Tensor | None = None) -> Tensor:
         """Logits divided by T, ``(B, C, *spatial)``, at least float32; ``image`` is not looked at."""
