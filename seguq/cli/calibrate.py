@@ -114,18 +114,19 @@ def calibrate(
         warnings.warn(f"nothing can be shown: {error}", stacklevel=1)
     save_calibrator(checkpoint, fitted, est.tag, out)
     if groups:
-        images = (
-            f"{split}, {len(module.folder(split))} images in {len(groups)} {'blocks' if group is None else 'groups'}"
-        )
-        _print(f"{est.tag}: {fitted!r}", images, metrics)
+        images = f"{split}, {len(module.folder(split))} images"
+        together = f"{len(groups)} {'blocks' if group is None else 'groups'}"
+        _print(f"{est.tag}: {fitted!r}", images, together, metrics)
     print(f"kept in {out or checkpoint}")
 
 
-def _print(title: str, images: str, metrics: dict[tuple[str, str], CalibrationError | NegativeLogLikelihood]) -> None:
+def _print(
+    title: str, images: str, together: str, metrics: dict[tuple[str, str], CalibrationError | NegativeLogLikelihood]
+) -> None:
     rows = []
     for name in ("ECE", "NLL (nats)"):
         before, after = metrics[name, "before"], metrics[name, "after"]
         cells = [with_interval(scalar(m.compute()), m.compute_interval(), 4) for m in (before, after)]  # type: ignore[arg-type]
         rows.append([name, *cells, with_interval(*after.compute_difference(before), 4)])
     columns = [images, "before", "after (out of sample)", "change"]
-    print_table(title, columns, rows, "95 % intervals, bootstrapped over groups of images")
+    print_table(title, columns, rows, f"95 % intervals, bootstrapped over {together} of images")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seguq.core.checks import flat_images, require_target_shape
 
-_SMALL = 1 << 19  # logits
+_SMALL = 1 << 16  # logits
 _CPU_VALUES = 1 << 18  # logits at once: more would leave the cache
 _GPU_VALUES = 1 << 26
 
@@ -32,7 +32,7 @@ def temperature_nll(
         L(\beta) = \log \sum_c e^{\beta z_c} - \beta z_y, \quad
         L' = E_p[z] - z_y, \quad L'' = Var_p[z]
 
-    Half a million logits and fewer are computed in double precision.
+    65,000 logits and fewer are computed in double precision.
 
     Args:
         logits: ``(B, C, *spatial)``, float32 or float64, finite.

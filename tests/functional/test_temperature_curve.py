@@ -47,7 +47,7 @@ def size(request, monkeypatch):
     if request.param != "at once":
         monkeypatch.setattr(curves, "_SMALL", 0)
     if request.param == "in small parts":
-        monkeypatch.setattr(curves, "_CPU_VALUES", 37 * 23)
+        monkeypatch.setattr(curves, "_CPU_VALUES", 37 * 67)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 19])
