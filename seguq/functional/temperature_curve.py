@@ -100,17 +100,22 @@ def temperature_curve(
     rows = len(_ROWS_BINNED)
     gaps = nll.new_zeros(rows, n_bins + 1)
     betas = nll.new_tensor(_BETAS)
-    most = max(1, (_CPU_VALUES if logits.device.type == "cpu" else _GPU_VALUES) // (classes + _POINTS + 2 * rows))
+    on_cpu = logits.device.type == "cpu"
+    most = max(1, (_CPU_VALUES if on_cpu else _GPU_VALUES) // (classes + _POINTS + 2 * rows))
     memory = Workspace(flat, min(most, flat.shape[1]))
     for start in range(0, flat.shape[1], most):
         part = slice(start, start + most)
         y, counted = target[part], labeled[part].to(logits.dtype)
         below_top, true_below, right = _distances(flat[:, part], y, memory)
         totals, products = _partition_sums(below_top, memory)
-        shares = torch.reciprocal(totals, out=memory("shares", _POINTS, len(y))).mul_(counted)
+        shares = torch.reciprocal(totals, out=memory("shares", _POINTS, len(y)))
+        every = on_cpu and bool(labeled[part].all())  # most parts of most masks: two passes less over all points
+        if not every:
+            shares.mul_(counted)
+            totals.masked_fill_(~labeled[part], 1)
         # a class that is ruled out by the smallest float must not make the sum overflow
         true_sum = (true_below.clamp_max(1e6).double() * counted).sum()
-        nll += _log_sums(totals, labeled[part]) + betas * true_sum
+        nll += _log_sums(totals) + betas * true_sum
         slope += true_sum - products.mul_(shares[_SLOPED]).sum(1).double()
         confidences = _confidences(shares, memory)
         # a pixel that is not counted has no share, and falls into a bin of its own, the first
@@ -144,9 +149,8 @@ def _confidences(shares: Tensor, memory: Workspace) -> Tensor:
     return out
 
 
-def _log_sums(totals: Tensor, labeled: Tensor) -> Tensor:
-    """Sums of the logarithms of ``(K, P)`` over the labeled pixels, ``(K,)`` float64; it overwrites them."""
-    totals.masked_fill_(~labeled, 1)
+def _log_sums(totals: Tensor) -> Tensor:
+    """Sums of the logarithms of ``(K, P)``, ``(K,)`` float64; it overwrites them."""
     points, pixels = totals.shape
     whole = pixels // _FACTORS * _FACTORS
     products = totals[:, :whole].view(points, _FACTORS, -1).prod(1)
