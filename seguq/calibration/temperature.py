@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from seguq.calibration.base import Calibrator, FittingBatches, fitting_pairs, require_reiterable
+from seguq.calibration.base import Calibrator, Stream
+from seguq.calibration.batches import FittingBatches, fitting_pairs, require_reiterable
+from seguq.calibration.folds import block_of
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
+from seguq.core.groups import GroupOf
 from seguq.functional.calibration import temperature_nll
 from seguq.functional.logits import TASKS, Task, full_precision
-from seguq.functional.temperature_curve import LOG_BETAS, TemperatureSums, curve_nll, curve_slope
+from seguq.functional.temperature_curve import (
+    BINNED_LOG_BETAS,
+    LOG_BETAS,
+    TemperatureSums,
+    curve_gaps,
+    curve_nll,
+    curve_slope,
+    temperature_curve,
+)
 
 _BOUND = math.log(20.0)  # log T lies within -log 20 .. log 20: T from 0.05 to 20
-_GRID_POINTS = 9
-_MOST_PASSES = 8
-_TOLERANCE = 1e-5  # of log T; the last step then leaves an error far below it
-
-
-class _Point:
-    """The mean negative log-likelihood and its derivatives at one inverse temperature."""
-
-    def __init__(self, log_beta: float, nll: float, first: float, second: float) -> None:
-        self.log_beta, self.nll, self.first, self.second = log_beta, nll, first, second
-        self.beta = math.exp(log_beta)
+_MOST_STEPS = 7
+_TOLERANCE = 2e-4  # of log T; what a Newton step leaves goes with its square
+_N_BINS = 15
 
 
 class TemperatureScaling(Calibrator):
@@ -36,9 +39,10 @@ class TemperatureScaling(Calibrator):
     .. math:: T = \arg\min_T - \sum_i \log \mathrm{softmax}(z_i / T)_{y_i}, \quad 0.05 \le T \le 20
 
     The loss is convex in 1/T. Fitting streams: the sums of the loss and its derivatives (float64) over all labeled
-    pixels are all that is kept between batches. A first pass brackets the minimum on a grid of 9 temperatures, the
-    following ones (2 or 3 as a rule, 8 passes at most in all) are Newton-like steps inside the bracket. T stays 1
-    where nothing improves.
+    pixels are all that is kept between batches. A first pass takes the loss along a whole grid of temperatures (see
+    `seguq.functional.temperature_curve`), of which the minimum is within 1e-3 as a rule; a second takes its exact
+    derivatives there for one Newton step of log T. Further steps follow only where that one was larger than 2e-4 (8
+    passes at most in all). T stays 1 where nothing improves. A `stream` needs the first pass only.
 
     Args:
         task: ``"multiclass"`` (logits with one channel are taken as a sigmoid's), ``"binary"`` or ``"multilabel"``.
@@ -47,7 +51,7 @@ class TemperatureScaling(Calibrator):
     Attributes:
         log_temperature: log T, a buffer.
         nll_before: mean negative log-likelihood of the fitting data at T = 1, in nats (after `fit`).
-        nll_after: the same at the fitted T.
+        nll_after: the same at the fitted T (of the same data: `summary` has it out of sample).
         pixels: number of labeled pixels that were fitted on.
         at_bound: whether the optimum lies at the bound of T (a warning says so, too).
 
@@ -82,6 +86,10 @@ class TemperatureScaling(Calibrator):
         """T."""
         return math.exp(float(self.log_temperature))
 
+    def fitted(self) -> dict[str, Any]:
+        """T."""
+        return {"temperature": self.temperature}
+
     def forward(self, logits: Tensor, image: Tensor | None = None) -> Tensor:
         """Logits divided by T, ``(B, C, *spatial)``, at least float32; ``image`` is not looked at."""
         require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
@@ -105,107 +113,140 @@ class TemperatureScaling(Calibrator):
             Itself, fitted.
 
         Raises:
-            SeguqError: if the batches can be read only once, are empty or hold no labeled pixel, or for logits with
-                NaN or infinity, targets out of range, or shapes that do not go together.
+            SeguqError: if the batches can be read only once, give another number of pixels when read again, are empty
+                or hold no labeled pixel, or for logits with NaN or infinity, targets out of range, or shapes that do
+                not go together.
         """
         require_reiterable(batches)
-        grid = [_BOUND * (2 * i / (_GRID_POINTS - 1) - 1) for i in range(_GRID_POINTS)]
-        points = self._evaluate(batches, grid)
-        start = points[_GRID_POINTS // 2]  # T = 1
-        low, high = points[0], points[-1]
-        best = start
-        self.at_bound = False
-        if low.first >= 0:
-            best = low
-            self.at_bound = low.nll < start.nll
-        elif high.first <= 0:
-            best = high
-            self.at_bound = high.nll < start.nll
-        else:
-            for point in points:
-                if point.first < 0:
-                    low = point
-                else:
-                    high = point
-                    break
-            best = self._refine(batches, low, high)
-        if self.at_bound:
-            warn_of_bound(best.log_beta)
-        if not best.nll < start.nll:
-            best = start
-        self._settle(best.log_beta, start.nll, best.nll)
-        return self
-
-    def _settle(self, log_beta: float, nll_before: float, nll_after: float) -> None:
-        self.nll_before, self.nll_after = nll_before, nll_after
-        with torch.inference_mode(False):  # a new one: the old may have been moved inside inference mode
-            self.log_temperature = torch.full_like(self.log_temperature, -log_beta)
-
-    def fit_curve(self, sums: TemperatureSums) -> TemperatureScaling:
-        """Find T from the sums of `seguq.functional.temperature_curve`: in one reading, to 1e-3 of what `fit` finds.
-
-        Args:
-            sums: of all labeled pixels.
-
-        Returns:
-            Itself, fitted.
-
-        Raises:
-            SeguqError: if there is no labeled pixel.
-        """
-        if not float(sums.pixels):
-            raise SeguqError(f"there is no labeled pixel to fit on (all targets are ignore_index={self.ignore_index})")
-        self.pixels = int(sums.pixels)
-        log_beta = best_log_beta(sums)
-        self.at_bound = abs(log_beta) == _BOUND
-        if self.at_bound:
-            warn_of_bound(log_beta)
-        self._settle(log_beta, curve_nll(sums, 0.0), curve_nll(sums, log_beta))
-        return self
-
-    def _evaluate(self, batches: FittingBatches, log_betas: list[float]) -> list[_Point]:
-        """One pass: the loss and its derivatives at each inverse temperature."""
-        totals: list[list[Tensor]] = [[] for _ in log_betas]
+        stream, seen = TemperatureStream(self), 0
         for logits, target in fitting_pairs(batches, self.task, self.ignore_index):
-            for log_beta, total in zip(log_betas, totals, strict=True):
-                sums = temperature_nll(logits, target, math.exp(log_beta), self.ignore_index)
-                total[:] = [a + b for a, b in zip(total, sums, strict=True)] if total else list(sums)
-        pixels = int(totals[0][0]) if totals[0] else 0
-        if len(log_betas) == 1 and pixels != self.pixels:
-            raise SeguqError(f"batches gave {self.pixels} labeled pixels when first read, and {pixels} when read again")
-        if pixels == 0:
+            stream.take(logits, target, [block_of(number) for number in range(seen, seen + len(logits))])
+            seen += len(logits)
+        measured = stream.summary()
+        if measured is None:
             raise SeguqError(
                 f"there is no labeled pixel to fit on (all targets are ignore_index={self.ignore_index}, or no batches)"
             )
-        self.pixels = pixels
-        points = []
-        for log_beta, total in zip(log_betas, totals, strict=True):
-            _, nll, first, second = (float(value) / pixels for value in total)
-            points.append(_Point(log_beta, nll, first, second))
-        return points
+        sums = stream.curve(stream.sums.sum(0).cpu()[2:])
+        log_beta, nll_after = self._refined(batches, lowest(sums), measured.pixels)
+        # of a mean over float32 logits the last digits are left to chance; the loss is convex
+        self.settle(log_beta, measured.pixels, measured.nll_before, min(nll_after, measured.nll_before))
+        self.measured = measured
+        if self.at_bound:
+            warn_of_bound(log_beta)
+        return self
 
-    def _refine(self, batches: FittingBatches, low: _Point, high: _Point) -> _Point:
-        """Narrow a bracket of the minimum (first < 0 at ``low``, >= 0 at ``high``)."""
-        log_beta = _root(low, high)
-        for _ in range(_MOST_PASSES - 1):
-            (point,) = self._evaluate(batches, [log_beta])
-            low, high = (point, high) if point.first < 0 else (low, point)
-            refined = _root(low, high)
-            step, log_beta = abs(refined - log_beta), refined
-            if step < _TOLERANCE:
+    def stream(self, group: GroupOf = None) -> Stream:
+        """Sums that T is fitted from in one reading, to 1e-3 of what `fit` finds as a rule.
+
+        Args:
+            group: from an image's id to its group, as in `seguq.core.groups.Groups`.
+        """
+        return TemperatureStream(self, group)
+
+    def settle(self, log_beta: float, pixels: int, nll_before: float, nll_after: float) -> None:
+        """Take over what was found: the log of the inverse temperature, and on how many pixels it does what."""
+        self.pixels, self.nll_before, self.nll_after = pixels, nll_before, nll_after
+        self.at_bound = abs(log_beta) == _BOUND
+        with torch.inference_mode(False):  # a new one: the old may have been moved inside inference mode
+            self.log_temperature = torch.full_like(self.log_temperature, -log_beta)
+
+    def _refined(self, batches: FittingBatches, log_beta: float, pixels: int) -> tuple[float, float]:
+        """From near the minimum to it, by Newton's steps along ``log_beta``; with the loss there."""
+        for _ in range(_MOST_STEPS):
+            at_bound = abs(log_beta) == _BOUND
+            # at a bound rounding decides whether it is better than T = 1, so both are asked of one formula
+            here, *at_one = self._exact(batches, [log_beta] + [0.0] * at_bound, pixels)
+            stepped = min(max(log_beta + here.step, -_BOUND), _BOUND)
+            moved, log_beta = stepped - log_beta, stepped
+            if at_bound and not moved:
+                return (log_beta, here.nll) if here.nll < at_one[0].nll else (0.0, at_one[0].nll)
+            if abs(moved) < _TOLERANCE:
                 break
-        # the loss at the last root differs from the last point's by the square of a step below the tolerance
-        point.log_beta = log_beta
-        return point
+        return log_beta, here.nll + moved * here.first + moved**2 / 2 * here.second
+
+    def _exact(self, batches: FittingBatches, log_betas: list[float], pixels: int) -> list[_Loss]:
+        """One pass: the mean loss and its derivatives at some inverse temperatures."""
+        totals = torch.zeros(len(log_betas), 4, dtype=torch.float64)
+        for logits, target in fitting_pairs(batches, self.task, self.ignore_index):
+            found = [temperature_nll(logits, target, math.exp(x), self.ignore_index) for x in log_betas]
+            totals += torch.stack([torch.stack(sums) for sums in found]).cpu()
+        again = int(totals[0, 0])
+        if again != pixels:
+            raise SeguqError(f"batches gave {pixels} labeled pixels when first read, and {again} when read again")
+        return [
+            _Loss.along_log_beta(math.exp(x), *(float(value) / pixels for value in row[1:]))
+            for x, row in zip(log_betas, totals, strict=True)
+        ]
 
 
-def best_log_beta(sums: TemperatureSums) -> float:
-    """log of the inverse temperature (T within its bounds) of the least negative log-likelihood; 0 if T = 1 is best."""
-    found = _lowest(sums)
-    return found if curve_nll(sums, found) < curve_nll(sums, 0.0) else 0.0
+class _Loss(NamedTuple):
+    """The mean negative log-likelihood at an inverse temperature, and its derivatives along the log of that."""
+
+    nll: float
+    first: float
+    second: float
+
+    @classmethod
+    def along_log_beta(cls, beta: float, nll: float, first: float, second: float) -> _Loss:
+        """From the derivatives along the inverse temperature itself."""
+        return cls(nll, beta * first, beta * first + beta**2 * second)
+
+    @property
+    def step(self) -> float:
+        """Newton's step. Far from the minimum the loss may bend down along the log, though not along beta itself."""
+        bend = self.second if self.second > 0 else self.second - self.first
+        return max(-1.0, min(1.0, -self.first / bend)) if bend > 0 else 0.0
 
 
-def _lowest(sums: TemperatureSums) -> float:
+class TemperatureStream(Stream):
+    """Sums of `seguq.functional.temperature_curve`: what one temperature does, whichever it will be.
+
+    Args:
+        calibrator: an unfitted one, for its settings.
+        group: from an image's id to its group; None for contiguous blocks of images.
+    """
+
+    def __init__(self, calibrator: TemperatureScaling, group: GroupOf = None) -> None:
+        points = len(LOG_BETAS)
+        self._shapes = ((), (points,), ((points + 1) // 2,), (len(BINNED_LOG_BETAS), _N_BINS))
+        super().__init__(calibrator, sum(_size(shape) for shape in self._shapes), group)
+
+    def measure(self, logits: Tensor, target: Tensor, image: Tensor | None) -> Tensor:
+        """The curve of some images, flat."""
+        curve = temperature_curve(logits, target, _N_BINS, self.calibrator.ignore_index)
+        return torch.cat([item.flatten() for item in curve])
+
+    def curve(self, sums: Tensor) -> TemperatureSums:
+        """The curve that flat sums are of."""
+        parts = torch.split(sums, [_size(shape) for shape in self._shapes])
+        return TemperatureSums(*(part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)))
+
+    def fitted(self, sums: Tensor) -> TemperatureScaling:
+        """The temperature at the minimum of the curve; 1 where that is no better."""
+        curve, made = self.curve(sums), self._unfitted()
+        assert isinstance(made, TemperatureScaling)
+        found, nll_before = lowest(curve), curve_nll(curve, 0.0)
+        log_beta = found if curve_nll(curve, found) < nll_before else 0.0
+        made.settle(log_beta, int(curve.pixels), nll_before, curve_nll(curve, log_beta))
+        return made
+
+    def judged(self, sums: Tensor, calibrator: Calibrator | None) -> tuple[float, Tensor]:
+        """The likelihood and the bins' gaps at a temperature."""
+        curve = self.curve(sums)
+        log_beta = 0.0 if calibrator is None else -float(calibrator.state_dict()["log_temperature"])
+        return curve_nll(curve, log_beta) * float(curve.pixels), curve_gaps(curve, log_beta)
+
+    def fit(self) -> Calibrator | None:
+        """The temperature of all that was taken in; None where no pixel was labeled."""
+        found = super().fit()
+        if isinstance(found, TemperatureScaling) and found.at_bound:
+            warn_of_bound(-float(found.log_temperature))
+        return found
+
+
+def lowest(sums: TemperatureSums) -> float:
+    """log of the inverse temperature, within the bounds, where a curve has the least negative log-likelihood."""
     if curve_slope(sums, -_BOUND) >= 0:
         return -_BOUND
     if curve_slope(sums, _BOUND) <= 0:
@@ -229,22 +270,5 @@ def warn_of_bound(log_beta: float) -> None:
     warnings.warn(f"the best temperature lies at its bound, T = {math.exp(-log_beta):.4g}: {reason}", stacklevel=3)
 
 
-def _root(low: _Point, high: _Point) -> float:
-    """Where the cubic through the derivative's values and slopes at both ends of a bracket crosses zero (log beta)."""
-    width = high.beta - low.beta
-    if width <= 0:
-        return low.log_beta
-
-    def slope(t: float) -> float:
-        return (
-            (1 + 2 * t) * (1 - t) ** 2 * low.first
-            + t * (1 - t) ** 2 * width * low.second
-            + t**2 * (3 - 2 * t) * high.first
-            + t**2 * (t - 1) * width * high.second
-        )
-
-    left, right = 0.0, 1.0
-    for _ in range(60):
-        middle = (left + right) / 2
-        left, right = (middle, right) if slope(middle) < 0 else (left, middle)
-    return math.log(low.beta + (left + right) / 2 * width)
+def _size(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())

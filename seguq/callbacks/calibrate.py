@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 
 from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import add_calibrators, carried, carry
-from seguq.calibration.streamed import StreamedTemperature
-from seguq.calibration.temperature import TemperatureScaling
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
 from seguq.callbacks.batches import BatchForward
 from seguq.callbacks.hooks import listen
@@ -19,22 +17,22 @@ from seguq.callbacks.passes import Passes, Step
 from seguq.callbacks.run import Run
 from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError
+from seguq.core.groups import GroupOf
 from seguq.functional.logits import Task
 from seguq.inference import Estimator
 from seguq.weights import weights_sha256
-
-_CALIBRATORS = {"global": TemperatureScaling}
 
 
 class Calibrate(EstimatorCallback):
     """Fits a calibrator in every validation, and puts it into the checkpoints of exactly those weights.
 
-    Logged: ``val/temperature``, ``val/ece_before``, ``val/nll_before``, and out of sample ``val/ece_after`` and
-    ``val/nll_after``: each image calibrated by a temperature that was fitted on the other half of the images (even
-    and odd index in the data set). With an ``estimator`` its kind is added: ``val/ece_after/mc_dropout``. Any of them
-    can be monitored by a ModelCheckpoint. The fit needs no pass of its own where the module's ``validation_step`` calls
-    its ``forward``, and one forward a batch otherwise; no logits are kept (see
-    `seguq.functional.temperature_curve` for what is).
+    Logged: ``val/temperature`` (where the calibrator has one), ``val/ece_before``, ``val/nll_before``, and out of
+    sample ``val/ece_after`` and ``val/nll_after``: each of two folds calibrated by what was fitted on the other. Whole
+    groups of images go to a fold: those of a video or a patient where ``group`` tells them, and contiguous blocks
+    otherwise, the first and the second half of the data set (see `seguq.calibration.folds`). With an ``estimator`` its
+    kind is added: ``val/ece_after/mc_dropout``. Any of them can be monitored by a ModelCheckpoint. The fit needs no
+    pass of its own where the module's ``validation_step`` calls its ``forward``, and one forward a batch otherwise; no
+    logits are kept (see `seguq.functional.temperature_curve` for what is).
 
     The calibrator ends in ``module.calibrators`` under the estimator's tag, and in each checkpoint under the key
     ``seguq`` (also in those of ``save_weights_only``), with the hash of the weights that the validation ran with. A
@@ -45,13 +43,16 @@ class Calibrate(EstimatorCallback):
     A validation batch whose logits hold NaN is left out with a warning; where nothing can be fitted, NaN is logged.
 
     Args:
-        calibrator: ``"global"`` (one temperature), or an unfitted `TemperatureScaling` for settings of its own.
+        calibrator: name of a calibrator, such as ``"global"`` (one temperature), the import path of one of your own, or
+            an unfitted one, for settings of its own. It must be one that can be fitted in one reading
+            (`Calibrator.stream`).
         estimator: whose pooled output is calibrated; None: one deterministic pass.
         every_n_epochs: fit in the first validation epoch of a training, in every n-th after it, and in the last.
         dataloader: number of the validation loader to fit on, where there are several: data like the training data.
         batch_forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
         ignore_index: value of masks that is left out.
+        group: from an image's id to its group: a function or a regular expression, as in `seguq.core.groups.Groups`.
 
     Raises:
         SeguqError: for an unknown name, or a calibrator that cannot be fitted in one reading.
@@ -75,22 +76,25 @@ class Calibrate(EstimatorCallback):
         batch_forward: BatchForward | None = None,
         task: Task | None = None,
         ignore_index: int = 255,
+        group: GroupOf = None,
     ) -> None:
         super().__init__(estimator, None, batch_forward, task, every_n_epochs)
         if isinstance(calibrator, str):
-            if calibrator not in _CALIBRATORS:
-                raise SeguqError(f"there is no calibrator {calibrator!r}: there is {', '.join(_CALIBRATORS)}")
-            calibrator = _CALIBRATORS[calibrator](ignore_index=ignore_index)
+            calibrator = Calibrator.make(calibrator, task=task or "multiclass", ignore_index=ignore_index)
         if not isinstance(calibrator, Calibrator):
-            raise SeguqError(f"calibrator must be {', '.join(_CALIBRATORS)} or a calibrator, but is {calibrator!r}")
-        if not isinstance(calibrator, TemperatureScaling):
             raise SeguqError(
-                f"Calibrate fits one temperature while validation runs; {type(calibrator).__name__} needs several "
-                "readings: fit it after training by estimator.calibrate(calibrator, batches)"
+                f"calibrator must be a calibrator or the name of one ({', '.join(Calibrator.names())}), but is "
+                f"{calibrator!r}"
+            )
+        if calibrator.stream(group) is None:
+            raise SeguqError(
+                f"Calibrate fits while validation runs, in one reading; {type(calibrator).__name__} needs several: fit "
+                "it after training by estimator.calibrate(calibrator, batches)"
             )
         require_count("dataloader", dataloader, least=0)
         self.fitting = calibrator
         self.dataloader = dataloader
+        self.group = group
         self.fitted: dict[str, Calibrator] = {}  # by tag: what checkpoints are given
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -156,7 +160,9 @@ class _Fit(Run):
         settings = copy.deepcopy(self.callback.fitting)
         if settings.task == "multiclass":
             settings.task = self.passes.estimator.task
-        self.stream = StreamedTemperature(settings)
+        stream = settings.stream(self.callback.group)
+        assert stream is not None  # the callback has asked
+        self.stream = stream
         self.weights = weights_sha256(self.owner)
 
     def look(self, step: Step, dataloader: int) -> None:
@@ -166,36 +172,34 @@ class _Fit(Run):
                 "(image, mask), or let batch_forward= return (logits, mask)"
             )
         if len(step.ids):
-            self.stream.add(step.pooled, step.mask, step.numbers)
+            self.stream.add(step.pooled, step.mask, step.ids, step.numbers, step.image)
 
     def close(self) -> None:
         sums = self.stream.sums.to(self.module.device)
         self.stream.sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         tag = self.passes.tag
-        fit = self.stream.fit()
-        # those that are not known are logged as well: a ModelCheckpoint that misses its figure ends the training
-        values = dict.fromkeys(("temperature", "ece_before", "nll_before", "ece_after", "nll_after"), math.nan)
-        if fit is None:
+        fitted = self.stream.fit()
+        # those that are not known are logged as well: a ModelCheckpoint that misses what it monitors ends the training
+        names = (*_of_its_own(self.callback.fitting), "ece_before", "nll_before", "ece_after", "nll_after")
+        values = dict.fromkeys(names, math.nan)
+        if fitted is None:
             warnings.warn("Calibrate saw no labeled pixel in this validation: nothing was fitted", stacklevel=2)
             self._log(values)
             return
-        fit.calibrator.tag, fit.calibrator.weights_sha256 = tag, self.weights
-        fit.calibrator.global_step = self.trainer.global_step
-        self.callback.fitted = {tag: fit.calibrator}
-        carry(self.module, {tag: fit.calibrator})
-        values |= {
-            "temperature": fit.calibrator.temperature,
-            "ece_before": fit.ece_before,
-            "nll_before": fit.nll_before,
-        }
-        if fit.ece_after is None or fit.nll_after is None:
+        fitted.tag, fitted.weights_sha256, fitted.global_step = tag, self.weights, self.trainer.global_step
+        self.callback.fitted = {tag: fitted}
+        carry(self.module, {tag: fitted})
+        found = fitted.summary()
+        values |= {**_of_its_own(fitted), "ece_before": found.ece_before, "nll_before": found.nll_before}
+        if found.ece_after is None or found.nll_after is None:
+            several = f"{found.images} labeled image{'s' * (found.images != 1)}"
             warnings.warn(
-                f"Calibrate saw {fit.images} labeled image{'s' * (fit.images != 1)} in this validation: a temperature "
-                "was fitted, but figures out of sample need two images, one with an even and one with an odd index",
+                f"Calibrate saw {several} {'of one group ' * (found.images > 1)}in this validation: a calibrator was "
+                "fitted, but what it is worth out of sample takes images of two groups",
                 stacklevel=2,
             )
         else:
-            values |= {"ece_after": fit.ece_after, "nll_after": fit.nll_after}
+            values |= {"ece_after": found.ece_after, "nll_after": found.nll_after}
         self._log(values)
 
     def _log(self, values: dict[str, float]) -> None:
@@ -203,3 +207,9 @@ class _Fit(Run):
         ending = "" if kind == "deterministic" else f"/{kind}"
         prefix = PREFIX[self.stage]
         log_values(self.trainer, self.module, {f"{prefix}/{name}{ending}": value for name, value in values.items()})
+
+
+def _of_its_own(calibrator: Calibrator) -> dict[str, float]:
+    """What a calibrator tells of itself: its temperature, where it has one."""
+    temperature = getattr(calibrator, "temperature", None)
+    return {"temperature": temperature} if isinstance(temperature, float) else {}

@@ -1,13 +1,14 @@
-"""``seguq calibrate``: fit a temperature on held-out images, show what it is worth, keep it in the checkpoint."""
+"""``seguq calibrate``: fit a calibrator on held-out images, show what it is worth, keep it in the checkpoint."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from seguq.calibration import cross_fit
+from seguq.calibration import Calibrator, cross_fit
 from seguq.calibration.checkpoint import save_calibrator
-from seguq.calibration.temperature import TemperatureScaling
+from seguq.calibration.folds import TooFewGroups
 from seguq.cli.common import (
     make_estimator,
     pick_device,
@@ -19,6 +20,7 @@ from seguq.cli.common import (
 )
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError
+from seguq.core.groups import Groups
 from seguq.core.progress import ProgressLoader
 from seguq.data import SegmentationData
 from seguq.inference import Estimator
@@ -35,6 +37,8 @@ def calibrate(
     checkpoint: str,
     data: str,
     split: str = "val",
+    calibrator: str = "global",
+    group: str | None = None,
     estimator: Estimator | str = "mc_dropout",
     samples: int | None = None,
     members: list[str] | None = None,
@@ -46,15 +50,21 @@ def calibrate(
     out: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Fit one temperature on held-out images, and keep it in the checkpoint.
+    """Fit a calibrator on held-out images, and keep it in the checkpoint.
 
-    A temperature belongs to the estimator whose output it was fitted on: fit one for each that you predict with. The
-    figures shown are out of sample: each half of the images is calibrated by a temperature fitted on the other half.
+    A calibrator belongs to the estimator whose output it was fitted on: fit one for each that you predict with. What is
+    shown is out of sample: each half of the images is calibrated by one that was fitted on the other half. Frames of a
+    video, tiles or slices are not independent of each other: tell by --group which belong together, and each group is
+    on one side as a whole.
 
     Args:
-        checkpoint: checkpoint of `seguq fit`; the temperature is written into it.
+        checkpoint: checkpoint of `seguq fit`; the calibrator is written into it.
         data: folder of the data set (images/SPLIT, masks/SPLIT, classes.json).
         split: split to fit on; one that the model was not trained on.
+        calibrator: global (one temperature), another name, or the import path of a calibrator of your own.
+        group: regular expression that finds the group in an image's id (its file name without the ending), in its first
+            bracket or as a whole: "^[^_]+" for what stands before the first underscore. Without it contiguous blocks of
+            images are groups.
         estimator: mc_dropout, deterministic (one pass) or deep_ensemble, as you will predict with.
         samples: passes of mc_dropout.
         members: further checkpoints of a deep_ensemble.
@@ -67,6 +77,8 @@ def calibrate(
         overwrite: replace the file of --out if it exists.
     """
     root = require_folder(data, "--data")
+    Groups(group)
+    Calibrator.named(calibrator)
     if out is not None:
         refuse_to_overwrite(Path(out), overwrite)
     task = SegmentationTask.load(checkpoint).to(pick_device(device))
@@ -81,29 +93,40 @@ def calibrate(
     est = make_estimator(estimator, task, samples=samples, seed=seed, members=members, calibrator=None)
     pooled = est.pooled(ProgressLoader(loader, f"{est.tag} on {split}"))
     ignore_index = module.classes.ignore_index
-    calibrator = TemperatureScaling(ignore_index=ignore_index).fit(pooled)
 
+    def make() -> Calibrator:
+        return Calibrator.make(calibrator, task=task.task, num_classes=task.num_classes, ignore_index=ignore_index)
+
+    fitted = make().fit(pooled)
     metrics = {
         (name, when): kind(task.num_classes, ignore_index=ignore_index)
         for name, kind in (("ECE", CalibrationError), ("NLL (nats)", NegativeLogLikelihood))
         for when in ("before", "after")
     }
-    for batch in cross_fit(lambda: TemperatureScaling(ignore_index=ignore_index), pooled):
-        ids = [str(number) for number in batch.numbers]
-        for (_, when), metric in metrics.items():
-            logits = batch.logits if when == "before" else batch.calibrated
-            metric.update(logits.softmax(1), batch.target, group=ids)
-    save_calibrator(checkpoint, calibrator, est.tag, out)
+    groups: set[str] = set()
+    try:
+        for batch in cross_fit(make, pooled, group=group):
+            for (_, when), metric in metrics.items():
+                logits = batch.logits if when == "before" else batch.calibrated
+                metric.update(logits.softmax(1), batch.target, group=batch.groups)
+            groups.update(batch.groups)
+    except TooFewGroups as error:
+        warnings.warn(f"nothing can be shown: {error}", stacklevel=1)
+    save_calibrator(checkpoint, fitted, est.tag, out)
+    if groups:
+        images = f"{split}, {len(module.folder(split))} images"
+        together = f"{len(groups)} {'blocks' if group is None else 'groups'}"
+        _print(f"{est.tag}: {fitted!r}", images, together, metrics)
+    print(f"kept in {out or checkpoint}")
 
-    cells = {key: with_interval(scalar(m.compute()), m.compute_interval(), 4) for key, m in metrics.items()}  # type: ignore[arg-type]
+
+def _print(
+    title: str, images: str, together: str, metrics: dict[tuple[str, str], CalibrationError | NegativeLogLikelihood]
+) -> None:
     rows = []
     for name in ("ECE", "NLL (nats)"):
-        change = with_interval(*metrics[name, "after"].compute_difference(metrics[name, "before"]), 4)
-        rows.append([name, cells[name, "before"], cells[name, "after"], change])
-    print_table(
-        f"{est.tag}: T = {calibrator.temperature:.3f}",
-        [f"{split}, {len(module.folder(split))} images", "before", "after (out of sample)", "change"],
-        rows,
-        "95 % intervals, bootstrapped over images",
-    )
-    print(f"kept in {out or checkpoint}")
+        before, after = metrics[name, "before"], metrics[name, "after"]
+        cells = [with_interval(scalar(m.compute()), m.compute_interval(), 4) for m in (before, after)]  # type: ignore[arg-type]
+        rows.append([name, *cells, with_interval(*after.compute_difference(before), 4)])
+    columns = [images, "before", "after (out of sample)", "change"]
+    print_table(title, columns, rows, f"95 % intervals, bootstrapped over {together} of images")

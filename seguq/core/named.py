@@ -97,13 +97,16 @@ class Named:
         """An object of the class with a name, given those of the arguments on offer that its constructor takes.
 
         Raises:
-            UsageError: if there is no such class, or its constructor needs arguments that are not on offer.
+            UsageError: if there is no such class, or if it needs what is not on offer.
         """
         found = cls.named(name)
         takes = found.constructor_arguments()
-        needs = [key for key, item in takes.items() if item.default is item.empty and key not in offered]
-        if needs:
-            raise UsageError(f"{name} cannot be made by its name alone: {found.__name__} needs {', '.join(needs)}")
+        missing = [key for key, item in takes.items() if item.default is item.empty and key not in offered]
+        if missing:
+            raise UsageError(
+                f"{found.__name__} needs {', '.join(missing)}, which is not known where it is asked for by name: make "
+                f"one as {found.__name__}({', '.join(f'{key}=...' for key in missing)}), and pass that"
+            )
         return found(**{key: value for key, value in offered.items() if key in takes})
 
     @classmethod

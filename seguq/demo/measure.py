@@ -97,9 +97,8 @@ def own_temperature(
         pooled = est.pooled(ProgressLoader(loader, "a temperature for stained images"))
         batches = list(cross_fit(TemperatureScaling, pooled))
     for batch in batches:
-        ids = [str(number) for number in batch.numbers]
-        before.update(batch.logits.softmax(1), batch.target, group=ids)
-        after.update(batch.calibrated.softmax(1), batch.target, group=ids)
+        before.update(batch.logits.softmax(1), batch.target, group=batch.groups)
+        after.update(batch.calibrated.softmax(1), batch.target, group=batch.groups)
     return {"ECE after": _cell(after), "ECE change": _triple(*after.compute_difference(before))}
 
 

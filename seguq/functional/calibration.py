@@ -9,6 +9,10 @@ from torch import Tensor
 
 from seguq.core.checks import flat_images, require_target_shape
 
+_SMALL = 1 << 16  # logits
+_CPU_VALUES = 1 << 18  # logits at once: more would leave the cache
+_GPU_VALUES = 1 << 26
+
 
 class TemperatureNLL(NamedTuple):
     """The negative log-likelihood at one inverse temperature, summed over labeled pixels (float64 scalars)."""
@@ -28,6 +32,8 @@ def temperature_nll(
         L(\beta) = \log \sum_c e^{\beta z_c} - \beta z_y, \quad
         L' = E_p[z] - z_y, \quad L'' = Var_p[z]
 
+    65,000 logits and fewer are computed in double precision.
+
     Args:
         logits: ``(B, C, *spatial)``, float32 or float64, finite.
         target: class indices ``(B, *spatial)``, int64.
@@ -46,22 +52,27 @@ def temperature_nll(
         [1.0, 0.6931, -1.0, 1.0]
     """
     require_target_shape(logits, target)
-    labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
-    # softmax is the same for z and z + c: with the largest logit at 0 the sums lose no digits to a common offset
-    # (nor do logits that rule a class out, such as the smallest float, overflow when they are squared)
-    logits = (logits - logits.amax(1, keepdim=True)).clamp_min(-1e6)
-    index = target.where(labeled, torch.zeros_like(target)).unsqueeze(1)
-    true_logit = logits.gather(1, index).squeeze(1)
-    log_probs = torch.log_softmax(logits * inverse_temperature, dim=1)
-    nll = -log_probs.gather(1, index).squeeze(1)
-    probs = log_probs.exp_()
-    mean = (probs * logits).sum(1)
-    second = (probs * (logits - mean.unsqueeze(1)).square_()).sum(1)
-
-    def total(values: Tensor) -> Tensor:
-        return values.masked_fill(~labeled, 0).sum(dtype=torch.float64)
-
-    return TemperatureNLL(labeled.sum(dtype=torch.float64), total(nll), total(mean - true_logit), total(second))
+    classes = logits.shape[1]
+    if logits.device.type == "cpu" and logits.numel() <= _SMALL:
+        logits = logits.double()  # costs nothing here, and few pixels leave a flat minimum, where rounding would count
+    flat, labels = logits.movedim(1, 0).reshape(classes, -1), target.reshape(-1)
+    sums = torch.zeros(4, dtype=torch.float64, device=logits.device)
+    most = max(1, (_CPU_VALUES if logits.device.type == "cpu" else _GPU_VALUES) // classes)
+    for start in range(0, flat.shape[1], most):
+        z, y = flat[:, start : start + most], labels[start : start + most]
+        labeled = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+        # softmax is the same for z and z + c: with the largest logit at 0 the sums lose no digits to a common offset
+        # (nor do logits that rule a class out, such as the smallest float, overflow when they are squared)
+        below = (z.amax(0) - z).clamp_max_(1e6)
+        true_below = below.gather(0, y.where(labeled, torch.zeros_like(y))[None])[0]
+        weights = torch.mul(below, -inverse_temperature).exp_()
+        total = weights.sum(0)
+        mean = weights.mul_(below).sum(0) / total
+        square = weights.mul_(below).sum(0) / total
+        nll = total.log() + inverse_temperature * true_below
+        values = torch.stack((torch.ones_like(nll), nll, true_below - mean, square - mean**2))
+        sums += values.masked_fill_(~labeled, 0).sum(1, dtype=torch.float64)
+    return TemperatureNLL(*sums)
 
 
 def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignore_index: int | None = 255) -> Tensor:

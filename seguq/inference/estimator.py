@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seguq.calibration import Calibrator
+from seguq.calibration.batches import FittingBatch
 from seguq.calibration.checkpoint import carried, carry
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
@@ -203,18 +204,20 @@ class Estimator(Named, ABC):
         return made
 
     def pooled(self, batches: Iterable[Any]) -> PooledBatches:
-        """This estimator's pooled output over labeled batches: a re-iterable of ``(class logits, class indices)``.
+        """This estimator's pooled output over labeled batches: a re-iterable of ``(logits, image, class indices)``.
+
+        A calibrator sees the images as it does when it is applied: normalized, in the precision of the model.
 
         Args:
             batches: a re-iterable of ``(image, mask)`` batches, as `seguq.data.unpack_batch` takes them.
         """
-        return PooledBatches(self._pooled_pair, batches, self.models[0], self._pooling_seed())
+        return PooledBatches(self._pooled_batch, batches, self.models[0], self._pooling_seed())
 
     def _pooling_seed(self) -> int:
         """What the random numbers of `pooled` are keyed by, where the estimator has no seed of its own."""
         return 0
 
-    def _pooled_pair(self, batch: Any, number: int) -> tuple[Tensor, Tensor]:
+    def _pooled_batch(self, batch: Any, number: int) -> FittingBatch:
         batch = unpack_batch(batch)
         if batch.mask is None:
             raise SeguqError("calibration needs labels, but a batch has images without masks")
@@ -222,7 +225,9 @@ class Estimator(Named, ABC):
         with torch.no_grad():
             logits, _ = self.pool(images, ids, ())
         reference = logits[:, 1] if self.task == "multilabel" else logits
-        return logits, class_target(batch.mask.to(logits.device), reference, self.task)
+        made = FittingBatch(logits, images, class_target(batch.mask.to(logits.device), reference, self.task))
+        made.image_ids = ids
+        return made
 
     def calibrate(self, calibrator: Calibrator, batches: Iterable[Any]) -> Calibrator:
         """Fit a calibrator on this estimator's pooled output, tag it, and use it from now on.
@@ -231,8 +236,9 @@ class Estimator(Named, ABC):
 
         Args:
             calibrator: a new calibrator.
-            batches: a re-iterable of held-out ``(image, mask)`` batches. The network runs over them once where the
-                pooled logits fit into 1 GiB of memory; what goes beyond is computed again in each pass.
+            batches: a re-iterable of held-out ``(image, mask)`` batches. The network runs over them once where
+                pooled logits, images and masks fit into 1 GiB of memory; what goes beyond is computed again in each
+                pass.
 
         Returns:
             The calibrator, fitted.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seguq.calibration import Calibrator
-from seguq.calibration.base import require_reiterable
+from seguq.calibration.batches import require_reiterable
 from seguq.calibration.checkpoint import carry, section, unpack
 from seguq.core.checks import require_count, require_seed
 from seguq.core.errors import SeguqError, UsageError

@@ -42,11 +42,11 @@ def one_hot_logits(labels, margin, classes=3):
 @inside_the_bounds
 @given(case=problems)
 @property_test
-def test_log_temperature_is_within_1e_5_of_a_search_over_the_likelihood_of_all_pixels(case):
+def test_log_temperature_is_within_1e_6_of_a_search_over_the_likelihood_of_all_pixels(case):
     rows, labels = as_pixels(*case)
     best = searched_log_temperature(rows, labels)
     assume(mean_nll(rows, labels, best) > 1e-6)  # below, the likelihood is flat to the search
-    assert fitted_log_temperature([case]) == pytest.approx(best, abs=1e-5)
+    assert fitted_log_temperature([case]) == pytest.approx(best, abs=1e-6)
 
 
 @inside_the_bounds
@@ -78,10 +78,10 @@ def test_fitting_reads_the_batches_at_most_8_times(case):
 
 @pytest.mark.parametrize("classes", [2, 3, 11])
 @pytest.mark.parametrize("scale", [0.5, 4.0, 15.0])
-def test_fitting_reads_the_batches_4_times_or_less_as_a_rule(classes, scale):
+def test_fitting_reads_the_batches_twice_as_a_rule(classes, scale):
     batches = Counted([problem(classes=classes, scale=scale)])
     TemperatureScaling().fit(batches)
-    assert 2 <= batches.passes <= 4
+    assert batches.passes == 2
 
 
 @pytest.mark.parametrize("classes", [3, 7])
@@ -118,17 +118,6 @@ def test_the_temperature_that_logits_were_multiplied_with_is_found_again():
     logits, _ = problem(scale=3.0, shape=(20_000,))
     labels = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(0)).flatten()
     assert TemperatureScaling().fit([(2.5 * logits, labels)]).temperature == pytest.approx(2.5, rel=0.03)
-
-
-def test_fitting_again_forgets_what_was_fitted_before():
-    cal = TemperatureScaling().fit([problem(seed=1, scale=9.0)])
-    cal.fit([problem(seed=2)])
-    assert float(cal.log_temperature) == fitted_log_temperature([problem(seed=2)])
-
-
-def test_fit_returns_the_calibrator():
-    cal = TemperatureScaling()
-    assert cal.fit([problem()]) is cal
 
 
 # --- how the batches come
@@ -262,15 +251,6 @@ def test_an_offset_of_all_logits_of_a_pixel_does_not_change_the_temperature(seed
     )
 
 
-@given(seed=st.integers(0, 999), log_temperature=st.floats(-LOG_BOUND, LOG_BOUND), offset=st.floats(-100, 100))
-@property_test
-def test_an_offset_of_all_logits_does_not_change_the_calibrated_probabilities(seed, log_temperature, offset):
-    cal = TemperatureScaling()
-    cal.log_temperature.fill_(log_temperature)
-    logits, _ = problem(seed=seed)
-    torch.testing.assert_close(cal(logits + offset).softmax(1), cal(logits).softmax(1))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_logits_of_half_precision_are_fitted_in_float32(dtype):
     logits, target = problem()
@@ -286,20 +266,6 @@ def test_logits_of_float32_have_the_temperature_of_a_search_in_float64(case):
     cal = TemperatureScaling().fit([(logits, target)])
     best = searched_log_temperature(*as_pixels(logits, target))
     assert cal.nll_after <= mean_nll(*as_pixels(logits, target), best) + 1e-6
-
-
-@pytest.mark.parametrize(
-    ("given_type", "calibrated"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-    ids=str,
-)
-def test_calibrated_logits_are_float32_at_least(given_type, calibrated):
-    assert TemperatureScaling()(torch.zeros(1, 2, 3, dtype=given_type)).dtype == calibrated
 
 
 # --- where there is nothing to find
@@ -410,14 +376,6 @@ def test_too_many_logits_for_binary_are_an_error(channels):
         TemperatureScaling(task="binary").fit([problem(classes=channels)])
 
 
-@pytest.mark.parametrize("once", [iter, lambda batches: (batch for batch in batches), lambda b: map(tuple, b)])
-def test_what_can_be_read_only_once_is_an_error_before_it_is_read(once):
-    batches = once([problem()])
-    with pytest.raises(SeguqError, match="read only once"):
-        TemperatureScaling().fit(batches)
-    assert next(batches)[0].shape == (2, 3, 10, 10)
-
-
 def test_batches_that_differ_between_passes_are_an_error():
     class Shrinking(Counted):
         def __iter__(self):
@@ -504,19 +462,6 @@ def test_the_predicted_class_never_changes(log_temperature, logits):
     assert torch.equal(cal(logits).argmax(1), logits.argmax(1))
 
 
-def test_temperature_scaling_says_that_it_preserves_the_order():
-    assert TemperatureScaling.order_preserving is True
-
-
-def test_fitting_and_calling_work_under_inference_mode():
-    logits, target = problem()
-    with torch.inference_mode():
-        cal = TemperatureScaling().fit([(logits.clone(), target.clone())])
-        calibrated = cal(logits)
-    assert float(cal.log_temperature) == fitted_log_temperature([(logits, target)])
-    assert torch.equal(calibrated, cal(logits))
-
-
 def test_logits_made_under_inference_mode_can_be_fitted_on_outside_of_it():
     with torch.inference_mode():
         batch = problem()[0] * 1, problem()[1] * 1
@@ -551,15 +496,6 @@ def test_fitting_leaves_the_batches_as_they_were():
     batch = problem()
     TemperatureScaling().fit([batch])
     assert all(torch.equal(now, before) for now, before in zip(batch, problem(), strict=True))
-
-
-@pytest.mark.parametrize("arguments", [{}, {"task": "binary", "ignore_index": -1}])
-def test_arguments_and_tensors_rebuild_the_calibrator(arguments):
-    cal = TemperatureScaling(**arguments)
-    cal.log_temperature.fill_(0.7)
-    again = TemperatureScaling(**cal.arguments())
-    again.load_state_dict(cal.state_dict())
-    assert (again.temperature, again.arguments()) == (cal.temperature, cal.arguments())
 
 
 def test_a_copy_is_fitted_alone():

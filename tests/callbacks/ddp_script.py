@@ -34,9 +34,9 @@ def trainer_of(package, folder, devices, *callbacks, **settings):
     return make_trainer(package, folder, *callbacks, **ddp, **settings)
 
 
-def validated(folder, devices, loaders, package=PACKAGES["pytorch_lightning"], **settings):
+def validated(folder, devices, loaders, package=PACKAGES["pytorch_lightning"], group=None, **settings):
     """The figures of Calibrate and UncertaintyMetrics in one validation."""
-    callbacks = [Calibrate(), UncertaintyMetrics(measures=MEASURES, **settings)]
+    callbacks = [Calibrate(group=group), UncertaintyMetrics(measures=MEASURES, **settings)]
     logger = package.loggers.CSVLogger(folder, name="logs", version=package.__name__)
     trainer = trainer_of(package, folder, devices, *callbacks, logger=logger)
     trainer.validate(make_module(package), loaders, verbose=False)
@@ -111,6 +111,7 @@ def claims(folder, devices):
         "odd of lightning": lambda: validated(folder / "odd", devices, loader(Images(7), 3), PACKAGES["lightning"]),
         "unequal": lambda: validated(folder, devices, loader(Images(5, UNEQUAL), 1)),
         "one image": lambda: validated(folder, devices, loader(Images(1), 3)),
+        "groups": lambda: validated(folder, devices, loader(Images(7, ids=IDS), 3), group="^[a-c]|^"),
         "two loaders": lambda: validated(folder, devices, two),
         "max_images": lambda: validated(folder, devices, loader(Images(7), 3), max_images=1),
         "samples": lambda: validated(folder, devices, loader(Images(7, ids=IDS), 3), estimator=mc),

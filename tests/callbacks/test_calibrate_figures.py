@@ -11,11 +11,34 @@ from torch.nn import functional as F
 
 import seguq
 from seguq.acquisition import Random
-from seguq.calibration import TemperatureScaling, cross_fit
+from seguq.calibration import Calibrator, TemperatureScaling, cross_fit
 from seguq.callbacks import Calibrate, HeatmapWriter, RegionScorer, UncertaintyMetrics
 from seguq.core.errors import SeguqError
 from seguq.metrics import CalibrationError, NegativeLogLikelihood
 from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer
+
+
+class TenLines(Calibrator):
+    """What somebody may write who knows fit and forward only."""
+
+    order_preserving = True
+
+    def fit(self, batches):
+        return self
+
+    def forward(self, logits, image=None):
+        return logits
+
+
+class NeedsClasses(TenLines):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+
+
+class Shrinking(TemperatureScaling):
+    """One of another package that streams because it is a temperature."""
+
 
 CALLBACKS = [Calibrate, UncertaintyMetrics, lambda **k: HeatmapWriter("x", **k), lambda **k: RegionScorer("x", **k)]
 
@@ -102,6 +125,56 @@ def test_figures_are_those_of_several_readings(package, kind, tmp_path):
         assert found[f"val/{name}"] == pytest.approx(expected[name], abs=1e-4)
     assert found["val/ece_after"] == pytest.approx(expected["ece_after"], abs=0.02)  # some hundred pixels in 15 bins
     assert module.calibrators["deterministic"].temperature == pytest.approx(found["val/temperature"])
+
+
+@pytest.mark.parametrize("calibrator", [f"{__name__}.Shrinking", Shrinking()], ids=["by import path", "an object"])
+def test_a_calibrator_of_another_package_that_streams_is_fitted(calibrator, tmp_path):
+    import pytorch_lightning
+
+    module = of_kind(pytorch_lightning, "Plain")
+    found = figures(pytorch_lightning, tmp_path, module, Calibrate(calibrator))
+    fitted = module.calibrators["deterministic"]
+    assert type(fitted) is Shrinking
+    assert fitted.temperature == pytest.approx(found["val/temperature"])
+    assert (fitted.summary().ece_before, fitted.summary().images) == (pytest.approx(found["val/ece_before"]), 7)
+
+
+@both_names
+def test_whole_groups_are_on_one_side(package, tmp_path):
+    module, data = of_kind(package, "Plain"), [Images(7)[i] for i in range(7)]
+    found = figures(
+        package, tmp_path, module, Calibrate(group=lambda name: name in "015"), batches=loader(numbered(data))
+    )
+    folds = [[0, 1, 5], [2, 3, 4, 6]]
+    metric = NegativeLogLikelihood(3)
+    with torch.no_grad():
+        pairs = [(module.eval().class_logits(item["image"][None]), item["mask"][None]) for item in data]
+    for fold, other in (folds, folds[::-1]):
+        calibrator = TemperatureScaling().fit([pairs[i] for i in other])
+        for i in fold:
+            metric.update(calibrator(pairs[i][0]).softmax(1), pairs[i][1])
+    assert found["val/nll_after"] == pytest.approx(float(metric.compute()), abs=1e-4)
+
+
+def numbered(data):
+    return [{**item, "image_id": str(number)} for number, item in enumerate(data)]
+
+
+def test_images_of_one_group_leave_the_error_out_of_sample_open_with_one_warning(tmp_path):
+    import pytorch_lightning
+
+    with pytest.warns(UserWarning, match="7 labeled images of one group .* takes images of two groups") as caught:
+        found = figures(pytorch_lightning, tmp_path, make_module(pytorch_lightning), Calibrate(group=lambda _: "one"))
+    assert math.isnan(found["val/ece_after"]) and math.isnan(found["val/nll_after"])
+    assert found["val/temperature"] > 0
+    assert sum("two groups" in str(item.message) for item in caught) == 1
+
+
+def test_a_pattern_that_finds_nothing_is_an_error_with_the_id(tmp_path):
+    import pytorch_lightning
+
+    with pytest.raises(SeguqError, match="group='video' finds nothing in the image id"):
+        figures(pytorch_lightning, tmp_path, make_module(pytorch_lightning), Calibrate(group="video"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -307,7 +380,7 @@ def test_every_n_th_epoch_is_fitted_and_the_last(every, expected, tmp_path, monk
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (lambda: loader(Images(1)), "1 labeled image in this validation: a temperature was fitted, but"),
+        (lambda: loader(Images(1)), "1 labeled image in this validation: a calibrator was fitted, but .* two groups"),
         (lambda: loader(blank()), "no labeled pixel in this validation: nothing was fitted"),
         (lambda: None, "nothing to fit on: pass a validation loader"),
     ],
@@ -338,8 +411,17 @@ def test_a_loader_that_is_not_there_is_an_error_before_the_first_epoch(tmp_path)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Calibrate("globl"), "there is no calibrator 'globl': there is global"),
-        (lambda: Calibrate(nn.Identity()), "calibrator must be global or a calibrator, but is Identity"),
+        (lambda: Calibrate("globl"), "there is no Calibrator 'globl': there are .*global"),
+        (lambda: Calibrate("os.path.Nothing"), "os.path.Nothing cannot be imported"),
+        (lambda: Calibrate("pathlib.Path"), "pathlib.Path is no Calibrator"),
+        (
+            lambda: Calibrate(f"{__name__}.NeedsClasses"),
+            r"NeedsClasses needs num_classes.*NeedsClasses\(num_classes=...",
+        ),
+        (lambda: Calibrate(nn.Identity()), "calibrator must be a calibrator or the name of one .*, but is Identity"),
+        (lambda: Calibrate(TenLines()), r"TenLines needs several: fit it after training by estimator.calibrate\("),
+        (lambda: Calibrate(group="("), r"group='\(' is no regular expression"),
+        (lambda: Calibrate(group=3), "group must be a function of the image id, a regular expression or None"),
         (lambda: Calibrate(batch_forward="x"), "batch_forward must be a function of the module and the .* is 'x'"),
         (lambda: Calibrate(every_n_epochs=0), "every_n_epochs must be a whole number of at least 1, but is 0"),
         (lambda: Calibrate(dataloader=-1), "dataloader must be a whole number of at least 0, but is -1"),

@@ -615,7 +615,15 @@ def test_seguq_score_and_select_work_on_what_it_writes(tmp_path, estimator):
     assert main(["score", "--predictions", str(folder), "--partition", "Grid", "--partition.size", "4"]) == 0
     table = RegionTable.load(folder / "regions.parquet")
     assert len(table) == 5 * 6 and set(table.column("image_id")) == set(IDS)
-    words = ["select", "--scores", str(folder / "regions.parquet"), "--budget.regions", "9", "--predictions", str(folder)]
+    words = [
+        "select",
+        "--scores",
+        str(folder / "regions.parquet"),
+        "--budget.regions",
+        "9",
+        "--predictions",
+        str(folder),
+    ]
     assert main([*words, "--out", str(out)]) == 0
     drawn = [name[: -len(".png")] for name in files(tmp_path / "selection")]
     assert drawn == sorted(Selection.load(out).image_ids)

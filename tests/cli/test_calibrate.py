@@ -1,6 +1,7 @@
 """``seguq calibrate``: a temperature goes into the checkpoint, with its figures out of sample."""
 
 import shutil
+import sys
 
 import pytest
 import torch
@@ -57,7 +58,68 @@ def test_the_table_shows_before_and_after_with_intervals(checkpoint, discs, caps
     assert main(_words(checkpoint, discs)) == 0
     printed = capsys.readouterr().out
     assert "after (out of sample)" in printed
-    assert printed.count("[") == 6
+    assert printed.count("[") == 6 + 1  # intervals, and what was fitted
+    assert "TemperatureScaling() [temperature=" in printed
+    images = len(SegmentationData(discs, num_workers=0).folder("val"))
+    assert f"over {images} blocks of images" in printed
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of somebody's own on the path: a calibrator that reads the image and needs the number of classes."""
+    (tmp_path / "own_calibrators.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_calibrators", raising=False)
+    return "own_calibrators.Halved"
+
+
+OWN = """
+import torch
+from seguq.calibration import Calibrator
+
+
+class Halved(Calibrator):
+    name = "halved"
+    order_preserving = True
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("factor", torch.ones(()))
+
+    def fit(self, batches):
+        for logits, image, target in batches:
+            assert image.shape[0] == logits.shape[0] and logits.shape[1] == self.num_classes
+        self.factor.fill_(0.5)
+        return self
+
+    def forward(self, logits, image=None):
+        assert image is not None
+        return logits * self.factor
+"""
+
+
+def test_a_calibrator_of_ones_own_is_fitted_shown_and_kept(own, checkpoint, discs, capsys):
+    assert main(_words(checkpoint, discs, "--calibrator", own)) == 0
+    assert "Halved" in capsys.readouterr().out
+    calibrator = SegmentationTask.load(checkpoint).calibrators["deterministic"]
+    assert (calibrator.name, float(calibrator.factor)) == ("halved", 0.5)
+
+
+def test_groups_are_told_by_a_pattern(checkpoint, discs, capsys):
+    ids = SegmentationData(discs, num_workers=0).folder("val").ids
+    last = sorted({name[-1] for name in ids})
+    assert main(_words(checkpoint, discs, "--group", ".$")) == 0
+    assert f"over {len(last)} groups of images" in capsys.readouterr().out
+
+
+def test_images_of_one_group_are_fitted_on_with_a_warning_and_nothing_is_shown(checkpoint, discs, capsys):
+    assert main(_words(checkpoint, discs, "--group", "^")) == 0
+    printed, said = capsys.readouterr()
+    assert "at least 2 groups, as many as folds, but they are in 1" in said
+    assert "out of sample" not in printed
+    assert "kept in" in printed
+    assert "deterministic" in SegmentationTask.load(checkpoint).calibrators
 
 
 @pytest.mark.parametrize(
@@ -69,6 +131,10 @@ def test_the_table_shows_before_and_after_with_intervals(checkpoint, discs, caps
         (["--estimator", "laplace"], 2, "laplace"),
         (["--estimator", "deep_ensemble"], 2, "--members"),
         (["--device", "quantum"], 2, "quantum"),
+        (["--calibrator", "globl"], 2, "there is no Calibrator 'globl': there are"),
+        (["--calibrator", "no_such.Module"], 2, "no_such.Module cannot be imported"),
+        (["--group", "("], 2, "is no regular expression"),
+        (["--group", "video"], 1, "finds nothing in the image id"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, status, text, checkpoint, discs, capsys):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from seguq.calibration import TemperatureScaling
+from seguq.calibration import Calibrator, TemperatureScaling, cross_fit
 from seguq.core import log
 from seguq.core.errors import SeguqError
 from seguq.inference import DeepEnsemble, Deterministic, MCDropout
@@ -327,7 +327,7 @@ def test_a_pass_after_one_that_was_broken_off_sees_the_same(memory):
 
 def test_two_batches_of_the_same_images_have_their_own_random_numbers():
     passes = pooled(MCDropout(model(), samples=2), data=[batches()[0], batches()[0]])
-    (one, _), (other, _) = passes
+    one, other = (batch.logits for batch in passes)
     assert not torch.equal(one, other)
 
 
@@ -339,10 +339,56 @@ def test_the_temperature_is_the_same_whatever_fits_into_memory():
 
 def test_pooled_output_is_the_class_logits_and_the_mask():
     est = Deterministic(model())
-    (logits, target), *_ = est.pooled(batches())
+    (logits, image, target), *_ = est.pooled(batches())
     with torch.no_grad():
         assert torch.equal(logits, est.model(batches()[0][0]))
     assert torch.equal(target, batches()[0][1])
+    assert torch.equal(image, batches()[0][0])
+
+
+def test_pooled_output_knows_the_ids_of_its_images():
+    passes = Deterministic(model()).pooled(batches())
+    expected = [tuple(names) for _, _, names in batches()]
+    assert [batch.image_ids for batch in passes] == expected
+    assert [batch.image_ids for batch in passes] == expected  # from memory, too
+    numbered = [batch.image_ids for batch in Deterministic(model()).pooled([(x, y) for x, y, _ in batches()])]
+    assert [name for names in numbered for name in names] == [str(n) for n in range(sum(map(len, expected)))]
+
+
+class BrightnessTemperature(Calibrator):
+    """One of another package that reads the image: T grows with its mean; what it was shown is remembered."""
+
+    order_preserving = True
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("slope", torch.zeros(()))
+        self.seen = []
+
+    def fit(self, batches):
+        self.seen = [image for _, image, _ in batches]
+        self.slope.fill_(float(torch.cat(self.seen).std()))
+        return self
+
+    def forward(self, logits, image=None):
+        brightness = image.flatten(1).mean(1).view(-1, *[1] * (logits.ndim - 1))
+        return logits * torch.exp(-self.slope * brightness)
+
+
+@estimators
+def test_a_calibrator_that_reads_the_image_has_it_in_fit_and_when_it_is_applied(make):
+    est = make()
+    calibrator = est.calibrate(BrightnessTemperature(), batches())
+    assert all(torch.equal(image, x) for image, (x, _, _) in zip(calibrator.seen, batches(), strict=True))
+    assert calibrator.slope > 0
+    x = images()
+    raw = make(calibrator=None)(x, names(2)).probs.log()
+    torch.testing.assert_close(est(x, names(2)).probs, calibrator(raw, x).softmax(1), rtol=0, atol=1e-5)
+
+
+def test_a_calibrator_that_reads_the_image_has_it_out_of_sample_too():
+    (out, *_) = cross_fit(BrightnessTemperature, Deterministic(model()).pooled(batches()))
+    assert not torch.equal(out.calibrated, out.logits)
 
 
 def test_no_batches_at_all_is_an_error_that_says_so():
@@ -360,7 +406,7 @@ def test_calibrating_leaves_the_global_generator_as_it_was(make):
 
 def test_two_fits_without_a_seed_draw_other_random_numbers():
     est = MCDropout(model(), samples=2)
-    (one, _), (other, _) = next(iter(est.pooled(batches()))), next(iter(est.pooled(batches())))
+    one, other = (next(iter(est.pooled(batches()))).logits for _ in range(2))
     assert not torch.equal(one, other)
 
 

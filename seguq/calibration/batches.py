@@ -1,0 +1,91 @@
+"""What calibrators are fitted on: batches of logits and targets, with or without the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seguq.core.checks import require_target_range, require_target_shape
+from seguq.core.errors import SeguqError
+from seguq.functional.logits import Task, class_logits, class_target
+
+FittingBatches = Iterable[tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
+
+
+class _Triple(NamedTuple):
+    logits: Tensor
+    image: Tensor
+    target: Tensor
+
+
+class FittingBatch(_Triple):
+    """``(logits, image, target)`` that knows the ids of its images.
+
+    Attributes:
+        image_ids: one id an image.
+    """
+
+    image_ids: tuple[str, ...] = ()
+
+
+def taken_apart(batch: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Logits, image (None where there is none) and target of a batch.
+
+    Raises:
+        SeguqError: for what is neither a pair nor a triple of tensors.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3) and all(isinstance(item, Tensor) for item in batch):
+        return batch[0], batch[1] if len(batch) == 3 else None, batch[-1]
+    raise SeguqError("batches must yield (logits, target) or (logits, image, target) tensors")
+
+
+def image_ids_of(batch: Any, seen: int, images: int) -> tuple[str, ...]:
+    """The ids of the images of a batch; running numbers, after so many seen before, where it tells none."""
+    return getattr(batch, "image_ids", None) or tuple(str(number) for number in range(seen, seen + images))
+
+
+def fitting_pairs(batches: FittingBatches, task: Task, ignore_index: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over what a user fits on: checked class logits and class indices.
+
+    Raises:
+        SeguqError: for a wrong shape, logits with NaN or infinity, or a target out of range, with the batch's number.
+    """
+    for number, batch in enumerate(batches):
+        logits, _, target = taken_apart(batch)
+        try:
+            yield checked_pair(logits, target, task, ignore_index)
+        except SeguqError as error:
+            raise SeguqError(f"batch {number}: {error}") from error
+
+
+def checked_pair(logits: Tensor, target: Tensor, task: Task, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Class logits ``(B, C, *spatial)`` and class indices ``(B, *spatial)`` of logits as a model gives them.
+
+    Raises:
+        SeguqError: for a wrong shape, logits with NaN or infinity, or a target out of range.
+    """
+    logits, target = logits.detach(), target.detach().to(logits.device)
+    kind: Task = task
+    if task == "multiclass" and logits.ndim >= 2 and logits.shape[1] == 1:
+        kind = "binary"  # one logit a pixel can only be a sigmoid's
+    elif task == "multilabel" and logits.ndim == target.ndim + 1 and logits.shape[1] == 2:
+        kind = "multiclass"  # an estimator's pooled output: class logits (B, 2, L, *spatial) already
+    given, logits = logits, class_logits(logits, kind)
+    target = class_target(target, given, task)
+    require_target_shape(logits, target)
+    require_target_range(target, logits.shape[1], ignore_index)
+    if logits.numel() and not bool(torch.isfinite(torch.stack(logits.aminmax())).all()):
+        raise SeguqError("logits hold NaN or infinite values: the model has diverged or its input is damaged")
+    return logits, target
+
+
+def require_reiterable(batches: Any) -> None:
+    """Raise for a generator or iterator, which can be read only once."""
+    if isinstance(batches, Iterator):
+        raise SeguqError(
+            "batches can be read only once (a generator or iterator), but fitting reads them several times: "
+            "pass a list or a DataLoader"
+        )

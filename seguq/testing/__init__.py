@@ -1,0 +1,6 @@
+"""What all of a kind promise, as checks for those that somebody adds, as scikit-learn has for its estimators."""
+
+from seguq.testing.calibrators import check_calibrator
+from seguq.testing.estimators import check_estimator
+
+__all__ = ["check_calibrator", "check_estimator"]
