@@ -51,8 +51,10 @@ def fitting_pairs(batches: FittingBatches, task: Task, ignore_index: int) -> Ite
     """One pass over what a user fits on: checked class logits and class indices.
 
     Raises:
-        SeguqError: for a wrong shape, logits with NaN or infinity, or a target out of range, with the batch's number.
+        SeguqError: for a wrong shape, logits with NaN or infinity, or a target out of range, with the batch's number;
+            for batches that can be read only once.
     """
+    require_reiterable(batches)
     for number, batch in enumerate(batches):
         logits, _, target = taken_apart(batch)
         try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seguq.calibration.base import Calibrator, Stream
-from seguq.calibration.batches import FittingBatches, fitting_pairs, require_reiterable
+from seguq.calibration.batches import FittingBatches, fitting_pairs
 from seguq.calibration.folds import block_of
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
@@ -117,7 +117,6 @@ class TemperatureScaling(Calibrator):
                 or hold no labeled pixel, or for logits with NaN or infinity, targets out of range, or shapes that do
                 not go together.
         """
-        require_reiterable(batches)
         stream, seen = TemperatureStream(self), 0
         for logits, target in fitting_pairs(batches, self.task, self.ignore_index):
             stream.take(logits, target, [block_of(number) for number in range(seen, seen + len(logits))])

@@ -107,9 +107,7 @@ def _without_imports(words: list[str]) -> list[str]:
         try:
             importlib.import_module(module)
         except (ImportError, ValueError) as error:
-            raise UsageError(
-                f"{_IMPORT} {module}: there is no such module, or it cannot be loaded ({error})"
-            ) from error
+            raise UsageError(f"{_IMPORT} {module}: it cannot be loaded ({error})") from error
     return others
 
 

@@ -90,7 +90,7 @@ class Deterministic(OneModelEstimator):
 
     def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         with evaluation_mode(self.network):
-            logits = self._logits(self.network, images)
+            logits = self.logits_of(self.network, images)
         return logits, self._measures_of(logits, names)
 
     def of_output(self, output: Any, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -107,5 +107,5 @@ class Deterministic(OneModelEstimator):
         """The probabilities of the one pass, ``(B, C, *spatial)``."""
         images, _ = self.take_in(images, image_ids)
         with torch.no_grad(), evaluation_mode(self.network):
-            probs = torch.softmax(self._logits(self.network, images), dim=1)
+            probs = torch.softmax(self.logits_of(self.network, images), dim=1)
         yield self._sample_view(probs)

@@ -209,7 +209,7 @@ class DeepEnsemble(SamplingEstimator):
                 assert self._slot is not None
                 member = load(member, self._slot)
             with evaluation_mode(member):
-                logits = self._logits(member, images_for(member, images))
+                logits = self.logits_of(member, images_for(member, images))
         yield logits
 
 

@@ -306,7 +306,8 @@ class Estimator(Named, ABC):
         """Images where the models are, in their precision."""
         return images_for(self.models[0], images)
 
-    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+    def logits_of(self, model: nn.Module, images: Tensor) -> Tensor:
+        """What a model says of images: class logits ``(B, C, *spatial)``, in the mode that it is in."""
         output = model(images) if self.forward is None else self.forward(model, images)
         return class_logits(output_logits(output, images.shape[2:]), self.task)
 

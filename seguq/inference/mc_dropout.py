@@ -106,7 +106,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
 
     def _pass(self, images: Tensor) -> Tensor:
         with evaluation_mode(self.network, self._switched_on):
-            return self._logits(self.network, images)
+            return self.logits_of(self.network, images)
 
     def sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         if self.seed is not None and len(images):
@@ -174,7 +174,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
                 handles.append(module.register_forward_pre_hook(enter, prepend=True))
                 handles.append(module.register_forward_hook(leave(name)))
             with torch.no_grad(), evaluation_mode(self.network, self._switched_on), seeded(0, images.device):
-                self._logits(self.network, images)
+                self.logits_of(self.network, images)
         finally:
             for handle in handles:
                 handle.remove()

@@ -192,7 +192,7 @@ class SWAG(SamplingEstimator):
     def _pass_for_statistics(self, images: Tensor, layers: set[str]) -> None:
         try:
             with evaluation_mode(self._slot, lambda name, module: name in layers):
-                self._logits(self._slot, images)
+                self.logits_of(self._slot, images)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -244,7 +244,7 @@ class SWAG(SamplingEstimator):
                         parameter.data = weights[name]  # put there, not copied: nothing in a pass writes to it
                 _set(self._slot, self._statistics[sample])
                 with evaluation_mode(self._slot):
-                    logits = self._logits(self._slot, images)
+                    logits = self.logits_of(self._slot, images)
             yield logits
 
 

@@ -163,7 +163,7 @@ def _refuses_what_cannot_be_fitted(make: Make, problem: _Problem) -> None:
         make().fit(iter(problem.batches()))
     except SeguqError:
         return
-    _claim(False, "fit must raise a SeguqError for batches that can be read only once (require_reiterable does it)")
+    _claim(False, "fit must raise a SeguqError for batches that can be read only once (fitting_pairs does it)")
 
 
 def _keeps_shape_type_and_device(make: Make, problem: _Problem) -> None:
