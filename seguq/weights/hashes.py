@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seguq.weights.checkpoint import weights_sha256
 
-_PROBED = 16  # values of each tensor
+_WHOLE, _PROBED = 2**14, 16  # values of a tensor that is read whole; and those that are read of a larger one
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -21,10 +21,10 @@ class WeightHashes:
 
     A change is seen by where each tensor lies in memory and by the version that torch counts for it: all that torch
     itself does to weights (an optimizer's step, ``load_state_dict``, ``copy_``, another device) changes one of these.
-    What is written past torch (through ``.data`` or numpy) changes neither. On the CPU it is seen by 16 values of each
-    tensor, so that only a change that leaves all of these as they are goes unnoticed. Elsewhere, where reading values
-    would make the CPU wait for the device, it is not seen: change weights there under ``torch.no_grad()`` in place of
-    through ``.data``.
+    What is written past torch (through ``.data`` or numpy) changes neither. On the CPU it is seen by the values: all
+    of a tensor of up to 16 384, and 16 here and there of a larger one, where a change that leaves these as they are
+    goes unnoticed. Elsewhere, where reading values would make the CPU wait for the device, it is not seen: change
+    weights there under ``torch.no_grad()`` in place of through ``.data``.
 
     A copy, pickled or not, remembers nothing.
     """
@@ -64,7 +64,7 @@ class _Known:
 
 
 def _some_of(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """A view of the bits of some values here and there in the memory of a tensor, whatever its strides."""
+    """A view of the bits of all values of a small tensor, of some of a large one; whatever its strides."""
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    step = max(1, span // _PROBED)
+    step = 1 if span <= _WHOLE else span // _PROBED
     return tensor.as_strided((-(-span // step),), (step,)).view(_BITS[tensor.element_size()]).numpy()

@@ -59,6 +59,7 @@ CHANGES = {
     "all of a tensor through .data": lambda model: model[0].weight.data.mul_(2),
     "a tensor put into .data": lambda model: setattr(model[0].weight, "data", model[0].weight.data * 2),
     "all of a tensor through numpy": through_numpy,
+    "one value through .data": lambda model: model[0].weight.data[3, 1, 2, 0].add_(1),
     "a bias through .data": lambda model: model[3].bias.data.add_(1),
 }
 
@@ -68,6 +69,13 @@ def test_a_change_is_seen(change):
     hash_of, model = WeightHashes(), network()
     before = hash_of(model)
     change(model)
+    assert hash_of(model) == weights_sha256(model) != before
+
+
+def test_of_a_large_tensor_a_change_of_all_of_it_through_data_is_seen():
+    hash_of, model = WeightHashes(), nn.Linear(300, 300)
+    before = hash_of(model)
+    model.weight.data.mul_(1.01)
     assert hash_of(model) == weights_sha256(model) != before
 
 
