@@ -119,7 +119,7 @@ def _head(findings: Findings) -> str:
         "<h1>What this model does not know</h1>"
         '<p class="soft">A small network was trained to find nuclei in fluorescence microscopy, and asked, pixel by '
         "pixel, how sure it is. In the pool of unlabeled images some are of another kind, stained tissue, which it has "
-        "never seen. All figures are of images that the model was not trained on; intervals are bootstrapped over "
+        "never seen. All numbers are of images that the model was not trained on; intervals are bootstrapped over "
         "images.</p>"
         + cards(
             [
@@ -294,5 +294,5 @@ def _making(findings: Findings) -> str:
         "seguq calibrate --checkpoint runs/mine/best.ckpt --data DATA --estimator mc_dropout\n"
         "seguq predict --checkpoint runs/mine/best.ckpt --images POOL --out runs/pool\n"
         "seguq score --predictions runs/pool\n"
-        "seguq select --scores runs/pool/regions.parquet --regions 50</code></pre>"
+        "seguq select --scores runs/pool/regions.parquet --budget.regions 50</code></pre>"
     )

@@ -34,6 +34,16 @@ def test_the_page_opens_without_a_network(demo):
     assert page.count("data:image/") > 20
 
 
+def test_the_commands_on_the_page_name_options_that_exist(demo, capsys):
+    page = (demo[0] / "report.html").read_text()
+    lines = re.findall(r"seguq (\w+) (--[^<\n]*)", page)
+    assert {command for command, _ in lines} == {"fit", "calibrate", "predict", "score", "select"}
+    for command, words in lines:
+        assert main([command, "--help"]) == 0
+        known = capsys.readouterr().out
+        assert [option for option in re.findall(r"--[\w.]+", words) if option not in known] == []
+
+
 def test_the_table_shows_every_figure_with_its_interval(demo):
     _, printed = demo
     content = json.loads((demo[0] / "demo.json").read_text())
