@@ -33,6 +33,7 @@ bench:
 	@.venv/bin/python benchmarks/mc_dropout.py
 	@.venv/bin/python benchmarks/selection.py
 	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/estimators.py
+	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/temperature.py
 
 bench-peers:
 	$(require)@sh scripts/install.sh peers

@@ -124,6 +124,8 @@ class SlidingWindow(WrappingEstimator):
     def stream(self, reader: ImageReader, writer: MapWriter, image_id: str = "0") -> None:
         """The answer for one 2-D image that is larger than memory, written from top to bottom as it comes.
 
+        A calibrator is given logits alone, without the image.
+
         What is held are the sums of one row of windows over the width of the image, and a few windows. A writer that
         says at the start how many rows it has already, as `seguq.store.MapFiles` does, is given the others: a run
         that was killed goes on, to the same values where the inner estimator has a seed or no randomness.
