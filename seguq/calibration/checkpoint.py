@@ -49,7 +49,8 @@ def _calibrator_class(tag: str, packed: Mapping[str, Any]) -> type[Calibrator]:
             return Calibrator.named(name)
         except UsageError:
             pass
-    where = packed.get("defined_in")
+    where = str(packed.get("defined_in") or "")
+    where = where if all(part.isidentifier() for part in where.split(".")) else ""  # it is what a file says
     raise SeguqError(
         f"the calibrator {tag!r} in the checkpoint cannot be understood, as nobody here knows a {name!r}: import "
         f"{where or 'the module that defines it'} first (on the command line: --import {where or 'MODULE'})"

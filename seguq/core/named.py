@@ -199,12 +199,13 @@ def hand_on(kind: type[Named]) -> Callable[[str], Any]:
     package = kind.__module__.rpartition(".")[0]
 
     def __getattr__(name: str) -> Any:
-        if name[:1].isupper():  # classes; anything else is looked for by many tools, and is not there
-            try:
-                return kind.named(name)
-            except UsageError:
-                pass
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        missing = f"module {package!r} has no attribute {name!r}"
+        if not name[:1].isupper():  # no class: many tools look for what is not there
+            raise AttributeError(missing)
+        try:
+            return kind.named(name)
+        except UsageError as error:
+            raise AttributeError(missing) from error
 
     return __getattr__
 
