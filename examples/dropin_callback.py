@@ -106,12 +106,12 @@ if __name__ == "__main__":
     changed = [line for line in diff if line[0] in "+-" and line[1:].strip() and line[:3] not in ("+++", "---")]
     print("What is changed:", *changed, "", sep="\n    ")
 
-    figures = run(training, out).callback_metrics
-    print(f"\nvalidation loss {figures['val/loss']:.6f}")
+    values = run(training, out).callback_metrics
+    print(f"\nvalidation loss {values['val/loss']:.6f}")
     if training is after:
-        print(f"calibration error {figures['val/ece_before']:.4f}; with one temperature, out of sample,", end=" ")
-        print(f"{figures['val/ece_after']:.4f} (T = {figures['val/temperature']:.2f})")
-        auroc = figures["val/auroc_error/predictive_entropy"]
+        print(f"calibration error {values['val/ece_before']:.4f}; with one temperature, out of sample,", end=" ")
+        print(f"{values['val/ece_after']:.4f} (T = {values['val/temperature']:.2f})")
+        auroc = values["val/auroc_error/predictive_entropy"]
         print(f"the predictive entropy finds the wrong pixels with an AUROC of {auroc:.3f}")
-        print(f"figures with their intervals are in {out / 'lightning_logs'},")
+        print(f"values with their intervals are in {out / 'lightning_logs'},")
         print(f"heat maps of 8 validation images, epoch by epoch, in {out / 'heatmaps' / 'val'}")

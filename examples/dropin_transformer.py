@@ -99,9 +99,9 @@ if __name__ == "__main__":
     module = Module()
     trainer.fit(module, train, val)
     trainer.test(module, test, verbose=False)
-    figures = trainer.callback_metrics
-    print(f"\ntest: calibration error {figures['test/ece']:.4f}, calibrated; the mutual information finds")
-    print(f"the wrong pixels with an AUROC of {figures['test/auroc_error/mutual_information']:.3f}")
+    values = trainer.callback_metrics
+    print(f"\ntest: calibration error {values['test/ece']:.4f}, calibrated; the mutual information finds")
+    print(f"the wrong pixels with an AUROC of {values['test/auroc_error/mutual_information']:.3f}")
 
     trainer.predict(module, test, return_predictions=False)  # (image, mask) batches, and no predict_step: it works
     selection = Selection.load(out / "regions" / "selection.json")

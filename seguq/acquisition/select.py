@@ -120,10 +120,13 @@ def _rising(images: Rows, regions: Rows) -> bool:
 def _checked(rows: Rows, pool: RegionTable, budget: Budget, strategy: Strategy) -> Rows:
     """What a strategy chose, if it kept to the rules."""
     rows = np.asarray(rows)
+    if rows.dtype == object:
+        raise SeguqError(f"{strategy!r} must choose row numbers, but chose {rows!r}")
     if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
         raise SeguqError(f"{strategy!r} must choose row numbers, but chose {rows!r}")
-    if len(rows) and not 0 <= rows.min() <= rows.max() < len(pool):
-        raise SeguqError(f"{strategy!r} chose row {rows.max()} of a pool of {len(pool)}")
+    outside = rows[(rows < 0) | (rows >= len(pool))]
+    if len(outside):
+        raise SeguqError(f"{strategy!r} chose row {outside[0]} of a pool of {len(pool)}")
     if len(np.unique(rows)) < len(rows):
         raise SeguqError(f"{strategy!r} chose a region more than once")
     rows = rows.astype(np.int64)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seguq.acquisition.budget import Budget
+from seguq.core.errors import SeguqError
 from seguq.core.named import Named
 from seguq.regions import RegionTable
 
@@ -69,4 +70,7 @@ class Ranked(Strategy):
         generator: np.random.Generator,
     ) -> Rows:
         """Spend the budget along the ranks."""
-        return budget.spend(pool, self.rank(pool, generator))
+        ranked = np.asarray(self.rank(pool, generator))
+        if ranked.ndim != 1 or (len(ranked) and ranked.dtype.kind not in "iu"):
+            raise SeguqError(f"{type(self).__name__}.rank must give row numbers, but gave {ranked!r}")
+        return budget.spend(pool, ranked)

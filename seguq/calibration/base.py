@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seguq.calibration.batches import FittingBatches, checked_pair
 from seguq.calibration.folds import BUCKETS, Buckets, TooFewGroups, assign
 from seguq.core.checks import flat_images
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.groups import GroupOf
 from seguq.core.named import Named
 from seguq.functional.logits import Task
@@ -26,7 +26,8 @@ class Summary:
 
     Attributes:
         images: number of images with a labeled pixel.
-        groups: number of groups, or blocks of images, with one.
+        groups: number of blocks of images with one, or of groups; of these one pair in 240 counts as one (see
+            `seguq.calibration.folds.Buckets`), as sums of a fixed size are kept.
         pixels: number of labeled pixels.
         nll_before: mean negative log-likelihood of the raw logits, in nats.
         nll_after: the same, each of two folds of groups by a calibrator fitted on the other; None with one group.
@@ -67,6 +68,8 @@ class Calibrator(Named, nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+        if not isinstance(getattr(self, "order_preserving", None), bool):
+            raise UsageError(f"{type(self).__name__} must say order_preserving = True or False")
         self.tag: str | None = None
         self.weights_sha256: str | None = None
         self.global_step: int | None = None
@@ -92,8 +95,9 @@ class Calibrator(Named, nn.Module, ABC):
         """
         if self.measured is None:
             raise SeguqError(
-                f"this {type(self).__name__} was not measured out of sample: only a fit does it, where one reading is "
-                "enough; seguq.calibration.cross_fit(make, batches) gives any calibrator's output out of sample"
+                f"this {type(self).__name__} knows no values out of sample: a fit measures them where the calibrator "
+                "has a stream(), and a checkpoint does not carry them; seguq.calibration.cross_fit(make, batches) "
+                "gives the output of any calibrator out of sample"
             )
         return self.measured
 

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from seguq.calibration.base import Calibrator
-from seguq.calibration.batches import FittingBatches, checked_pair, image_ids_of, require_reiterable, taken_apart
+from seguq.calibration.batches import (
+    FittingBatch,
+    FittingBatches,
+    checked_pair,
+    image_ids_of,
+    require_reiterable,
+    taken_apart,
+)
 from seguq.calibration.folds import Buckets, assign
 from seguq.core.checks import flat_images
 from seguq.core.errors import SeguqError
@@ -62,6 +69,7 @@ class _Folded:
             numbers = range(seen, seen + images)
             ids = image_ids_of(batch, seen, images)
             named = self.buckets.groups.named
+            self.buckets.groups.require_ids(not getattr(batch, "image_ids", None))
             yield (
                 batch,
                 [
@@ -92,7 +100,12 @@ class _Others:
             if len(rows) == len(places):
                 yield batch
             elif rows:
-                yield tuple(tensor[rows] for tensor in batch)
+                part = tuple(tensor[rows] for tensor in batch)
+                ids = getattr(batch, "image_ids", None)
+                if ids is not None and len(part) == 3:
+                    part = FittingBatch(*part)
+                    part.image_ids = tuple(ids[row] for row in rows)
+                yield part
 
 
 def cross_fit(

@@ -188,7 +188,7 @@ class EstimatorCallback(Callback):
         epoch = trainer.current_epoch + 1
         last = trainer.max_epochs not in (None, -1) and epoch + every > trainer.max_epochs
         last = last or 0 <= trainer.max_steps <= trainer.global_step
-        # the first, also after a resume: a ModelCheckpoint that monitors our figures ends a training that has none
+        # the first, also after a resume: a ModelCheckpoint that monitors our values ends a training that has none
         first, self._met_first = not self._met_first, True
         return bool(first or last or (epoch // every - 1) % self.every_n_epochs == 0)
 
@@ -244,7 +244,7 @@ def _hashes_once_loaded(trainer: Any, module: Any, state: dict[str, Any]) -> set
 
 
 def log_values(trainer: Any, module: Any, values: dict[str, float]) -> None:
-    """Hand figures that are the same on all processes to the loggers."""
+    """Hand values that are the same on all processes to the loggers."""
     # a mean over processes changes nothing, and spares the advice that one should be taken
     module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
 

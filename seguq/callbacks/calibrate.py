@@ -88,8 +88,8 @@ class Calibrate(EstimatorCallback):
             )
         if calibrator.stream(group) is None:
             raise SeguqError(
-                f"Calibrate fits while validation runs, in one reading; {type(calibrator).__name__} needs several: fit "
-                "it after training by estimator.calibrate(calibrator, batches)"
+                f"Calibrate fits while validation runs, from sums, but {type(calibrator).__name__} has no stream(): "
+                "fit it after training by estimator.calibrate(calibrator, batches), or give it one (Calibrator.stream)"
             )
         require_count("dataloader", dataloader, least=0)
         self.fitting = calibrator
@@ -100,6 +100,11 @@ class Calibrate(EstimatorCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take part in what is saved."""
         super().setup(trainer, pl_module, stage)
+        kinds = [each.kind for each in trainer.callbacks if isinstance(each, Calibrate)]
+        if kinds.count(self.kind) > 1:
+            raise SeguqError(
+                f"two Calibrate of one kind of estimator ({self.kind}) would log under the same names: leave one out"
+            )
         if stage == "fit":
             self.fitted = {}  # what an earlier training has left; a checkpoint that is loaded now brings its own
             saved = functools.partial(self._saved, pl_module)
@@ -171,6 +176,7 @@ class _Fit(Run):
                 "Calibrate needs labels, but a validation batch has no mask that it understands: make the loader give "
                 "(image, mask), or let batch_forward= return (logits, mask)"
             )
+        self.stream.buckets.groups.require_ids(self.passes.watch.numbered)
         if len(step.ids):
             self.stream.add(step.pooled, step.mask, step.ids, step.numbers, step.image)
 
@@ -195,7 +201,8 @@ class _Fit(Run):
             several = f"{found.images} labeled image{'s' * (found.images != 1)}"
             warnings.warn(
                 f"Calibrate saw {several} {'of one group ' * (found.images > 1)}in this validation: a calibrator was "
-                "fitted, but what it is worth out of sample takes images of two groups",
+                "fitted, but what it is worth out of sample takes images of two groups (of 240 pairs of groups one "
+                "counts as a single group)",
                 stacklevel=2,
             )
         else:

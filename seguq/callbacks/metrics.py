@@ -42,7 +42,7 @@ class UncertaintyMetrics(EstimatorCallback):
     An interval is bootstrapped over groups of images, never over pixels: neighboring frames, tiles and slices are not
     independent. It is meaningful from about ten groups on.
 
-    In validation the figures are those of the raw softmax, as a calibrator is fitted on this very data (`Calibrate`
+    In validation the values are those of the raw softmax, as a calibrator is fitted on this very data (`Calibrate`
     logs what it is worth out of sample); in test the calibrator that fits the weights is applied.
 
     Args:
@@ -117,7 +117,7 @@ class _Measuring(Run):
         self.names = self.passes.want(self.callback.measures)
         self.sums: dict[int, dict[str, BootstrapMetric]] = {}  # by loader
         self.classes = 0
-        # a calibrator is fitted on validation data: figures of it there would not be out of sample
+        # a calibrator is fitted on validation data: values of it there would not be out of sample
         fixed = isinstance(self.callback.calibrator, Calibrator)
         self.applied = self.calibrator if self.stage == "test" or fixed else None
 
@@ -139,6 +139,7 @@ class _Measuring(Run):
         metrics = self._metrics(dataloader, probs.device)
         if not rows:
             return
+        self.callback.group.require_ids(self.passes.watch.numbered)
         total = self._total(dataloader)
         groups = [self.callback.group(step.ids[i], step.numbers[i], total) for i in rows]
 
@@ -188,8 +189,8 @@ class _Measuring(Run):
         several = loaders > 1
         if not self.sums:
             warnings.warn("UncertaintyMetrics saw no image in this run: nothing was measured", stacklevel=2)
-            # a ModelCheckpoint that misses its figure ends the training
-            names = (*_OF_PROBS, *(f"{figure}/{measure}" for measure in self.names for figure in _OF_RANKING))
+            # a ModelCheckpoint that misses its value ends the training
+            names = (*_OF_PROBS, *(f"{name}/{measure}" for measure in self.names for name in _OF_RANKING))
             endings = [f"/dataloader_idx_{number}" for number in range(loaders)] if several else [""]
             labels = [f"{PREFIX[self.stage]}/{name}{self.ending}{ending}" for name in names for ending in endings]
             log_values(trainer, self.module, dict.fromkeys(labels, math.nan))
@@ -208,9 +209,9 @@ class _Measuring(Run):
         for measure in self.names:
             values: Any = metrics[measure].compute()
             intervals: Any = metrics[measure].compute_interval()
-            for name, figure in _OF_RANKING.items():
-                low, high = intervals[figure]
-                rows.append(Row(name, measure, float(values[figure]), float(low), float(high)))
+            for name, statistic in _OF_RANKING.items():
+                low, high = intervals[statistic]
+                rows.append(Row(name, measure, float(values[statistic]), float(low), float(high)))
         found = {f"{prefix}/{row.label}{ending}": row.value for row in rows}
         log_values(trainer, self.module, found)
         if not trainer.loggers:
@@ -224,7 +225,7 @@ class _Measuring(Run):
                 log_table(
                     trainer.loggers,
                     f"{prefix}/uncertainty{ending}",
-                    ("figure", "value", "low", "high"),
+                    ("name", "value", "low", "high"),
                     [(row.label, row.value, row.low, row.high) for row in rows],
                     trainer.global_step,
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def calibrate(
     checkpoint: str,
     data: str,
     split: str = "val",
-    calibrator: str = "global",
+    calibrator: Calibrator | str = "global",
     group: str | None = None,
     estimator: Estimator | str = "mc_dropout",
     samples: int | None = None,
@@ -61,7 +62,8 @@ def calibrate(
         checkpoint: checkpoint of `seguq fit`; the calibrator is written into it.
         data: folder of the data set (images/SPLIT, masks/SPLIT, classes.json).
         split: split to fit on; one that the model was not trained on.
-        calibrator: global (one temperature), another name, or the import path of a calibrator of your own.
+        calibrator: global (one temperature) or another name; or a class, with its options after a dot, also one of your
+            own by its import path (--calibrator my_module.Mine --calibrator.share 0.3).
         group: regular expression that finds the group in an image's id (its file name without the ending), in its first
             bracket or as a whole: "^[^_]+" for what stands before the first underscore. Without it contiguous blocks of
             images are groups.
@@ -78,12 +80,15 @@ def calibrate(
     """
     root = require_folder(data, "--data")
     Groups(group)
-    Calibrator.named(calibrator)
+    if isinstance(calibrator, Calibrator):
+        calibrator.arguments()  # what cannot be kept in a checkpoint is said before work starts
+    else:
+        Calibrator.named(calibrator)
     if out is not None:
         refuse_to_overwrite(Path(out), overwrite)
     task = SegmentationTask.load(checkpoint).to(pick_device(device))
     if task.task == "multilabel":
-        raise SeguqError("seguq calibrate shows figures for one class a pixel; calibrate multilabel models in Python")
+        raise SeguqError("seguq calibrate shows values for one class a pixel; calibrate multilabel models in Python")
     module = SegmentationData(
         root, batch_size, size=size, num_workers=num_workers, mean=task.normalization.mean, std=task.normalization.std
     )
@@ -95,9 +100,13 @@ def calibrate(
     ignore_index = module.classes.ignore_index
 
     def make() -> Calibrator:
+        if isinstance(calibrator, Calibrator):
+            return copy.deepcopy(calibrator)
         return Calibrator.make(calibrator, task=task.task, num_classes=task.num_classes, ignore_index=ignore_index)
 
-    fitted = make().fit(pooled)
+    fitted = make()
+    fitted.arguments()
+    fitted.fit(pooled)
     metrics = {
         (name, when): kind(task.num_classes, ignore_index=ignore_index)
         for name, kind in (("ECE", CalibrationError), ("NLL (nats)", NegativeLogLikelihood))

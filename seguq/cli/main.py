@@ -17,7 +17,7 @@ from seguq.core.errors import SeguqError, UsageError
 _COMMANDS = {
     "demo": "train a small model on real images and look at what it does not know (start here)",
     "fit": "train a segmentation model on a folder of images and masks",
-    "calibrate": "fit a temperature on held-out images and keep it in the checkpoint",
+    "calibrate": "fit a calibrator on held-out images and keep it in the checkpoint",
     "predict": "uncertainty maps and pictures for any folder of images",
     "score": "from maps to a table of scored regions",
     "select": "from scores to the list of regions to label next",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from seguq.core.errors import SeguqError, UsageError
 
-GroupOf = Callable[[str], str] | str | None
+GroupOf = str | Callable[[str], str] | None  # text first: a parser of YAML takes, and writes, the first that fits
 """From an image's id to its group: a function; a regular expression, whose first bracket (or whole match) is the group;
 or None for contiguous blocks."""
 
@@ -47,6 +47,20 @@ class Groups:
     def named(self) -> bool:
         """Whether groups were told, in place of blocks."""
         return self.group is not None
+
+    def require_ids(self, numbered: bool) -> None:
+        """Raise where a regular expression tells groups by ids, and the images have none of their own.
+
+        Every running number would be a group of its own. A function of these may be what somebody wants.
+
+        Args:
+            numbered: whether the ids are only running numbers.
+        """
+        if self._pattern is not None and numbered:
+            raise SeguqError(
+                f"group={self.group!r} tells the group of an image by its id, but the batches have no ids: make the "
+                "loader give an image_id, or leave group out"
+            )
 
     def __call__(self, image_id: str, number: int, total: int | None = None) -> str:
         """The group of an image.

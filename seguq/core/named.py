@@ -121,8 +121,11 @@ class Named:
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(f"{path} cannot be imported ({error})") from error
-        if not (inspect.isclass(found) and issubclass(found, cls)) or inspect.isabstract(found):
+        if not (inspect.isclass(found) and issubclass(found, cls)):
             raise UsageError(f"{path} is no {cls._kind.__name__}: it must derive from {_path(cls._kind)}")
+        if inspect.isabstract(found):
+            missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+            raise UsageError(f"{path} is no {cls._kind.__name__} yet: it must define {missing}")
         return found
 
     @classmethod

@@ -15,7 +15,7 @@ from torch.nn import functional
 from seguq.core.checks import is_number, require_choice
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
-from seguq.inference.measures import Source
+from seguq.inference.measures import Source, computed, own_measures_of
 from seguq.inference.running import RunningMeasures, pooled_logits
 from seguq.inference.wrapping import WrappingEstimator
 
@@ -136,15 +136,22 @@ class TestTimeAugmentation(WrappingEstimator):
         size, inside = images.shape[2:], self.names_inside(names)
         running = RunningMeasures(("variance",) if "augmentation_variance" in names else ())
         sums: dict[str, Tensor] = {}
+        own = [name for name in names if name in own_measures_of("views")]  # that need all views at once
+        kept: list[Tensor] = []
         for view, seen, named in self._seen(images, ids):
             logits, maps = self.inner.pool(seen, named, inside)
-            running.add(view.undo(logits, size))
+            logits = view.undo(logits, size)
+            running.add(logits)
+            if own:
+                kept.append(torch.softmax(logits, dim=1))
             for name, values in maps.items():
                 values = view.undo(values, size)
                 sums[name] = values if name not in sums else sums[name] + values
         maps = {name: values / running.count for name, values in sums.items()}
         if "augmentation_variance" in names:
             maps["augmentation_variance"] = running.maps()["variance"]
+        if own:
+            maps |= computed("views", torch.stack(kept), own)
         return pooled_logits(running.mean), maps
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:

@@ -110,7 +110,8 @@ def _regions(one: UncertaintyMaps, image: Any, partition: Partition, by: str, ag
     majority = region_majority(classes, labels, count, one.num_classes)
     kept = (area > 0).nonzero().flatten()
     columns = [kept, *boxes[kept].T, area[kept], scores[kept], majority[kept]]
-    if partition.fills_boxes:
+    sides = boxes[kept, 2:] - boxes[kept, :2]
+    if partition.fills_boxes and bool((sides.prod(1) == area[kept]).all()):  # a class derived from Grid may not
         shapes = pa.nulls(len(kept), RLE)
     else:
         shapes = encode_regions(labels.numpy(), boxes.numpy(), area.numpy()).take(pa.array(kept.numpy()))

@@ -20,7 +20,7 @@ from seguq.calibration import Calibrator
 from seguq.calibration.base import Stream
 from seguq.calibration.batches import FittingBatch
 from seguq.calibration.checkpoint import pack, unpack
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.seeds import other_generators
 
 
@@ -55,6 +55,8 @@ def check_calibrator(
         >>> from seguq import TemperatureScaling
         >>> check_calibrator(TemperatureScaling())
     """
+    if not isinstance(calibrator, Calibrator):
+        raise UsageError(f"check_calibrator takes a calibrator, such as Mine(), but was given {calibrator!r}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bounds, of few data: not what is looked at here
         for check in CALIBRATOR_CHECKS:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seguq.calibration.temperature import TemperatureScaling
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.seeds import seeded
 from seguq.inference import Estimator, UncertaintyMaps
 
@@ -49,6 +49,11 @@ def check_estimator(make: Callable[..., Estimator], images: Tensor) -> None:
         >>> images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> check_estimator(lambda **settings: MCDropout(model, **{"samples": 3, "seed": 0, **settings}), images)
     """
+    if isinstance(make, Estimator) or not callable(make):
+        raise UsageError(
+            "check_estimator takes a function that makes the estimator, such as lambda **settings: "
+            f"Mine(model, **settings), but was given {make!r}"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for claim in _CLAIMS_OF_ESTIMATORS:

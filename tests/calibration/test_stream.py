@@ -248,7 +248,7 @@ def test_fit_tells_the_summary_of_its_own_data_too():
 
 
 def test_what_was_not_measured_is_an_error_that_says_how_it_is():
-    with pytest.raises(SeguqError, match=r"TemperatureScaling was not measured out of sample.*cross_fit"):
+    with pytest.raises(SeguqError, match=r"TemperatureScaling knows no values out of sample.*cross_fit"):
         TemperatureScaling().summary()
 
 

@@ -170,11 +170,30 @@ def test_images_of_one_group_leave_the_error_out_of_sample_open_with_one_warning
     assert sum("two groups" in str(item.message) for item in caught) == 1
 
 
-def test_a_pattern_that_finds_nothing_is_an_error_with_the_id(tmp_path):
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([f"a{n}" for n in range(6)], "group='video' finds nothing in the image id 'a0'"),
+        (None, "group='video' tells the group of an image by its id, but the batches have no ids"),
+    ],
+)
+def test_a_pattern_that_finds_nothing_or_has_no_ids_to_look_at_is_an_error(ids, message, tmp_path):
     import pytorch_lightning
 
-    with pytest.raises(SeguqError, match="group='video' finds nothing in the image id"):
-        figures(pytorch_lightning, tmp_path, make_module(pytorch_lightning), Calibrate(group="video"))
+    data = loader(Images(6, ids=ids))
+    for callback in (Calibrate(group="video"), UncertaintyMetrics(group="video")):
+        with pytest.raises(SeguqError, match=message):
+            make_trainer(pytorch_lightning, tmp_path, callback).validate(
+                make_module(pytorch_lightning), data, verbose=False
+            )
+
+
+def test_two_of_one_kind_of_estimator_are_an_error_before_work(tmp_path):
+    import pytorch_lightning
+
+    trainer = make_trainer(pytorch_lightning, tmp_path, Calibrate(), Calibrate(dataloader=1))
+    with pytest.raises(SeguqError, match=r"two Calibrate of one kind of estimator \(deterministic\)"):
+        trainer.validate(make_module(pytorch_lightning), loader(Images(3)), verbose=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -419,7 +438,7 @@ def test_a_loader_that_is_not_there_is_an_error_before_the_first_epoch(tmp_path)
             r"NeedsClasses needs num_classes.*NeedsClasses\(num_classes=...",
         ),
         (lambda: Calibrate(nn.Identity()), "calibrator must be a calibrator or the name of one .*, but is Identity"),
-        (lambda: Calibrate(TenLines()), r"TenLines needs several: fit it after training by estimator.calibrate\("),
+        (lambda: Calibrate(TenLines()), r"TenLines has no stream\(\): fit it after training by estimator.calibrate\("),
         (lambda: Calibrate(group="("), r"group='\(' is no regular expression"),
         (lambda: Calibrate(group=3), "group must be a function of the image id, a regular expression or None"),
         (lambda: Calibrate(batch_forward="x"), "batch_forward must be a function of the module and the .* is 'x'"),

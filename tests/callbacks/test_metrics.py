@@ -353,9 +353,7 @@ def test_what_calibrate_fitted_beside_it_is_applied_in_test(tmp_path, package):
 
 def table_of(path):
     with path.open() as content:
-        return {
-            row["figure"]: [float(row[name]) for name in ("value", "low", "high")] for row in csv.DictReader(content)
-        }
+        return {row["name"]: [float(row[name]) for name in ("value", "low", "high")] for row in csv.DictReader(content)}
 
 
 @both_names
@@ -383,7 +381,7 @@ def test_tensorboard_gets_the_figure_a_table_and_the_numbers(tmp_path, package):
     (text,) = events.Tensors("test/uncertainty/text_summary")
     assert Image.open(io.BytesIO(image.encoded_image_string)).size == (1200, 400)
     lines = text.tensor_proto.string_val[0].decode().splitlines()
-    assert lines[0] == "| figure | value | low | high |" and lines[2].startswith("| ece | ")
+    assert lines[0] == "| name | value | low | high |" and lines[2].startswith("| ece | ")
     assert events.Scalars("test/ece")[0].value == pytest.approx(logged(trainer, "test/")["ece"])
 
 

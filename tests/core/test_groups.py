@@ -32,6 +32,13 @@ def test_an_id_that_the_expression_finds_nothing_in_is_an_error_that_names_both(
         Groups("^video")("a", 0)
 
 
+def test_an_expression_needs_ids_a_function_may_take_running_numbers():
+    with pytest.raises(SeguqError, match="the batches have no ids: make the loader give an image_id"):
+        Groups("^[^_]+").require_ids(numbered=True)
+    for groups, numbered in ((Groups("^[^_]+"), False), (Groups(lambda name: name), True), (Groups(), True)):
+        groups.require_ids(numbered)
+
+
 @pytest.mark.parametrize("group", ["(", 3])
 def test_what_is_no_group_is_an_error_at_once(group):
     with pytest.raises(UsageError, match="group"):

@@ -50,6 +50,22 @@ def test_a_measure_of_ones_own_goes_through_windows_and_views(model):
         assert torch.allclose(maps["gini_impurity"], 1 - maps.probs.square().sum(1))
 
 
+def test_a_measure_of_views_of_ones_own_sees_all_views(model):
+    spread = seguq.Measure("spread_of_views", "views", F.variance)
+    for est in (
+        seguq.TestTimeAugmentation(model, "d4", measures=[spread, "augmentation_variance"], calibrator=None),
+        seguq.SlidingWindow(
+            seguq.TestTimeAugmentation(nn.Conv2d(3, 4, 3, padding=1), "flips"),
+            window=4,
+            stride=1,
+            measures=[spread, "augmentation_variance"],
+            calibrator=None,
+        ),
+    ):
+        maps = est(images())
+        assert torch.allclose(maps["spread_of_views"], maps["augmentation_variance"], atol=1e-6)
+
+
 def test_a_measure_of_ones_own_is_of_calibrated_probabilities_and_of_each_label(model):
     est = seguq.Deterministic(model, task="multilabel", measures=IMPURITY, calibrator=None)
     p = est(images()).probs

@@ -385,3 +385,17 @@ def test_an_image_of_another_size_than_its_map_is_an_error_that_names_it():
 
 def test_the_package_hands_on_the_function():
     assert regions.score is score
+
+
+class Stairs(Grid):
+    """Above the diagonal is no region: cells that do not fill their boxes, of a class that says that they do."""
+
+    def __call__(self, image, maps=None):
+        labels = super().__call__(image, maps)
+        return labels.where(torch.ones_like(labels).tril() > 0, -1)
+
+
+def test_regions_of_a_class_derived_from_a_grid_keep_their_shapes():
+    maps = UncertaintyMaps(torch.full((1, 2, 8, 8), 0.5), {"variance": torch.rand(1, 8, 8)}, ["a"])
+    found = score(maps, Stairs(4), by="variance").to_pandas()
+    assert [shape is None for shape in found["rle"]] == [False, True, False]
