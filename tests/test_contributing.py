@@ -29,7 +29,7 @@ def test_the_calibrator_is_known_by_its_name_and_keeps_what_all_promise():
 
 def test_the_strategy_ranks_by_area():
     strategy = run()["Largest"](least=1)
-    pool = table()
+    pool = table(("a", 1.0, 30), ("a", 2.0, 50), ("b", 0.5, 10))
     assert isinstance(pool, RegionTable) and isinstance(strategy, acquisition.Ranked)
     area = pool.column("area")[strategy.rank(pool, np.random.default_rng(0))]
     assert (np.diff(area) <= 0).all() and len(area) == len(pool)

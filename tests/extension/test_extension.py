@@ -139,7 +139,7 @@ def test_everything_is_named_in_yaml_of_a_training(discs, tmp_path):
             "callbacks": [
                 {
                     "class_path": "seguq.callbacks.Calibrate",
-                    "init_args": {"calibrator": f"{HERE}.HalfWay", "estimator": own},
+                    "init_args": {"calibrator": f"{HERE}.HalfWay", "estimator": own, "group": "^[a-z]+"},
                 },
                 {
                     "class_path": "seguq.callbacks.HeatmapWriter",
@@ -158,6 +158,8 @@ def test_everything_is_named_in_yaml_of_a_training(discs, tmp_path):
     }
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(content))
     assert main(["fit", "--config", str(tmp_path / "fit.yaml")]) == 0
+    (kept,) = (tmp_path / "run").rglob("config.yaml")
+    assert yaml.safe_load(kept.read_text())["trainer"]["callbacks"][0]["init_args"]["group"] == "^[a-z]+"
     packed = read_checkpoint(tmp_path / "run" / "best.ckpt")["seguq"]["calibrators"]["brightness"]
     assert (packed["class"], packed["defined_in"]) == ("half_way", HERE)
     assert list((tmp_path / "heat").rglob("overlays/gini/*.png"))
