@@ -141,11 +141,13 @@ def cross_fit(
         raise SeguqError(f"folds must be at least 2, but is {folds}")
     calibrators = [make() for _ in range(folds)]
     folded = _Folded(batches, folds, group, settings=calibrators[0])
-    fitted = [one.fit(_Others(folded, fold)) for fold, one in enumerate(calibrators)]
+    for fold, calibrator in enumerate(calibrators):
+        if calibrator.fit(_Others(folded, fold)) is not calibrator:
+            raise SeguqError(f"{type(calibrator).__name__}.fit must return the calibrator itself")
     for batch, places in folded:
         logits, image, target = taken_apart(batch)
         rows = [
-            fitted[folded.fold_of(place)](logits[i : i + 1], None if image is None else image[i : i + 1])
+            calibrators[folded.fold_of(place)](logits[i : i + 1], None if image is None else image[i : i + 1])
             for i, place in enumerate(places)
         ]
         numbers = [place.number for place in places]

@@ -259,3 +259,15 @@ def test_a_stream_has_the_error_by_video_too():
     found = stream.fit().summary()
     assert (found.images, found.groups) == (34, 4)
     assert found.ece_after == pytest.approx(error_out_of_sample(batches, group="^[^/]+"), abs=1e-3)
+
+
+def test_a_fit_that_does_not_return_the_calibrator_is_an_error_that_names_it():
+    class Silent(TemperatureScaling):
+        name = "silent_for_a_test"
+
+        def fit(self, batches):
+            super().fit(batches)
+
+    data = [(torch.randn(4, 2, 3, 3), torch.randint(2, (4, 3, 3)))]
+    with pytest.raises(SeguqError, match=r"Silent\.fit must return the calibrator itself"):
+        list(cross_fit(Silent, data))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
-from seguq.inference.running import pooled_logits
+from seguq.inference.tiles.blend import Blend, part, weights_like
 from seguq.inference.tiles.streaming import ImageReader, MapWriter, stream
 from seguq.inference.tiles.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
@@ -92,30 +92,19 @@ class SlidingWindow(WrappingEstimator):
         sides, inside = self.windows.sides(size), self.names_inside(names)
         images = _extended(images, sides)
         padded = tuple(images.shape[2:])
-        sums: dict[str, Tensor] = {}
-        total = images.new_zeros(padded, dtype=torch.promote_types(images.dtype, torch.float32))
+        blend, like = Blend(len(images), padded), weights_like(images)
         places = [(row, place) for place in self.windows.places(padded) for row in range(len(images))]
         for first in range(0, len(places), self.batch):
             some = places[first : first + self.batch]
-            cut = torch.stack([_part(images[row], place, sides) for row, place in some])
+            cut = torch.stack([part(images[row], place, sides) for row, place in some])
             named = tuple(f"{ids[row]}\x1fat{'x'.join(map(str, place))}" for row, place in some)
             logits, maps = self.inner.pool(cut, named, inside)
             answers = {"probs": torch.softmax(logits, 1), **maps}
             for number, (row, place) in enumerate(some):
-                if row == 0:  # the images of one place follow each other
-                    weight = self.windows.weight(place, padded, sides, total)
-                    _part(total, place, sides).add_(weight)
-                for name, values in answers.items():
-                    if name not in sums:
-                        shape = (len(images), *values.shape[1 : values.ndim - len(sides)], *padded)
-                        sums[name] = values.new_zeros(shape)
-                    _part(sums[name][row], place, sides).add_(values[number] * weight.to(values.dtype))
+                blend.add(answers, number, row, place, self.windows.weight(place, padded, sides, like))
         if not places:  # no image: nothing to blend
             return self.inner.pool(images, ids, inside)
-        origin = (0,) * len(size)
-        blended = {name: _part(values / total.to(values.dtype), origin, size) for name, values in sums.items()}
-        probs = blended.pop("probs")
-        return pooled_logits(probs), blended
+        return blend.over((0,) * len(size), size)
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The blended probabilities as the one sample, ``(B, C, *spatial)``: windows have no samples in common."""
@@ -147,20 +136,13 @@ class SlidingWindow(WrappingEstimator):
     def forwards(self, images: Tensor) -> int:
         sides = self.windows.sides(images.shape[2:])
         images = _extended(images, sides)
-        window = _part(images[:1], (0,) * len(sides), sides)
+        window = part(images[:1], (0,) * len(sides), sides)
 
         def of_batch(size: int) -> int:
             return self.inner.forwards(torch.cat([window] * size)) if size else 0
 
         full, rest = divmod(len(list(self.windows.places(images.shape[2:]))) * len(images), self.batch)
         return (full * of_batch(self.batch) if full else 0) + of_batch(rest)
-
-
-def _part(values: Tensor, place: Sequence[int], sides: Sequence[int]) -> Tensor:
-    """The window of some sides at a place, of the last dimensions; a view."""
-    for axis, (start, side) in enumerate(zip(place, sides, strict=True)):
-        values = values.narrow(axis - len(sides), start, side)
-    return values
 
 
 def _extended(images: Tensor, sides: Sequence[int]) -> Tensor:

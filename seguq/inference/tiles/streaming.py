@@ -14,7 +14,7 @@ from torch.nn import functional
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
 from seguq.inference.maps import UncertaintyMaps
-from seguq.inference.running import pooled_logits
+from seguq.inference.tiles.blend import Blend, weights_like
 from seguq.inference.tiles.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
 from seguq.weights import weights_sha256
@@ -128,8 +128,7 @@ class _Strips:
         self.sides = windows.sides(self.size)
         self.padded = tuple(max(length, side) for length, side in zip(self.size, self.sides, strict=True))
         self.tops, self.lefts = (windows.starts(*axis) for axis in zip(self.padded, self.sides, strict=True))
-        self.sums: dict[str, Tensor] = {}
-        self.total = torch.zeros(0)
+        self.blend = Blend(1, (self.sides[0], self.padded[1]))  # one row of windows
 
     def after(self, done: int) -> Iterator[tuple[int, UncertaintyMaps]]:
         """The rows from ``done`` on, in pieces, each with the row that it begins with."""
@@ -144,7 +143,7 @@ class _Strips:
         ]
         for (i, lefts), windows in progress(self._read_ahead(batches), self.image_id, total=len(batches)):
             if lefts[0] == 0 and i > begin:
-                self._move_on(self.tops[i] - self.tops[i - 1])
+                self.blend.move_on(self.tops[i] - self.tops[i - 1])
             with torch.no_grad():
                 self._add(self.tops[i], lefts, windows)
             if lefts[-1] == self.lefts[-1] and i >= first:
@@ -178,37 +177,16 @@ class _Strips:
         windows, names = self.est.take_in(windows, names)
         logits, maps = self.est.inner.pool(windows, names, self.est.names_inside(self.est.measures))
         answers = {"probs": torch.softmax(logits, 1), **maps}
-        strip = (self.sides[0], self.padded[1])
-        for name, values in answers.items():
-            if name not in self.sums:
-                self.sums[name] = values.new_zeros((1, *values.shape[1 : values.ndim - 2], *strip))
-        if not self.total.numel():
-            self.total = windows.new_zeros(strip, dtype=torch.promote_types(windows.dtype, torch.float32))
         for number, left in enumerate(lefts):
-            weight = self.windows.weight((top, left), self.padded, self.sides, self.total)
-            columns = slice(left, left + self.sides[1])
-            self.total[:, columns] += weight
-            for name, values in answers.items():
-                self.sums[name][0][..., columns] += values[number] * weight.to(values.dtype)
-
-    def _move_on(self, rows: int) -> None:
-        for values in (self.total, *self.sums.values()):
-            kept = values.shape[-2] - rows
-            if kept > 0:
-                values[..., :kept, :] = values[..., rows:, :].clone()
-            values[..., max(0, kept) :, :] = 0
+            weight = self.windows.weight((top, left), self.padded, self.sides, weights_like(windows))
+            self.blend.add(answers, number, 0, (0, left), weight)
 
     def _finished(self, origin: int, top: int, end: int) -> Iterator[tuple[int, UncertaintyMaps]]:
         """The rows from ``top`` to ``end``, where the sums begin with row ``origin``."""
-        per_row = self.sums["probs"][0].numel() // self.sides[0]
+        per_row = self.blend.sums["probs"][0].numel() // self.sides[0]
         step = max(1, _VALUES_AT_ONCE // per_row)
         for first in range(top, end, step):
-            rows = slice(first - origin, min(first + step, end) - origin)
             with torch.no_grad():
-                total = self.total[rows, : self.size[1]]
-                maps = {
-                    name: values[..., rows, : self.size[1]] / total.to(values.dtype)
-                    for name, values in self.sums.items()
-                }
-                logits = pooled_logits(maps.pop("probs"))
+                rows = min(first + step, end) - first
+                logits, maps = self.blend.over((first - origin, 0), (rows, self.size[1]))
             yield first, self.est.answer(logits, maps, None, (self.image_id,))
