@@ -16,7 +16,7 @@ from seguq.inference.estimator import Estimator, Forward, warn_of_calibrator
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_OF_THE_INNER = ("task", "forward")
+_OF_THE_INNER = {"task": "multiclass", "forward": None}  # with what they are where nothing is said
 
 
 class WrappingEstimator(Estimator):
@@ -29,7 +29,8 @@ class WrappingEstimator(Estimator):
     """
 
     def __init__(self, inner: Estimator | nn.Module | None, **settings: Any) -> None:
-        own = {name: settings.pop(name) for name in _OF_THE_INNER if name in settings}
+        given = {name: settings.pop(name) for name in _OF_THE_INNER if name in settings}
+        own = {name: value for name, value in given.items() if value != _OF_THE_INNER[name]}
         if not isinstance(inner, Estimator):
             inner = Deterministic(inner, calibrator=None, **own)
         elif own:

@@ -257,3 +257,13 @@ def test_an_image_with_a_time_in_the_future_is_predicted_once(words, tmp_path):
     before = file.stat().st_mtime_ns
     assert main(words(images=tmp_path / "images" / "a")) == 0
     assert file.stat().st_mtime_ns == before
+
+
+def test_an_estimator_by_class_goes_around_another_with_the_options_of_both(words, tmp_path):
+    out = tmp_path / "windows"
+    build = words(out=out)
+    del build[build.index("--samples") : build.index("--samples") + 2]
+    around = ["--estimator", "SlidingWindow", "--estimator.window", "32", "--estimator.stride", "16"]
+    assert main([*build, *around, "--estimator.inner", "MCDropout", "--estimator.inner.samples", "2"]) == 0
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert settings["estimator"].startswith("sliding_window(window=32") and "mc_dropout" in settings["estimator"]
