@@ -120,8 +120,6 @@ def _rising(images: Rows, regions: Rows) -> bool:
 def _checked(rows: Rows, pool: RegionTable, budget: Budget, strategy: Strategy) -> Rows:
     """What a strategy chose, if it kept to the rules."""
     rows = np.asarray(rows)
-    if rows.dtype == object:
-        raise SeguqError(f"{strategy!r} must choose row numbers, but chose {rows!r}")
     if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
         raise SeguqError(f"{strategy!r} must choose row numbers, but chose {rows!r}")
     outside = rows[(rows < 0) | (rows >= len(pool))]

@@ -249,6 +249,16 @@ def log_values(trainer: Any, module: Any, values: dict[str, float]) -> None:
     module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
 
 
+def require_own_names(callback: Any, trainer: Any) -> None:
+    """Raise if another callback of the same class has an estimator of the same kind, whose values have those names."""
+    kinds = [other.kind for other in trainer.callbacks if type(other) is type(callback)]
+    if kinds.count(callback.kind) > 1:
+        raise SeguqError(
+            f"two {type(callback).__name__} of one kind of estimator ({callback.kind}) would log under the same names: "
+            "leave one out"
+        )
+
+
 def require_own_folder(callback: Any, trainer: Any) -> None:
     """Raise if another callback of the same class writes into its folder."""
     for other in trainer.callbacks:

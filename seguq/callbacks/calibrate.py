@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import add_calibrators, carried, carry
-from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
+from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_own_names
 from seguq.callbacks.batches import BatchForward
 from seguq.callbacks.hooks import listen
 from seguq.callbacks.passes import Passes, Step
@@ -100,11 +100,7 @@ class Calibrate(EstimatorCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take part in what is saved."""
         super().setup(trainer, pl_module, stage)
-        kinds = [each.kind for each in trainer.callbacks if isinstance(each, Calibrate)]
-        if kinds.count(self.kind) > 1:
-            raise SeguqError(
-                f"two Calibrate of one kind of estimator ({self.kind}) would log under the same names: leave one out"
-            )
+        require_own_names(self, trainer)
         if stage == "fit":
             self.fitted = {}  # what an earlier training has left; a checkpoint that is loaded now brings its own
             saved = functools.partial(self._saved, pl_module)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seguq.calibration import Calibrator
-from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values
+from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_own_names
 from seguq.callbacks.batches import BatchForward, images_in, loaders_of
 from seguq.callbacks.loggers import log_figure, log_table
 from seguq.callbacks.passes import Passes, Step
@@ -108,11 +108,7 @@ class _Measuring(Run):
         super().__init__(*run)
         kind = self.callback.kind
         kinds = [each.kind for each in self.trainer.callbacks if isinstance(each, UncertaintyMetrics)]
-        if kinds.count(kind) > 1:
-            raise SeguqError(
-                f"two UncertaintyMetrics of one kind of estimator ({kind}) would log under the same names: leave one "
-                "out"
-            )
+        require_own_names(self.callback, self.trainer)
         self.ending = "" if len(kinds) == 1 or kind == "deterministic" else f"/{kind}"
         self.names = self.passes.want(self.callback.measures)
         self.sums: dict[int, dict[str, BootstrapMetric]] = {}  # by loader

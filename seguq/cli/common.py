@@ -51,7 +51,7 @@ def make_estimator(
                     f"--{name} goes with an estimator by name, such as mc_dropout; the option of a class is "
                     f"--estimator.{name}"
                 )
-        made = estimator.bind(task).of_task(task.task)
+        made = estimator.bind(task).adapted(task.task, lambda own: own)
         made.calibrator = made.calibrator if calibrator == "auto" else calibrator
         if measures:
             made.measures = checked_measures(named_measures(measures) or (), made.available, type(made).__name__)

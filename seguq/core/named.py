@@ -116,11 +116,7 @@ class Named:
 
     @classmethod
     def _imported(cls, path: str) -> type[Self]:
-        module, _, attribute = path.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(f"{path} cannot be imported ({error})") from error
+        found = imported(path)
         if not (inspect.isclass(found) and issubclass(found, cls)):
             raise UsageError(f"{path} is no {cls._kind.__name__}: it must derive from {_path(cls._kind)}")
         if inspect.isabstract(found):
@@ -195,6 +191,19 @@ def modules_of(package: str) -> tuple[str, ...]:
             else:
                 found.append(f"{prefix}.{name}")
     return tuple(sorted(found))
+
+
+def imported(path: str) -> Any:
+    """What lies at an import path, as ``my_module.MyClass``.
+
+    Raises:
+        UsageError: if nothing does.
+    """
+    module, _, attribute = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{path} cannot be imported ({error})") from error
 
 
 def hand_on(kind: type[Named]) -> Callable[[str], Any]:

@@ -145,7 +145,7 @@ class DeepEnsemble(SamplingEstimator):
         """Whether a member does."""
         return any(isinstance(member, Estimator) and member.looks_around for member in self.members)
 
-    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward]) -> Self:
+    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward | None]) -> Self:
         """The same of adapted members."""
         made = super().adapted(task, forward)
         made.members = [

@@ -191,16 +191,10 @@ class Estimator(Named, ABC):
         """Whether its models are given other images than those of a call: other views of them, or parts."""
         return False
 
-    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward]) -> Self:
+    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward | None]) -> Self:
         """A copy for another task (None: its own), which calls its models by a function made of its own ``forward``."""
         made = copy.copy(self)
         made.task, made.forward = task or self.task, forward(self.forward)
-        return made
-
-    def of_task(self, task: Task) -> Self:
-        """A copy for another task."""
-        made = copy.copy(self)
-        made.task = task
         return made
 
     def pooled(self, batches: Iterable[Any]) -> PooledBatches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.named import imported
 from seguq.functional.uncertainty import (
     energy,
     expected_entropy,
@@ -158,11 +158,7 @@ def named_measures(measures: str | Measure | Sequence[str | Measure] | None) -> 
 
 
 def _imported(path: str) -> str:
-    module, _, attribute = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"the measure {path} cannot be imported ({error})") from error
+    found = imported(path)
     if not isinstance(found, Measure):
         raise UsageError(f"{path} is no seguq.Measure, but a {type(found).__name__}")
     return found.name

@@ -75,17 +75,11 @@ class WrappingEstimator(Estimator):
         """That it does."""
         return True
 
-    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward]) -> Self:
+    def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward | None]) -> Self:
         """The same around the inner estimator, adapted."""
         made = copy.copy(self)
         made.inner = self.inner.adapted(task, forward)
         made.task = made.inner.task
-        return made
-
-    def of_task(self, task: Task) -> Self:
-        """The same around the inner estimator for another task."""
-        made = super().of_task(task)
-        made.inner = self.inner.of_task(task)
         return made
 
     def identity(self) -> dict[str, Any]:
