@@ -1,5 +1,6 @@
 """What the README, the examples and configs/ say is run: the two commands, and every file and option they name."""
 
+import importlib
 import importlib.util
 import re
 import shutil
@@ -121,3 +122,17 @@ def test_heat_maps_of_gray_images_are_normalized_as_ones_own_training_was(tmp_pa
     assert done.returncode == 0, done.stderr
     assert "maps and pictures of 2 images" in done.stdout
     assert list((tmp_path / "out").rglob("*.png"))
+
+
+@pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
+def test_the_yaml_of_the_readme_makes_the_callbacks(package, tmp_path):
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", readme(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "config.yaml").write_text(block)
+    cli = importlib.import_module(f"{package}.cli")
+    demo = importlib.import_module(f"{package}.demos.boring_classes").BoringModel
+    made = cli.LightningCLI(
+        demo, run=False, args=["--config", str(tmp_path / "config.yaml")], save_config_callback=None
+    )
+    by_name = {type(callback).__name__: callback for callback in made.trainer.callbacks}
+    assert by_name["Calibrate"].estimator.number_of_samples == 10
+    assert by_name["HeatmapWriter"].estimator.name == "mc_dropout"
