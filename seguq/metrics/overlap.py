@@ -36,7 +36,7 @@ class MeanIoU(BootstrapMetric):
     higher_is_better = True
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(num_classes * num_classes, **kwargs)
+        super().__init__(3 * num_classes, **kwargs)
         self.num_classes, self.ignore_index = num_classes, ignore_index
 
     def update(self, prediction: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
@@ -47,20 +47,27 @@ class MeanIoU(BootstrapMetric):
             )
         require_target_range(target, self.num_classes, self.ignore_index)
         require_target_range(prediction, self.num_classes, None, name="prediction")
-        labeled = target != self.ignore_index
-        pair = target.long().where(labeled, 0) * self.num_classes + prediction.long()
-        confusion = torch.zeros(len(target), self.num_classes**2, dtype=torch.float64, device=target.device)
-        confusion.scatter_add_(1, flat_images(pair), flat_images(labeled).double())
-        self._add(confusion, group)
+        labeled = flat_images(target != self.ignore_index)
+        true = flat_images(target).long().where(labeled, self.num_classes)  # one class more, of what is left out
+        said = flat_images(prediction).long().where(labeled, self.num_classes)
+        both = true.where(true == said, self.num_classes)
+        self._add(len(true), group, lambda part: self._counts(both[part], said[part], true[part]))
+
+    def _counts(self, *classes: Tensor) -> Tensor:
+        """How often each class occurs in each image, ``(n, len(classes) * C)``."""
+        bins = self.num_classes + 1
+        images = len(classes[0])
+        offset = bins * torch.arange(images, device=classes[0].device).unsqueeze(1)
+        counts = [torch.bincount((each + offset).flatten(), minlength=images * bins) for each in classes]
+        return torch.stack([each.view(images, bins)[:, :-1] for each in counts], 1).flatten(1).double()
 
     def _value(self, sums: Tensor) -> Tensor:
         mean: Tensor = self._iou(sums).nanmean(-1)
         return mean
 
     def _iou(self, sums: Tensor) -> Tensor:
-        confusion = split_last(sums, self.num_classes, self.num_classes)
-        true = confusion.diagonal(dim1=-2, dim2=-1)
-        iou = true / (confusion.sum(-1) + confusion.sum(-2) - true)
+        both, said, true = split_last(sums, 3, self.num_classes).unbind(-2)
+        iou = both / (said + true - both)
         if 0 <= self.ignore_index < self.num_classes:
             iou[..., self.ignore_index] = torch.nan
         return iou
