@@ -21,6 +21,7 @@ from seguq.functional.logits import full_precision
 Interval = tuple[Tensor, Tensor]
 
 _PART_VALUES = 1 << 24  # sums of images held at once: 128 MiB
+_CPU_PIECE, _GPU_PIECE = 1 << 19, 1 << 26
 
 
 @lru_cache(maxsize=65536)
@@ -283,6 +284,15 @@ def parts_of(images: int, values: int) -> Iterator[slice]:
     """Slices of images, of which each has so many values, that hold at most 2^24 values and at least one image."""
     step = max(1, _PART_VALUES // values)
     return (slice(start, start + step) for start in range(0, images, step))
+
+
+def pieces_of(rows: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut ``(B, n)`` into pieces that stay in the cache of a processor, or are large enough for a GPU."""
+    most = _GPU_PIECE if rows.is_cuda else _CPU_PIECE
+    images = max(1, most // max(1, rows.shape[1]))
+    for top in range(0, len(rows), images):
+        for left in range(0, rows.shape[1], most):
+            yield slice(top, top + images), slice(left, left + most)
 
 
 def split_last(sums: Tensor, *shape: int) -> Tensor:

@@ -20,7 +20,7 @@ from seguq.functional.ranking import (
     fpr_at_tpr,
     order_bins,
 )
-from seguq.metrics.bootstrap import BootstrapMetric, Interval, parts_of, split_last
+from seguq.metrics.bootstrap import BootstrapMetric, Interval, parts_of, pieces_of, split_last
 
 _BITS = 18
 _BOOT_BITS = 12
@@ -100,29 +100,39 @@ class ErrorRanking(BootstrapMetric):
             )
         uncertainty, error = flat_images(uncertainty), flat_images(error)
         self._require_ids(len(error), group)
-        counted, wrong = error != self.ignore_index, error == 1
-        if bool(((error != 0) & ~wrong & counted).any()):
+        if bool(((error != 0) & (error != 1) & (error != self.ignore_index)).any()):
             raise SeguqError(f"error must hold 0 (right), 1 (wrong) or ignore_index={self.ignore_index}")
-        for part in parts_of(len(error), 2 * _BOOT_BINS):
-            self._take(uncertainty[part], wrong[part], counted[part], None if group is None else group[part])
-
-    def _take(self, uncertainty: Tensor, wrong: Tensor, counted: Tensor, group: Sequence[str] | None) -> None:
-        scores = uncertainty.float().masked_fill(~counted, 0) + 0.0  # one zero
-        bins = order_bins(scores, _BITS)
-        places = bins.masked_fill(~counted, _BINS).flatten()  # one bin more, of what is left out
-        unseen = torch.full((_BINS + 1,), torch.inf, device=bins.device)
-        self.lowest = self.lowest.minimum(unseen.scatter_reduce(0, places, scores.flatten(), "amin")[:-1])
-        self.highest = self.highest.maximum((-unseen).scatter_reduce(0, places, scores.flatten(), "amax")[:-1])
-        index = (bins + (wrong.long() << _BITS)).masked_fill_(~counted, 2 * _BINS)
-        self.sums = self.sums + torch.bincount(index.flatten(), minlength=2 * _BINS + 1)[:-1].double()
         if group is None:
-            self._draw(self.sums.new_empty(len(bins), 0), None)
+            self._count(uncertainty, error)
+            self.ungrouped = self.ungrouped + len(error)
             return
-        # the leading 12 bits of a pattern are those of its leading 18
-        coarse = index >> (_BITS - _BOOT_BITS)
-        coarse += torch.arange(len(coarse), device=bins.device).unsqueeze(1) * (2 * _BOOT_BINS + 1)
-        counts = torch.bincount(coarse.flatten(), minlength=len(coarse) * (2 * _BOOT_BINS + 1))
-        self._draw(counts.view(len(coarse), -1)[:, :-1].double(), group)
+        for part in parts_of(len(error), 2 * _BOOT_BINS):
+            counts = self.sums.new_zeros(len(error[part]), 2 * _BOOT_BINS + 1, dtype=torch.int64)
+            self._count(uncertainty[part], error[part], counts)
+            self._draw(counts[:, :-1].double(), group[part])
+
+    def _count(self, uncertainty: Tensor, error: Tensor, of_images: Tensor | None = None) -> None:
+        """Take in scores ``(B, n)``, and count them in the replicates' bins of each image where these are given."""
+        lowest = torch.full((_BINS + 1,), torch.inf, device=error.device)  # one bin more, of what is left out
+        highest = -lowest
+        sums = torch.zeros(2 * _BINS + 1, dtype=torch.int64, device=error.device)
+        for rows, columns in pieces_of(error):
+            wrong, counted = error[rows, columns] == 1, error[rows, columns] != self.ignore_index
+            scores = uncertainty[rows, columns].float().masked_fill(~counted, 0) + 0.0  # one zero
+            bins = order_bins(scores, _BITS)
+            places = bins.masked_fill(~counted, _BINS).flatten()
+            lowest.scatter_reduce_(0, places, scores.flatten(), "amin")
+            highest.scatter_reduce_(0, places, scores.flatten(), "amax")
+            index = bins.add_(wrong.long() << _BITS).masked_fill_(~counted, 2 * _BINS)
+            sums += torch.bincount(index.flatten(), minlength=len(sums))
+            if of_images is not None:
+                # the leading 12 bits of a pattern are those of its leading 18
+                counts, coarse = of_images[rows], index >> (_BITS - _BOOT_BITS)
+                coarse += torch.arange(len(coarse), device=coarse.device).unsqueeze(1) * counts.shape[1]
+                counts += torch.bincount(coarse.flatten(), minlength=counts.numel()).view_as(counts)
+        # not in place: a state that Lightning reset under inference mode could not be changed outside of it
+        self.sums = self.sums + sums[:-1].double()
+        self.lowest, self.highest = self.lowest.minimum(lowest[:-1]), self.highest.maximum(highest[:-1])
 
     def compute_bounds(self) -> dict[str, Interval]:
         """The least and the greatest value that any scores in these bins could have: that of the raw scores is between.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seguq.core.checks import flat_images, require_target_range
 from seguq.core.errors import SeguqError
-from seguq.metrics.bootstrap import BootstrapMetric, split_last
+from seguq.metrics.bootstrap import BootstrapMetric, pieces_of, split_last
 
 
 class MeanIoU(BootstrapMetric):
@@ -47,19 +47,21 @@ class MeanIoU(BootstrapMetric):
             )
         require_target_range(target, self.num_classes, self.ignore_index)
         require_target_range(prediction, self.num_classes, None, name="prediction")
-        labeled = flat_images(target != self.ignore_index)
-        true = flat_images(target).long().where(labeled, self.num_classes)  # one class more, of what is left out
-        said = flat_images(prediction).long().where(labeled, self.num_classes)
-        both = true.where(true == said, self.num_classes)
-        self._add(len(true), group, lambda part: self._counts(both[part], said[part], true[part]))
+        said, true = flat_images(prediction), flat_images(target)
+        self._add(len(true), group, lambda part: self._counts(said[part], true[part]))
 
-    def _counts(self, *classes: Tensor) -> Tensor:
-        """How often each class occurs in each image, ``(n, len(classes) * C)``."""
-        bins = self.num_classes + 1
-        images = len(classes[0])
-        offset = bins * torch.arange(images, device=classes[0].device).unsqueeze(1)
-        counts = [torch.bincount((each + offset).flatten(), minlength=images * bins) for each in classes]
-        return torch.stack([each.view(images, bins)[:, :-1] for each in counts], 1).flatten(1).double()
+    def _counts(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Pixels of each class predicted rightly, predicted, and true, in each image: ``(n, 3 * C)``."""
+        nothing = self.num_classes  # one class more, of what is left out
+        counts = target.new_zeros(3, len(target), self.num_classes + 1, dtype=torch.int64)
+        for rows, columns in pieces_of(target):
+            labeled = target[rows, columns] != self.ignore_index
+            true = target[rows, columns].long().where(labeled, nothing)
+            said = prediction[rows, columns].long().where(labeled, nothing)
+            offset = (nothing + 1) * torch.arange(len(true), device=true.device).unsqueeze(1)
+            for count, each in zip(counts[:, rows], (true.where(true == said, nothing), said, true), strict=True):
+                count += torch.bincount((each + offset).flatten(), minlength=count.numel()).view_as(count)
+        return counts[..., :-1].transpose(0, 1).flatten(1).double()
 
     def _value(self, sums: Tensor) -> Tensor:
         mean: Tensor = self._iou(sums).nanmean(-1)
