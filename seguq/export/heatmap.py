@@ -64,7 +64,8 @@ def colorize(values: Array, scale: Scale) -> RGB:
 def color_bar(height: int, scale: Scale, label: str) -> RGB:
     """A color bar with its values and a label, ``(height, 78, 3)`` uint8, to stand at the right of a picture."""
     with _matplotlib:
-        return _color_bar(height, scale, label)
+        drawn: RGB = _color_bar(height, scale, label).copy()  # the original is kept for the next picture
+        return drawn
 
 
 @lru_cache(maxsize=64)

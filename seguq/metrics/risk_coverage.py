@@ -21,9 +21,9 @@ class RiskCoverage(ErrorRanking):
     and ``augrc`` fall with the error rate as well as with a better ranking; ``ause`` is 0 for a perfect ranking.
 
     The bins are those of `ErrorRanking`. Measured against the raw scores, with error rates from 3 to 40 %: where scores
-    spread over a factor of two or more (probabilities, entropies, energies), a value is within 2e-5, and the bounds of
-    an interval within 3 % of its width. Scores packed just below 1 share a few bins: within some hundredths of 1, a
-    value is up to .005 too high (.019 for .014), and the interval says nothing. Pass what is left to 1 instead.
+    spread over a factor of two or more (probabilities, entropies, energies), a value is within 1e-5, and the bounds of
+    an interval within 3 % of its width. Scores packed just below 1 share a few bins: within some hundredths of 1 one
+    may be .002 too high, and the interval says nothing. `compute_bounds` gives the bounds that hold for any scores.
 
     Args:
         ignore_index: value of ``error`` that is left out.
