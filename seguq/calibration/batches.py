@@ -67,7 +67,7 @@ def checked_pair(logits: Tensor, target: Tensor, task: Task, ignore_index: int) 
     """Class logits ``(B, C, *spatial)`` and class indices ``(B, *spatial)`` of logits as a model gives them.
 
     Raises:
-        SeguqError: for a wrong shape, logits with NaN or infinity, or a target out of range.
+        SeguqError: for a wrong shape, a labeled pixel's logits with NaN or infinity, or a target out of range.
     """
     logits, target = logits.detach(), target.detach().to(logits.device)
     kind: Task = task
@@ -79,9 +79,16 @@ def checked_pair(logits: Tensor, target: Tensor, task: Task, ignore_index: int) 
     target = class_target(target, given, task)
     require_target_shape(logits, target)
     require_target_range(target, logits.shape[1], ignore_index)
-    if logits.numel() and not bool(torch.isfinite(torch.stack(logits.aminmax())).all()):
-        raise SeguqError("logits hold NaN or infinite values: the model has diverged or its input is damaged")
+    if not _all_finite(logits):
+        # a raster has no value where there are no data, and such pixels are ignored
+        logits = logits.masked_fill((target == ignore_index).unsqueeze(1), 0)
+        if not _all_finite(logits):
+            raise SeguqError("logits hold NaN or infinite values: the model has diverged or its input is damaged")
     return logits, target
+
+
+def _all_finite(logits: Tensor) -> bool:
+    return not logits.numel() or bool(torch.isfinite(torch.stack(logits.aminmax())).all())
 
 
 def require_reiterable(batches: Any) -> None:

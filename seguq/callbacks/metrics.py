@@ -26,7 +26,7 @@ from seguq.inference.measures import Measure, named_measures
 from seguq.metrics import BrierScore, CalibrationError, ErrorRanking, NegativeLogLikelihood
 from seguq.metrics.bootstrap import BootstrapMetric
 
-_OF_PROBS = {"ece": CalibrationError, "brier": BrierScore, "nll": NegativeLogLikelihood}
+_OF_PROBS = ("ece", "brier", "nll")
 _OF_RANKING = {"auroc_error": "auroc", "aurc": "aurc"}
 
 
@@ -142,8 +142,10 @@ class _Measuring(Run):
         def of(values: Tensor) -> Tensor:
             return values if len(rows) == len(values) else values[rows]
 
-        for name in _OF_PROBS:
+        for name in ("ece", "brier"):
             metrics[name].update(of(probs), of(mask), group=groups)
+        # of logits: in probabilities, what the model is most wrong about is rounded to 0
+        metrics["nll"].update(of(step.logits_of(self.applied)), of(mask), group=groups)
         for name in self.names:
             metrics[name].update(of(maps[name]), of(error), group=groups)
 
@@ -166,7 +168,9 @@ class _Measuring(Run):
         if dataloader not in self.sums:
             ignored = self.callback.ignore_index
             made: dict[str, BootstrapMetric] = {
-                name: kind(self.classes, ignore_index=ignored) for name, kind in _OF_PROBS.items()
+                "ece": CalibrationError(self.classes, ignore_index=ignored),
+                "brier": BrierScore(self.classes, ignore_index=ignored),
+                "nll": NegativeLogLikelihood(self.classes, ignore_index=ignored, from_logits=True),
             }
             made |= {name: ErrorRanking() for name in self.names}
             self.sums[dataloader] = {name: metric.to(device) for name, metric in made.items()}

@@ -38,6 +38,7 @@ class Step:
         positions: running number of each image, over all processes.
         pooled: pooled class logits ``(B, C, *spatial)`` of the estimator, raw.
         maps_of: the uncertainty maps, given the calibrator to apply.
+        logits_of: the pooled class logits, given the calibrator to apply.
     """
 
     image: Tensor | None
@@ -47,6 +48,7 @@ class Step:
     positions: tuple[int, ...]
     pooled: Tensor
     maps_of: Callable[[Any], UncertaintyMaps]
+    logits_of: Callable[[Any], Tensor]
 
 
 class Passes:
@@ -222,14 +224,20 @@ class Passes:
             reference = logits[:, 1] if est.task == "multilabel" else logits
             mask = class_target(mask.to(logits.device), reference, est.task)
 
+        def answering(calibrator: Any) -> Estimator:
+            made = copy.copy(est)
+            made.calibrator = calibrator
+            return made
+
         def maps_of(calibrator: Any) -> UncertaintyMaps:
-            answering = copy.copy(est)
-            answering.calibrator = calibrator
             with torch.no_grad():
-                return answering.answer(logits, maps, network_image, ids)
+                return answering(calibrator).answer(logits, maps, network_image, ids)
+
+        def logits_of(calibrator: Any) -> Tensor:
+            return answering(calibrator).calibrated(logits, network_image)
 
         picked = tuple(numbers[i] for i in real)
-        return Step(image, mask, ids, picked, tuple(place.numbers[i] for i in real), logits, maps_of)
+        return Step(image, mask, ids, picked, tuple(place.numbers[i] for i in real), logits, maps_of, logits_of)
 
     def _look_at(self, mask: Tensor, logits: Tensor) -> None:
         """Say so if the masks of the first batch seem to mean foreground by 255."""

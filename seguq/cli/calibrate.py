@@ -107,17 +107,16 @@ def calibrate(
     fitted = make()
     fitted.arguments()
     fitted.fit(pooled)
-    metrics = {
-        (name, when): kind(task.num_classes, ignore_index=ignore_index)
-        for name, kind in (("ECE", CalibrationError), ("NLL (nats)", NegativeLogLikelihood))
-        for when in ("before", "after")
-    }
+    metrics: dict[tuple[str, str], CalibrationError | NegativeLogLikelihood] = {}
+    for when in ("before", "after"):
+        metrics["ECE", when] = CalibrationError(task.num_classes, ignore_index=ignore_index)
+        metrics["NLL (nats)", when] = NegativeLogLikelihood(task.num_classes, ignore_index, from_logits=True)
     groups: set[str] = set()
     try:
         for batch in cross_fit(make, pooled, group=group):
-            for (_, when), metric in metrics.items():
-                logits = batch.logits if when == "before" else batch.calibrated
-                metric.update(logits.softmax(1), batch.target, group=batch.groups)
+            for when, logits in (("before", batch.logits), ("after", batch.calibrated)):
+                metrics["ECE", when].update(logits.softmax(1), batch.target, group=batch.groups)
+                metrics["NLL (nats)", when].update(logits, batch.target, group=batch.groups)
             groups.update(batch.groups)
     except TooFewGroups as error:
         warnings.warn(f"nothing can be shown: {error}", stacklevel=1)

@@ -42,8 +42,8 @@ def require_target_shape(scores: Tensor, target: Tensor, *, scores_name: str = "
 
 
 def flat_images(values: Tensor) -> Tensor:
-    """Values of each item side by side: ``(B, *spatial)`` to ``(B, n)``, also for B = 0 and without spatial size."""
-    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+    """Values of each image side by side: ``(B, *spatial)`` to ``(B, n)``, also for B = 0; flat ``(n,)`` is one."""
+    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(0)
 
 
 def require_target_range(target: Tensor, num_classes: int, ignore_index: int | None, *, name: str = "target") -> None:

@@ -153,18 +153,30 @@ class Estimator(Named, ABC):
         """From the pooled class logits, and the maps that no calibrator changes, to the answer."""
         with torch.no_grad():
             tag = self.tag
-            calibrator = self.calibrator_in_force(tag)
-            if calibrator is not None:
-                with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
-                    calibrator.to(logits.device)
-                logits = calibrator(logits, images)
-            probs = torch.softmax(logits, dim=1)
+            probs = torch.softmax(self.calibrated(logits, images, tag), dim=1)
             maps = {**computed("probs", probs, self.measures), **maps}
             if self.task == "multilabel":
                 probs = probs[:, 1]
                 maps = {name: values.sum(1) for name, values in maps.items()}
         ordered = {name: maps[name] for name in self.measures}
         return UncertaintyMaps(probs, ordered, ids, tag, multilabel=self.task == "multilabel")
+
+    def calibrated(self, logits: Tensor, images: Tensor | None, tag: str | None = None) -> Tensor:
+        """Pooled class logits as the calibrator in force makes them; as they are, where there is none.
+
+        Args:
+            logits: ``(B, C, *spatial)``.
+            images: those that they are of, or None where no one has them.
+            tag: this estimator's, which need not be read again then.
+        """
+        calibrator = self.calibrator_in_force(self.tag if tag is None else tag)
+        if calibrator is None:
+            return logits
+        with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
+            calibrator.to(logits.device)
+        with torch.no_grad():
+            calibrated: Tensor = calibrator(logits, images)
+        return calibrated
 
     def pooled_logits(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Tensor:
         """The pooled output that a calibrator is fitted on, raw: class logits ``(B, C, *spatial)``.
