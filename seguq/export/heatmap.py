@@ -74,8 +74,9 @@ def _color_bar(height: int, scale: Scale, label: str) -> RGB:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    dpi = 100  # and half a pixel more, as some versions of matplotlib round down
-    figure = Figure(figsize=(_BAR_WIDTH / dpi, (height + 0.5) / dpi), dpi=dpi, facecolor="white")
+    dpi = 100
+    # a little more, for versions of matplotlib that round what is just below a whole number down
+    figure = Figure(figsize=(_BAR_WIDTH / dpi, (height + 1e-3) / dpi), dpi=dpi, facecolor="white")
     canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.12, 0.05, 0.16, 0.9))
     norm = matplotlib.colors.Normalize(scale.low, scale.high)
