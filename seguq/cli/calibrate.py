@@ -11,6 +11,8 @@ from seguq.calibration import Calibrator, cross_fit
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.calibration.folds import TooFewGroups
 from seguq.cli.common import (
+    Size,
+    image_size,
     make_estimator,
     pick_device,
     print_table,
@@ -44,7 +46,7 @@ def calibrate(
     samples: int | None = None,
     members: list[str] | None = None,
     seed: int | None = None,
-    size: int | tuple[int, int] | None = None,
+    size: Size = "auto",
     batch_size: int = 8,
     num_workers: int | None = None,
     device: str = "auto",
@@ -71,7 +73,8 @@ def calibrate(
         samples: passes of mc_dropout.
         members: further checkpoints of a deep_ensemble.
         seed: seed of mc_dropout.
-        size: pixels, or [height, width], that images are resized to; as in training.
+        size: pixels, or [height, width], that images are resized to, or null for images as they are; auto: as in
+            training.
         batch_size: images a batch.
         num_workers: processes that load data.
         device: auto, cpu or cuda.
@@ -89,8 +92,21 @@ def calibrate(
     task = SegmentationTask.load(checkpoint).to(pick_device(device))
     if task.task == "multilabel":
         raise SeguqError("seguq calibrate shows values for one class a pixel; calibrate multilabel models in Python")
+    told = task.trained_on
+    resized = image_size(size, told)
+    if split == (told.train_split if told is not None else "train"):
+        warnings.warn(
+            f"the model was trained on the split {split!r}, where it is surer than elsewhere: what is fitted and shown "
+            "here does not hold for other images; pass a split that was held out",
+            stacklevel=1,
+        )
     module = SegmentationData(
-        root, batch_size, size=size, num_workers=num_workers, mean=task.normalization.mean, std=task.normalization.std
+        root,
+        batch_size,
+        size=resized,
+        num_workers=num_workers,
+        mean=task.normalization.mean,
+        std=task.normalization.std,
     )
     loader = module.dataloader(split)
     if len(module.classes) != task.num_classes:

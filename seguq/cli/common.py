@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from seguq.calibration import Calibrator
 from seguq.core.errors import SeguqError, UsageError
+from seguq.data.module import DataSettings, size_in_words, size_of
 from seguq.inference import Estimator
 from seguq.inference.measures import checked_measures, named_measures
 
@@ -86,10 +88,34 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # "meta" has tensors, but no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"there is no device {name!r} here: use auto, cpu or cuda") from error
     return device
+
+
+Size = int | tuple[int, int] | Literal["auto"] | None
+"""The option ``--size``."""
+
+
+def image_size(size: Size, told: DataSettings | None) -> tuple[int, int] | None:
+    """The size that images are resized to: by default that of the training, as far as the checkpoint knows it.
+
+    Args:
+        size: what was asked for; ``auto``: as in training.
+        told: what the checkpoint knows; None: nothing, so that images are left as they are.
+    """
+    trained = None if told is None else told.size
+    if size == "auto":
+        return trained
+    found = size_of(size, "--size")
+    if told is not None and found != trained:
+        warnings.warn(
+            f"by --size images are {size_in_words(found)}, but in training they were {size_in_words(trained)}: what "
+            "the model and its calibrator have learned may not hold",
+            stacklevel=2,
+        )
+    return found
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:

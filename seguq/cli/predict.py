@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from seguq.cli.common import make_estimator, pick_device, require_folder
+from seguq.cli.common import Size, image_size, make_estimator, pick_device, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.locks import FolderLock
@@ -45,6 +45,7 @@ def predict(
     calibrated: bool = True,
     pictures: bool = True,
     save_probs: bool = False,
+    size: Size = "auto",
     batch_size: int = 4,
     num_workers: int = 0,
     device: str = "auto",
@@ -69,6 +70,8 @@ def predict(
         calibrated: apply the temperature that the checkpoint has for this estimator.
         pictures: draw heat maps and overlays.
         save_probs: keep the class probabilities in the maps, too.
+        size: pixels, or [height, width], that images are resized to for the network, or null for images as they are;
+            auto: as in training. Maps always have the size of their images.
         batch_size: images of one size that go through the network together.
         num_workers: processes that read images ahead; 0: none.
         device: auto, cpu or cuda.
@@ -97,7 +100,9 @@ def predict(
     )
     est.measures = est.measures if measures else shown_by_default(est.measures)
     names = list(est.measures)
-    data = SegmentationFolder(folder, transform=evaluation_transform(task.normalization), channels=task.channels)
+    resized = image_size(size, task.trained_on)
+    transform = evaluation_transform(task.normalization, resized)
+    data = SegmentationFolder(folder, transform=transform, channels=task.channels)
     sizes = check_files(data.images, channels=task.channels, folder=folder)
     settings = {
         "checkpoint": [_sha256(path) for path in [checkpoint, *(members or [])]],
@@ -108,6 +113,7 @@ def predict(
         "measures": names,
         "calibrated": calibrated,
         "save_probs": save_probs,
+        "size": None if resized is None else list(resized),
     }
     with writing("seguq predict"):
         target.mkdir(parents=True, exist_ok=True)
@@ -125,7 +131,7 @@ def _fill(
     num_workers: int,
     pictures: bool,
 ) -> None:
-    """Predict and draw what is missing."""
+    """Predict and draw what is missing; ``sizes`` are those of the images, whatever the network is given."""
     results = PredictionFolder(out, settings)
     names, save_probs = settings["measures"], settings["save_probs"]
     todo = [image_id for image_id, path in data.images.items() if not results.is_done(image_id, path)]
@@ -147,7 +153,8 @@ def _fill(
 
     if todo:
         save = functools.partial(results.save, probs=save_probs)
-        _predict(est, data, _batches(todo, data.ids, sizes, batch_size), look, save, num_workers, finished)
+        alike = dict.fromkeys(sizes, (0, 0)) if settings["size"] else sizes
+        _predict(est, data, _batches(todo, data.ids, alike, batch_size), sizes, look, save, num_workers, finished)
     if pictures:
         scales = results.scales(data.ids, names, changed=bool(todo), finders=finders, seen=seen)
         for _ in progress(results.draw_all(data.images, scales), "drawing", total=len(data)):
@@ -159,6 +166,7 @@ def _predict(
     est: Estimator,
     data: SegmentationFolder,
     batches: list[list[int]],
+    sizes: Mapping[str, tuple[int, int]],
     look: Callable[[UncertaintyMaps], None],
     save: Callable[[UncertaintyMaps], None],
     num_workers: int,
@@ -172,8 +180,11 @@ def _predict(
         with BackgroundWriter("seguq predict") as writer:
             for batch in map(unpack_batch, loader):
                 maps = est(batch.image, batch.image_id).cpu()
-                look(maps)
-                writer.submit(functools.partial(save, maps), maps.nbytes)
+                maps.require_finite()
+                for one in maps.split():
+                    shown = one.resized(sizes[one.image_ids[0]])
+                    look(shown)
+                    writer.submit(functools.partial(save, shown), shown.nbytes)
                 yield from batch.image_id or ()
 
     for _ in progress(one_by_one(), est.tag, total=len(data), done=finished):

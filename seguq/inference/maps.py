@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file
@@ -134,6 +134,48 @@ class UncertaintyMaps:
             )
             for i in range(len(self))
         ]
+
+    def require_finite(self) -> None:
+        """Raise where a probability or a map is NaN or infinite, as after a training that has diverged.
+
+        Raises:
+            SeguqError: with the id of the first such image.
+        """
+        probs = {} if self._probs is None else {"probs": self._probs}
+        for name, values in {**probs, **self._maps}.items():
+            finite = values.isfinite().flatten(1).all(1)
+            if not bool(finite.all()):
+                image_id = self.image_ids[int(finite.logical_not().nonzero()[0])]
+                raise SeguqError(
+                    f"{name} of image {image_id!r} holds NaN or infinite values: the model's logits are not finite, as "
+                    "its weights have diverged, or the image holds such values"
+                )
+
+    def resized(self, size: tuple[int, int]) -> UncertaintyMaps:
+        """The same of 2-D images at another size (height, width): bilinear, the prediction by the largest probability.
+
+        Without probabilities the prediction is that of the nearest pixel.
+        """
+        if tuple(self.prediction.shape[-2:]) == tuple(size):
+            return self
+
+        def bilinear(values: Tensor) -> Tensor:
+            return nn.functional.interpolate(values, size, mode="bilinear", align_corners=False)
+
+        prediction = None
+        if self._probs is None:
+            layers = self.prediction if self.multilabel else self.prediction[:, None]
+            nearest = nn.functional.interpolate(layers.float(), size, mode="nearest-exact").long()
+            prediction = nearest if self.multilabel else nearest[:, 0]
+        return UncertaintyMaps(
+            None if self._probs is None else bilinear(self._probs),
+            {name: bilinear(values[:, None])[:, 0] for name, values in self._maps.items()},
+            self.image_ids,
+            self.estimator,
+            prediction=prediction,
+            num_classes=self.num_classes,
+            multilabel=self.multilabel,
+        )
 
     def to(self, device: torch.device | str) -> UncertaintyMaps:
         """The same maps on another device."""
