@@ -290,10 +290,13 @@ class SegmentationTask(LightningModule):
         if "state_dict" not in checkpoint or not {"architecture", "classes", "mean"} <= set(settings):
             raise SeguqError(
                 f"{path} is no checkpoint of a seguq.SegmentationTask: load it into your own module with "
-                "seguq.load(checkpoint, model)"
+                "seguq.load(checkpoint, model), or name its class on the command line: --module FILE.py:Class"
             )
         if settings["architecture"] is None and model is None:
-            raise SeguqError(f"{path} was trained with a network of its own (model=): pass the same module as model=")
+            raise SeguqError(
+                f"{path} was trained with a network of its own (model=): pass the same module as model= (on "
+                "the command line: --module FILE.py:NAME)"
+            )
         known = {name: value for name, value in settings.items() if name in _SETTINGS}
         if model is not None:
             known = {name: value for name, value in known.items() if name not in ("architecture", "encoder")}

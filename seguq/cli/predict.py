@@ -7,11 +7,12 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from seguq.cli.common import Size, image_size, make_estimator, pick_device, require_folder
+from seguq.cli.common import make_estimator, pick_device, require_folder
+from seguq.cli.model import Size, image_size, load_model
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.locks import FolderLock
@@ -25,7 +26,6 @@ from seguq.inference.measures import explained, shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
-from seguq.task import SegmentationTask
 
 
 def run(words: Sequence[str]) -> None:
@@ -48,6 +48,10 @@ def predict(
     size: Size = "auto",
     batch_size: int = 4,
     num_workers: int = 0,
+    module: str | None = None,
+    task: Literal["multiclass", "binary", "multilabel"] | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
     device: str = "auto",
 ) -> None:
     """Write uncertainty maps and pictures for a folder of images.
@@ -74,6 +78,13 @@ def predict(
             auto: as in training. Maps always have the size of their images.
         batch_size: images of one size that go through the network together.
         num_workers: processes that read images ahead; 0: none.
+        module: FILE.py:NAME of a LightningModule, nn.Module, or a function that makes one, for a checkpoint of your own
+            training; it is made with the hyperparameters in the checkpoint. The file is run.
+        task: what the logits of a --module are, multiclass, binary or multilabel; by default as its attribute task
+            says, or multiclass.
+        mean: mean of each channel that the images of a --module are normalized with, of pixels from 0 to 1; by default
+            as its attribute normalization = (mean, std) says, or the checkpoint of a training with SegmentationData.
+        std: deviation of each channel.
         device: auto, cpu or cuda.
     """
     folder = require_folder(images, "--images")
@@ -88,10 +99,12 @@ def predict(
         raise UsageError(f"--batch_size must be at least 1, but is {batch_size}")
     if num_workers < 0:
         raise UsageError(f"--num_workers must be at least 0, but is {num_workers}")
-    task = SegmentationTask.load(checkpoint).to(pick_device(device))
+    model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
     est = make_estimator(
         estimator,
-        task,
+        model.network,
+        task=model.task,
+        member=model.member,
         samples=samples,
         seed=seed,
         members=members,
@@ -100,10 +113,10 @@ def predict(
     )
     est.measures = est.measures if measures else shown_by_default(est.measures)
     names = list(est.measures)
-    resized = image_size(size, task.trained_on)
-    transform = evaluation_transform(task.normalization, resized)
-    data = SegmentationFolder(folder, transform=transform, channels=task.channels)
-    sizes = check_files(data.images, channels=task.channels, folder=folder)
+    resized = image_size(size, model.trained_on)
+    transform = evaluation_transform(model.normalization, resized)
+    data = SegmentationFolder(folder, transform=transform, channels=model.channels)
+    sizes = check_files(data.images, channels=model.channels, folder=folder)
     settings = {
         "checkpoint": [_sha256(path) for path in [checkpoint, *(members or [])]],
         "images": str(folder.resolve()),
@@ -115,6 +128,8 @@ def predict(
         "save_probs": save_probs,
         "size": None if resized is None else list(resized),
     }
+    if module is not None:
+        settings |= {"task": model.task, "normalization": [list(part) for part in model.normalization]}
     with writing("seguq predict"):
         target.mkdir(parents=True, exist_ok=True)
     with FolderLock(target):  # another run would take the files that this one has begun for leftovers

@@ -81,8 +81,8 @@ def demo(
         task, data = _train(folder, steps, seed, images, place)
     with _timed(times, "calibrate"):
         # raw, so that before and after can be measured from the same passes
-        deterministic = make_estimator("deterministic", task, calibrator=None)
-        dropout = make_estimator("mc_dropout", task, samples=samples, seed=seed, calibrator=None)
+        deterministic = make_estimator("deterministic", task, task=task.task, calibrator=None)
+        dropout = make_estimator("mc_dropout", task, task=task.task, samples=samples, seed=seed, calibrator=None)
         temperatures: dict[str, TemperatureScaling] = {}
         for est in (deterministic, dropout):
             loader = ProgressLoader(data.loader("val"), f"calibrate {est.tag}")
