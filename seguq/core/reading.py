@@ -122,6 +122,19 @@ def whole(value: Any, name: str, least: int | None = None) -> int:
     return value
 
 
+def number(value: Any, name: str, least: float | None = None) -> float:
+    """A number that a file holds, NaN too.
+
+    Raises:
+        ValueError: for anything else, and for one below ``least``.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, but is {value!r}")
+    if least is not None and not value >= least:
+        raise ValueError(f"{name} must be at least {least}, but is {value}")
+    return float(value)
+
+
 def text(value: Any, name: str) -> str:
     """Text that a file holds.
 
