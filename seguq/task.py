@@ -16,7 +16,9 @@ from seguq.calibration.checkpoint import KEY, SCHEMA_VERSION, add_calibrators, c
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningModule
+from seguq.core.reading import listing, reading, text
 from seguq.data.batches import output_logits, unpack_batch
+from seguq.data.module import DataSettings
 from seguq.data.normalization import Normalization, encoder_normalization
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference import UncertaintyMaps
@@ -102,6 +104,7 @@ class SegmentationTask(LightningModule):
         self.lr, self.weight_decay = lr, weight_decay
         self._images_seen = 0
         self.class_names: tuple[str, ...] = ()
+        self.trained_on: DataSettings | None = None
         self.calibrators: dict[str, Calibrator] = {}
         self.model = (
             model
@@ -259,7 +262,9 @@ class SegmentationTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the calibrators that were fitted for the checkpoint's weights."""
         self.calibrators = calibrators_of(checkpoint, weights_sha256(checkpoint["state_dict"]))
-        self.class_names = tuple(section(checkpoint).get("class_names", ()))
+        names = section(checkpoint).get("class_names", [])
+        self.class_names = tuple(text(name, "a class name") for name in listing(names, "'class_names'"))
+        self.trained_on = DataSettings.of(checkpoint)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: nn.Module | None = None) -> SegmentationTask:
@@ -273,14 +278,25 @@ class SegmentationTask(LightningModule):
             SeguqError: if the checkpoint is of something else, or needs ``model=``.
         """
         checkpoint = read_checkpoint(path)
-        settings = dict(checkpoint.get("hyper_parameters", {}))
+        with reading(path):
+            return cls._from(checkpoint, path, model)
+
+    @classmethod
+    def _from(
+        cls, checkpoint: dict[str, Any], path: str | os.PathLike[str], model: nn.Module | None
+    ) -> SegmentationTask:
+        settings = checkpoint.get("hyper_parameters")
+        settings = settings if isinstance(settings, dict) else {}
         if "state_dict" not in checkpoint or not {"architecture", "classes", "mean"} <= set(settings):
             raise SeguqError(
                 f"{path} is no checkpoint of a seguq.SegmentationTask: load it into your own module with "
-                "seguq.load(checkpoint, model)"
+                "seguq.load(checkpoint, model), or name its class on the command line: --module FILE.py:Class"
             )
         if settings["architecture"] is None and model is None:
-            raise SeguqError(f"{path} was trained with a network of its own (model=): pass the same module as model=")
+            raise SeguqError(
+                f"{path} was trained with a network of its own (model=): pass the same module as model= (on "
+                "the command line: --module FILE.py:NAME)"
+            )
         known = {name: value for name, value in settings.items() if name in _SETTINGS}
         if model is not None:
             known = {name: value for name, value in known.items() if name not in ("architecture", "encoder")}

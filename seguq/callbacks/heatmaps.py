@@ -18,9 +18,9 @@ from seguq.callbacks.base import PREFIX, EstimatorCallback, require_own_folder
 from seguq.callbacks.batches import BatchForward, images_in, loaders_of
 from seguq.callbacks.passes import Passes, Step
 from seguq.callbacks.run import Run
-from seguq.core.checks import require_count
+from seguq.core.checks import require_count, require_plain_name
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import require_plain_name, write_json
+from seguq.core.files import write_json
 from seguq.core.log import logger, say_once
 from seguq.data.normalization import Normalization
 from seguq.export.images import to_rgb, write_png

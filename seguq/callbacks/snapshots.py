@@ -13,6 +13,7 @@ from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
 from seguq.core.checks import require_choice, require_count
 from seguq.core.errors import UsageError
 from seguq.core.log import logger
+from seguq.core.reading import listing, number, reading, text, whole
 
 
 class Snapshots(RateCallback):
@@ -110,12 +111,20 @@ class Snapshots(RateCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a training was cut off."""
+        with reading("what the checkpoint holds for Snapshots"):
+            rates, epochs, value = (state_dict[name] for name in ("rates", "epochs", "value"))
+            ended = [whole(cycle, "a cycle", 0) for cycle in listing(state_dict["ended"], "'ended'")]
+            if rates is not None:
+                rates = [number(rate, "a learning rate", 0) for rate in listing(rates, "'rates'")]
+            # names alone: what a file says must not lead out of the folder
+            kept = [
+                (Path(text(name, "a name")).name, whole(cycle, "a cycle", 0), number(found, "a value"))
+                for name, cycle, found in listing(state_dict["kept"], "'kept'")
+            ]
+            epochs = None if epochs is None else whole(epochs, "'epochs'", 1)
+            value = None if value is None else number(value, "'value'")
         self._restored = True
-        rates, self._epochs, self._value = (state_dict[name] for name in ("rates", "epochs", "value"))
-        self._ended = [int(cycle) for cycle in state_dict["ended"]]
-        self._rates = None if rates is None else [float(rate) for rate in rates]
-        # names alone: what a file says must not lead out of the folder
-        kept = [(Path(name).name, int(cycle), float(value)) for name, cycle, value in state_dict["kept"]]
+        self._epochs, self._value, self._ended, self._rates = epochs, value, ended, rates
         self._kept = [item for item in kept if (self.dir / item[0]).is_file()]
         for name, _, _ in kept:
             if not (self.dir / name).is_file():

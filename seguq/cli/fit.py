@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from seguq.cli.common import require_folder
-from seguq.cli.parsing import config_first, underscored
-from seguq.core.errors import UsageError
+from seguq.cli.parsing import config_first, require_no_nul, underscored
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.lightning import (
+    Callback,
     CSVLogger,
     LightningArgumentParser,
     LightningCLI,
+    MisconfigurationException,
     ModelCheckpoint,
     RichProgressBar,
     quiet,
 )
+from seguq.core.reading import mapping, reading
 from seguq.data import SegmentationData
 from seguq.task import SegmentationTask
+from seguq.weights import read_checkpoint
 
 _DESCRIPTION = """Train a segmentation model on a folder of images and masks.
 
@@ -37,10 +44,10 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse to write over another training."""
+        require_no_nul(self.config.as_dict())
         out, resume = Path(self.config.out), self.config.resume
         require_folder(str(self.config.data.root), "--data.root")  # before weights are downloaded
-        if resume is not None and not Path(resume).is_file():
-            raise UsageError(f"--resume {resume} does not exist")
+        self.resumed = None if resume is None else _training_in(resume)
         if resume is None and (out / "last.ckpt").exists():
             raise UsageError(
                 f"{out} holds a training already: go on with it by --resume {out / 'last.ckpt'}, or pass another --out"
@@ -64,6 +71,84 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+def _training_in(resume: str) -> dict[str, Any]:
+    """The checkpoint to go on from, read as every file that may be anybody's."""
+    if not Path(resume).exists():
+        raise UsageError(f"--resume {resume} does not exist")
+    content = read_checkpoint(resume)
+    missing = [name for name in _OF_A_TRAINING if name not in content]
+    if missing:
+        raise UsageError(
+            f"--resume {resume} holds no training to go on with (no {missing[0]}), but weights alone, perhaps: pass "
+            "the last.ckpt of a training"
+        )
+    return content
+
+
+_OF_A_TRAINING = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step")
+_OF_A_NETWORK = ("architecture", "encoder", "classes", "in_channels")
+
+
+def _require_same_network(task: SegmentationTask, content: Mapping[str, Any], resume: str) -> None:
+    """Raise where a checkpoint is of another network than the one that was asked for."""
+    with reading(resume):
+        told = mapping(content.get("hyper_parameters", {}), "'hyper_parameters'")
+        for name in _OF_A_NETWORK:
+            if name in told and told[name] != task.settings[name]:
+                raise UsageError(
+                    f"--resume {resume} is of a network with {name}={told[name]!r}, but now {name} is "
+                    f"{task.settings[name]!r}: set --model.{name} as it was"
+                )
+        state, own = mapping(content["state_dict"], "'state_dict'"), task.state_dict()
+        differing = sorted(set(state) ^ set(own)) or [
+            name for name in own if getattr(state[name], "shape", None) != own[name].shape
+        ]
+        if differing:
+            raise UsageError(
+                f"--resume {resume} is of another network: {differing[0]!r} is not the same there and here; set "
+                "--model.* as it was"
+            )
+
+
+class _Restored(Callback):
+    """Whether a training that is resumed has taken up what its checkpoint holds."""
+
+    done = False
+
+    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
+        """The checkpoint was taken up."""
+        self.done = True
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """The checkpoint was taken up."""
+        self.done = True
+
+
+def _fit(cli: FitCLI) -> None:
+    """Train, from the beginning or from a checkpoint."""
+    resume, trainer = cli.config.resume, cast(Any, cli.trainer)
+    if resume is None:
+        trainer.fit(cli.model, cli.datamodule)
+        return
+    assert cli.resumed is not None
+    _require_same_network(cli.model, cli.resumed, resume)
+    cli.resumed = None  # as large as the model and its optimizer
+    # Lightning would ask torch, which the environment can tell to run what is in a file
+    trainer.strategy.checkpoint_io.load_checkpoint = lambda path, *_, **__: read_checkpoint(path)
+    safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+    restored = _Restored()
+    trainer.callbacks.insert(0, restored)
+    try:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, **safely)
+    except (SeguqError, MisconfigurationException, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        if restored.done:
+            raise
+        with reading(resume):  # what it holds is of the wrong kind somewhere
+            raise
+
+
 def run(words: Sequence[str]) -> None:
     """Train."""
     quiet()
@@ -79,7 +164,7 @@ def run(words: Sequence[str]) -> None:
         trainer_defaults={"max_epochs": 50, "log_every_n_steps": 10},
         parser_kwargs={"prog": "seguq fit", "description": _DESCRIPTION, "exit_on_error": False},
     )
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.resume)
+    _fit(cli)
     if cli.trainer.interrupted:
         raise KeyboardInterrupt
     best = cli.trainer.checkpoint_callback

@@ -11,6 +11,7 @@ from seguq.cli.parsing import run_function
 from seguq.core.errors import UsageError
 from seguq.core.log import logger
 from seguq.core.progress import progress
+from seguq.core.reading import reading
 from seguq.data import list_images, read_image
 from seguq.functional.regions import Aggregate
 from seguq.inference import UncertaintyMaps
@@ -48,7 +49,8 @@ def score(
     """
     folder = require_folder(predictions, "--predictions")
     settings = read_run(folder)["settings"]
-    measures = settings["measures"]
+    with reading(folder / "run.json"):
+        measures = settings["measures"]
     (by,) = named_measures(by or scored_by_default(measures)) or ()
     if by not in measures:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Shape checks for the public edge; inside, shapes are trusted."""
+"""Checks for the public edge, of shapes, values and names; inside, they are trusted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -88,3 +89,21 @@ def require_seed(value: Any) -> None:
 def is_number(value: Any) -> TypeIs[int | float]:
     """Whether a value is a number, finite or not, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def require_plain_name(what: str, name: Any) -> None:
+    """Raise for a name that, as a path, would lead out of the folder it is put into, or cannot be one.
+
+    Wherever an id or a name that came from a file, a batch or a caller becomes part of a path, this is asked first.
+
+    Args:
+        what: what has the name, for the message.
+        name: a text; it may contain ``/``, which makes folders.
+
+    Raises:
+        SeguqError: with the name.
+    """
+    parts = name.replace("\\", "/").split("/") if isinstance(name, str) else [""]
+    bad = any(part in ("", ".", "..") or part.startswith(TEMPORARY_PREFIX) for part in parts)
+    if bad or "\0" in name or ":" in parts[0][1:2]:
+        raise SeguqError(f"{what} {name!r} cannot be the name of a file in a folder: use names like 'street/0001'")

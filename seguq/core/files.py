@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seguq.core.errors import SeguqError
-
 TEMPORARY_PREFIX = ".seguq-tmp-"
 
 # mkstemp makes files that only the owner can read; results are meant to be shared as far as the umask allows
@@ -57,22 +55,6 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` to ``path`` as indented JSON, as a whole."""
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-
-
-def require_plain_name(what: str, name: str) -> None:
-    """Raise for a name that, as a path, would lead out of the folder it is put into, or cannot be one.
-
-    Args:
-        what: what has the name, for the message.
-        name: it may contain ``/``, which makes folders.
-
-    Raises:
-        SeguqError: with the name.
-    """
-    parts = name.replace("\\", "/").split("/")
-    bad = any(part in ("", ".", "..") or part.startswith(TEMPORARY_PREFIX) for part in parts)
-    if bad or "\0" in name or ":" in parts[0][1:2]:
-        raise SeguqError(f"{what} {name!r} cannot be the name of a file in a folder: use names like 'street/0001'")
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -57,6 +58,7 @@ __all__ = [
     "LightningCLI",
     "LightningDataModule",
     "LightningModule",
+    "MisconfigurationException",
     "ModelCheckpoint",
     "RichProgressBar",
     "Trainer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from seguq.core.files import write_json
 from seguq.core.lightning import Callback, Trainer, quiet, seed_everything
 from seguq.core.log import logger
 from seguq.core.progress import ProgressLoader, progress
+from seguq.core.reading import listing, read_json, reading
 from seguq.data import SegmentationData, list_images, nuclei_mini
 from seguq.demo.gallery import write_overview
 from seguq.demo.measure import evaluate, own_temperature, stained_found
@@ -81,8 +81,8 @@ def demo(
         task, data = _train(folder, steps, seed, images, place)
     with _timed(times, "calibrate"):
         # raw, so that before and after can be measured from the same passes
-        deterministic = make_estimator("deterministic", task, calibrator=None)
-        dropout = make_estimator("mc_dropout", task, samples=samples, seed=seed, calibrator=None)
+        deterministic = make_estimator("deterministic", task, task=task.task, calibrator=None)
+        dropout = make_estimator("mc_dropout", task, task=task.task, samples=samples, seed=seed, calibrator=None)
         temperatures: dict[str, TemperatureScaling] = {}
         for est in (deterministic, dropout):
             loader = ProgressLoader(data.loader("val"), f"calibrate {est.tag}")
@@ -230,7 +230,8 @@ def _search(folder: Path, images: Path, root: Path, regions: int, seed: int) -> 
     selection.save(folder / "selection.json")
     names = ("predictive_entropy", "mutual_information")
     scores = {name: np.concatenate([mean_score(item, name) for item in maps.values()]) for name in names}
-    stained = set(json.loads((root / "pool_stained.json").read_text())) & set(ids)
+    with reading(root / "pool_stained.json"):
+        stained = set(listing(read_json(root / "pool_stained.json"), "its content")) & set(ids)
     return Pool(images, ids, maps, scores, selection, stained)
 
 

@@ -16,6 +16,7 @@ from seguq.calibration.checkpoint import carry, section, unpack
 from seguq.core.checks import require_count, require_seed
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
+from seguq.core.reading import listing, mapping, reading, text
 from seguq.core.seeds import GENERATOR_LOCK, derive_seed
 from seguq.data.batches import unpack_batch
 from seguq.inference.evaluation import evaluation_mode
@@ -97,7 +98,10 @@ class SWAG(SamplingEstimator):
                 f"{checkpoint} holds nothing for SWAG: train with seguq.callbacks.SWAG(), and take a checkpoint that "
                 "was written after it had begun to collect"
             )
-        self.moments = WeightMoments.from_state(held)
+        with reading(checkpoint):
+            held = mapping(held, "what it holds for SWAG")
+            self.moments = WeightMoments.from_state(held)
+            statistics = {text(name, "a layer") for name in listing(held.get("statistics", []), "'statistics'")}
         self.moments.require_enough()
         self.model = model
         self.checkpoint = checkpoint
@@ -111,7 +115,7 @@ class SWAG(SamplingEstimator):
         self._renewed_layers = {
             full
             for full, _ in with_statistics(self.mean_model)
-            if "statistics" not in held or in_file[_buffer(full)].removesuffix(".running_mean") in held["statistics"]
+            if "statistics" not in held or in_file[_buffer(full)].removesuffix(".running_mean") in statistics
         }
         _set(self.mean_model, {own: self.moments.mean[name] for own, name in self._parameters.items()})
         self._slot = copy.deepcopy(self.mean_model)

@@ -14,6 +14,7 @@ import numpy as np
 
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import TEMPORARY_PREFIX, remove_leftovers, write_json
+from seguq.core.reading import listing, mapping, read_json, reading, text
 from seguq.data.reading import read_image
 from seguq.export.heatmap import colorize, overlay, with_color_bar
 from seguq.export.images import to_rgb, write_index_png, write_png
@@ -231,13 +232,15 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
         SeguqError: if the file is damaged or of another schema version.
     """
     file = Path(path) / "run.json"
-    if not file.is_file():
+    if "\0" not in str(file) and not file.is_file():
         raise UsageError(f"{path} is no folder that seguq predict has written (it has no run.json)")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version, settings = content["version"], dict(content["settings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SeguqError(f"{file} is damaged: remove the folder and predict again") from error
+    with reading(file, advice="remove the folder and predict again"):
+        content = mapping(read_json(file), "its content")
+        version, settings = content["version"], mapping(content["settings"], "'settings'")
+        for measure in listing(settings.get("measures", []), "'measures'"):
+            text(measure, "a measure")
+        if settings.get("images") is not None:
+            text(settings["images"], "'images'")
     if version != _SCHEMA_VERSION:
         raise SeguqError(f"{file} was written by another version of seguq (schema {version})")
     return {"version": version, "settings": settings}

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seguq.core.checks import is_whole
+from seguq.core.checks import is_whole, require_plain_name
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import TEMPORARY_PREFIX, write_json
 from seguq.core.locks import FolderLock
+from seguq.core.reading import mapping, read_json, reading, text, whole
 from seguq.export.heatmap import colorize, heatmap
 from seguq.export.images import write_png
 from seguq.export.scale import ScaleFinder, label_of
@@ -117,16 +118,19 @@ class MapFiles:
         return len(self._header(dtype)) + self._rows * self._width * dtype.itemsize
 
     def _read(self, meta: Path) -> dict[str, Any]:
-        try:
-            known = json.loads(meta.read_text())
+        with reading(meta, advice=f"remove {self.dir}, and begin anew"):
+            known = mapping(read_json(meta), "its content")
             if known["schema"] != _SCHEMA_VERSION:
-                raise ValueError("schema")
-            for name, kind in {"about": dict, "rows": int, "complete": bool, "files": dict}.items():
-                if not isinstance(known[name], kind):
-                    raise ValueError(name)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{meta} is damaged, or of another version of seguq: remove {self.dir}") from error
-        return dict(known)
+                raise UsageError(f"{meta} is of another version of seguq (schema {known['schema']}): remove {self.dir}")
+            mapping(known["about"], "'about'")
+            whole(known["rows"], "'rows'", 0)
+            if not isinstance(known["complete"], bool):
+                raise ValueError(f"'complete' is {known['complete']!r}")
+            for name, dtype in mapping(known["files"], "'files'").items():
+                require_plain_name("the map", name)
+                if np.dtype(text(dtype, f"the type of {name!r}")).kind not in "fiu":
+                    raise ValueError(f"the type of {name!r} is {dtype!r}")
+        return known
 
     def _note(self) -> None:
         with writing("MapFiles"):

@@ -299,6 +299,13 @@ DAMAGE = {
     "an unknown argument": lambda packed: packed["arguments"].update(color="red"),
     "a tensor that is missing": lambda packed: packed["tensors"].clear(),
     "a tensor of another shape": lambda packed: packed["tensors"].update(log_temperature=torch.zeros(3)),
+    "a temperature beyond all bounds": lambda packed: packed["tensors"].update(log_temperature=torch.tensor(1e30)),
+    "a complex temperature": lambda packed: packed["tensors"].update(log_temperature=torch.tensor(1j)),
+    "a temperature of whole numbers": lambda packed: packed["tensors"].update(log_temperature=torch.tensor(1)),
+    "a number in the place of a tensor": lambda packed: packed["tensors"].update(log_temperature=0.5),
+    "arguments that are none": lambda packed: packed.update(arguments=5),
+    "tensors that are none": lambda packed: packed.update(tensors=None),
+    "a step that is text": lambda packed: packed.update(global_step="one"),
 }
 
 
@@ -306,7 +313,7 @@ DAMAGE = {
 def test_a_calibrator_that_cannot_be_understood_is_an_error_that_names_it(bare, damage):
     save_calibrator(bare, temperature(), TAG)
     edit(bare, lambda section: damage(section["calibrators"][TAG]))
-    with pytest.raises(SeguqError, match="'deterministic' in the checkpoint cannot be understood"):
+    with pytest.raises(SeguqError, match=r"'deterministic' in the checkpoint (is damaged|cannot be understood)"):
         load(bare, network())
 
 

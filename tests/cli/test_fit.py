@@ -122,3 +122,93 @@ def test_an_empty_split_is_named(discs, tmp_path, capsys):
     (root / "images" / "val").mkdir()
     assert main(fit_words(root, tmp_path / "run")) == 1
     assert "val holds no image" in capsys.readouterr().err
+
+
+def edited(trained, path, change):
+    """A copy of the last checkpoint of a training, changed."""
+    content = torch.load(trained / "last.ckpt", weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return str(path)
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("environment", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
+def test_nothing_in_a_checkpoint_is_run_when_a_training_goes_on(
+    environment, discs, trained, tmp_path, capsys, monkeypatch
+):
+    if environment:
+        monkeypatch.setenv(environment, "1")
+    path = edited(trained, tmp_path / "a.ckpt", lambda content: content.update(x=Malicious(tmp_path / "harm")))
+    assert main(fit_words(discs, tmp_path / "run", "--resume", path)) == 1
+    error = capsys.readouterr().err
+    assert "a.ckpt holds the type io.open" in error
+    assert "weights_only" not in error
+    assert not (tmp_path / "harm").exists()
+
+
+def test_lightning_reads_a_checkpoint_as_we_do_whatever_the_environment_says(
+    discs, trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    asked, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: (asked.append(k.get("weights_only")), load(*a, **k))[1])
+    out = shutil.copytree(trained, tmp_path / "run")
+    assert main(fit_words(discs, out, "--resume", str(out / "last.ckpt"))) == 0
+    assert len(asked) >= 2
+    assert set(asked) == {True}
+
+
+RESUMED = {
+    "a bare state dict": (lambda c: [c.pop(k) for k in [*c] if k != "state_dict"], 2, "holds no training to go on"),
+    "optimizers of another kind": (lambda c: c.update(optimizer_states=5), 1, "a.ckpt is damaged"),
+    "loops of another kind": (lambda c: c.update(loops={"fit_loop": 3}), 1, "a.ckpt is damaged"),
+    "an epoch of another kind": (lambda c: c.update(lr_schedulers="x"), 1, "a.ckpt is damaged"),
+    "a state dict of another kind": (lambda c: c.update(state_dict=[1]), 1, "a.ckpt is damaged"),
+    "hyperparameters of another kind": (lambda c: c.update(hyper_parameters=[1]), 1, "a.ckpt is damaged"),
+    "data of another size": (lambda c: c["SegmentationData"].update(size=[32, 32]), 1, "resized to 32 x 32 pixels"),
+}
+
+
+@pytest.mark.parametrize(("change", "status", "told"), RESUMED.values(), ids=RESUMED.keys())
+def test_a_checkpoint_that_no_training_can_go_on_from_is_one_sentence(
+    change, status, told, discs, trained, tmp_path, capsys
+):
+    path = edited(trained, tmp_path / "a.ckpt", change)
+    assert main(fit_words(discs, tmp_path / "run", "--resume", path)) == status
+    error = capsys.readouterr().err
+    assert told in error
+    assert "unexpected" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["--model.architecture", "Unet"], 2, "network with architecture='FPN', but now architecture is 'Unet'"),
+        (["--model.dropout", "null", "--model.encoder", "resnet34"], 2, "encoder='resnet18'"),
+        (["--trainer.max_epochs", "-5"], 2, "max_epochs"),
+        (["--trainer.devices", "0"], 2, "devices"),
+    ],
+    ids=["architecture", "encoder", "epochs", "devices"],
+)
+def test_a_wrong_option_is_one_sentence_when_a_training_goes_on(words, status, told, discs, trained, tmp_path, capsys):
+    words = fit_words(discs, tmp_path / "run", "--resume", str(trained / "last.ckpt"), *words)
+    assert main(words) == status
+    error = capsys.readouterr().err
+    assert told in error
+    assert "unexpected" not in error
+    assert error.count("\n") == 1
+
+
+def test_a_nul_in_an_option_is_named(discs, tmp_path, capsys):
+    assert main(fit_words(discs, "a\0b")) == 2
+    assert "--out holds a NUL character" in capsys.readouterr().err
