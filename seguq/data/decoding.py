@@ -1,0 +1,244 @@
+"""Image files of any kind into arrays as they are stored, upright, with what the file says of them."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seguq.core.errors import SeguqError
+
+Array = npt.NDArray[Any]
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# a marker between the segments of a JPEG: not a stuffed 0, a restart marker or a fill byte
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
+# what stands before an orientation in PNG, WebP and JPEG; most files have none of it, and need no second look
+_MAY_BE_TURNED = (b"Exif\0\0", b"eXIf", b"EXIF", b"Raw profile type", b"adobe.xmp", b"ns.adobe.com/xap")
+
+
+@dataclass(frozen=True)
+class Raster:
+    """The pixels of one file.
+
+    Attributes:
+        pixels: ``(H, W, channels)`` as stored, turned upright; palette indices where there is a ``palette``.
+        alpha: whether the last channel is alpha.
+        rgb: whether the file says that the first three channels are red, green and blue.
+        bits: of a sample: 1 to 64.
+        palette: ``(n, 3)`` uint8, the color of each index, or None.
+        white_is_zero: whether small values are bright.
+        nodata: the value of pixels without data, or None.
+        masked: ``(H, W)``, True where the file masks a pixel out, or None.
+        lossy: name of a compression that changes values, or None.
+    """
+
+    pixels: Array
+    alpha: bool = False
+    rgb: bool = False
+    bits: int = 8
+    palette: Array | None = None
+    white_is_zero: bool = False
+    nodata: float | None = None
+    masked: Array | None = None
+    lossy: str | None = None
+
+    @property
+    def colors(self) -> Array:
+        """The pixels without alpha, ``(H, W, channels)``."""
+        return self.pixels[..., : self.pixels.shape[2] - self.alpha]
+
+    def upright(self, orientation: int) -> Raster:
+        """The same, turned and flipped as a tag of EXIF or TIFF (1 to 8) asks for."""
+        if orientation not in range(2, 9):
+            return self
+        masked = None if self.masked is None else turned(self.masked, orientation)
+        return replace(self, pixels=turned(self.pixels, orientation), masked=masked)
+
+    def without_data(self) -> Array | None:
+        """Where samples hold the nodata value, ``(H, W, channels)`` without alpha; None where the file names none."""
+        colors = self.colors
+        found = None
+        if self.nodata is not None:
+            if np.isnan(self.nodata):
+                found = np.isnan(colors) if colors.dtype.kind == "f" else None
+            elif colors.dtype.kind == "f":
+                with np.errstate(over="ignore"):
+                    found = colors == colors.dtype.type(self.nodata)
+            elif float(self.nodata).is_integer():
+                found = colors == int(self.nodata)
+        if self.masked is not None:
+            found = self.masked[..., None] | (np.zeros(colors.shape, np.bool_) if found is None else found)
+        return found
+
+
+def turned(array: Array, orientation: int) -> Array:
+    """An array ``(H, W, ...)`` as the orientation 1 to 8 of EXIF and TIFF says that it is shown.
+
+    Example:
+        >>> turned(np.array([[1, 2], [3, 4]]), 6).tolist()  # a quarter clockwise
+        [[3, 1], [4, 2]]
+    """
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    rows = orientation in (3, 4, 7, 8)
+    columns = orientation in (2, 3, 6, 7)
+    return array[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def decode_image(path: Path) -> Raster:
+    """The pixels of an image: TIFF, JPEG, PNG, BMP, WebP, told by what the file holds and not by its name.
+
+    Raises:
+        SeguqError: naming the file, if it cannot be read.
+    """
+    content = _content(path)
+    if content.startswith(_TIFF):
+        return _tiff(path)
+    import cv2
+
+    try:
+        array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise SeguqError(f"{path} cannot be read as an image ({error.err})") from error
+    if array is None:
+        raise SeguqError(f"{path} cannot be read as an image: it is damaged or of another format")
+    array = np.asarray(array)
+    if array.ndim == 2:
+        array = array[..., None]
+    elif array.shape[2] >= 3:
+        array = array[..., [2, 1, 0, *range(3, array.shape[2])]]
+    depth, color_type = _png_type(content)
+    if color_type == 4 and array.shape[2] == 4:  # gray and alpha, which OpenCV makes colors of
+        array = array[..., [0, 3]]
+    header = _header(content)
+    _require_one_frame(path, header)
+    raster = Raster(
+        array, alpha=array.shape[2] in (2, 4), rgb=array.shape[2] >= 3, bits=16 if depth == 16 else 8 * array.itemsize
+    )
+    return raster.upright(_orientation(content, header))
+
+
+def decode_mask(path: Path) -> Raster:
+    """The pixels of a mask, as indices where there is a palette.
+
+    Raises:
+        SeguqError: naming the file, if it cannot be read.
+    """
+    content = _content(path)
+    if content.startswith(_TIFF):
+        return _tiff(path)
+    depth, color_type = _png_type(content)
+    if depth == 16 and color_type != 0:  # Pillow would keep 8 of the 16 bits
+        return decode_image(path)
+    header = _header(content)
+    if header is None:
+        raise SeguqError(f"{path} cannot be read as a mask: it is damaged, or no PNG, TIFF, BMP or WebP")
+    _require_one_frame(path, header)
+    lossy = "JPEG" if header.format == "JPEG" else "lossy WebP" if _is_lossy_webp(content) else None
+    try:
+        # OpenCV would turn the indices of a palette PNG, the usual form of masks, into its colors
+        array = np.asarray(header)
+    except Exception as error:  # Pillow raises a wide range of errors on broken files
+        raise SeguqError(f"{path} cannot be read as a mask ({type(error).__name__}: {error})") from error
+    if color_type == 0 and depth in (2, 4):  # which Pillow spreads over 0 to 255
+        array = array // (255 // (2**depth - 1))
+    alpha = header.mode in ("LA", "PA", "RGBA")
+    array = array if array.ndim == 3 else array[..., None]
+    raster = Raster(array, alpha, rgb=array.shape[2] - alpha == 3, bits=8 * array.itemsize, lossy=lossy)
+    return raster.upright(_orientation(content, header))
+
+
+def _tiff(path: Path) -> Raster:
+    from seguq.data.tiff import decode_tiff
+
+    raster, orientation = decode_tiff(path)
+    return raster.upright(orientation)
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds; of a TIFF, which is read in pieces, the beginning."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(4)
+            content += b"" if content in _TIFF else file.read()
+    except OSError as error:
+        raise SeguqError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not content:
+        raise SeguqError(f"{path} is an empty file")
+    if content.startswith(b"\xff\xd8\xff") and not _jpeg_is_whole(content):
+        # decoders fill the rest of a JPEG that was cut off with gray, and say nothing
+        raise SeguqError(f"{path} is cut off: the JPEG ends before its last scan does")
+    return content
+
+
+def _jpeg_is_whole(content: bytes) -> bool:
+    """Whether a JPEG reaches its end marker; those of a thumbnail in it, or of what follows it, do not count."""
+    at = 2
+    while (marker := _JPEG_MARKER.search(content, at)) is not None:
+        if marker[1] == b"\xd9":
+            return True
+        at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return False
+
+
+def _png_type(content: bytes) -> tuple[int | None, int | None]:
+    """Bit depth and color type of a PNG; None of other files."""
+    return (content[24], content[25]) if content.startswith(b"\x89PNG") and len(content) > 25 else (None, None)
+
+
+def _is_lossy_webp(content: bytes) -> bool:
+    at = 12
+    while content.startswith(b"RIFF") and at + 8 <= len(content):
+        name, size = struct.unpack("<4sI", content[at : at + 8])
+        if name == b"VP8 ":
+            return True
+        at += 8 + size + size % 2
+    return False
+
+
+def _header(content: bytes) -> Any:
+    """A file opened by Pillow and not yet decoded; None for what it does not know, or cannot open.
+
+    The plugins are asked themselves: ``Image.open`` refuses what has more pixels than a limit that holds for the whole
+    process, and large masks are no attack.
+    """
+    from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+    plugins = {
+        b"\x89PNG": PngImagePlugin.PngImageFile,
+        b"BM": BmpImagePlugin.BmpImageFile,
+        b"RIFF": WebPImagePlugin.WebPImageFile,
+        b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+    }
+    kind = next((plugin for start, plugin in plugins.items() if content.startswith(start)), None)
+    try:
+        return None if kind is None else kind(io.BytesIO(content))
+    except Exception:  # whatever is wrong with it, the decoder says
+        return None
+
+
+def _require_one_frame(path: Path, header: Any) -> None:
+    frames = getattr(header, "n_frames", 1)
+    if frames != 1:
+        raise SeguqError(f"{path} is a film of {frames} frames: save the one that is meant as an image of its own")
+
+
+def _orientation(content: bytes, header: Any) -> int:
+    if header is None or not any(mark in content for mark in _MAY_BE_TURNED):
+        return 1
+    from PIL import Image
+
+    try:
+        late = b"eXIf" in content and "exif" not in header.info  # behind the pixels, which are then read up to there
+        exif = header.getexif() if late else Image.Image.getexif(header)
+        return int(exif.get(0x0112, 1))
+    except Exception:  # as viewers do: a damaged tag turns nothing
+        return 1
