@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seguq.callbacks.batches import BatchForward, loaders_of, taken_in
 from seguq.callbacks.observer import ForwardObserver, Seen, is_turned
 from seguq.core.errors import SeguqError
+from seguq.data.batches import is_same
 from seguq.data.positions import PositionCounter, Positions
 
 
@@ -120,7 +121,7 @@ class Watch:
 
     def _turned(self, given: Tensor, image: Tensor) -> bool:
         """Whether what a step fed its network does not lie as the images of the batch; says once if it differs."""
-        if given is image or (given.shape == image.shape and torch.equal(given.float(), image.float())):
+        if is_same(given, image) or (given.shape == image.shape and torch.equal(given.float(), image.float())):
             return False
         turned = is_turned(given, image)
         if not self._compared:
