@@ -47,7 +47,8 @@ class EstimatorCallback(Callback):
         calibrator: ``"auto"``: the one that was fitted for this estimator and for exactly the weights in hand, by
             `Calibrate` beside it or from the checkpoint; None: none; or a fitted calibrator.
         batch_forward: for batches and outputs that are not understood by themselves: a function of the module and the
-            batch as the loader gave it, that returns logits ``(B, C, *spatial)`` or ``(logits, mask)``.
+            batch as the loader gave it, that returns logits ``(B, C, *spatial)`` or ``(logits, mask)``. Where there is
+            a mask, its size is that of the maps, whatever that of the images: logits of another are resized to it.
         task: ``"multiclass"``, ``"binary"`` or ``"multilabel"``; None: what the module says in its attribute ``task``,
             otherwise multiclass, or binary where there is one logit a pixel.
         every_n_epochs: look at the first validation epoch of a training, at every n-th after it, and at its last.
@@ -81,6 +82,12 @@ class EstimatorCallback(Callback):
             raise SeguqError(
                 "estimator must be an estimator such as seguq.MCDropout(samples=10), the name of one, or None for one "
                 f"deterministic pass, but is {estimator!r}"
+            )
+        if batch_forward is not None and estimator is not None and estimator.looks_around:
+            raise SeguqError(
+                f"{estimator!r} shows its model other images than the batch (views, windows, or with seed= one image "
+                "at a time), which batch_forward= with a whole batch cannot: make the loader give (image, mask) and "
+                "leave batch_forward= out, or give another estimator"
             )
         self.estimator: Estimator = estimator or Deterministic()
         self.calibrator = calibrator

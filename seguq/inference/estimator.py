@@ -188,7 +188,7 @@ class Estimator(Named, ABC):
 
     @property
     def looks_around(self) -> bool:
-        """Whether its models are given other images than those of a call: other views of them, or parts."""
+        """Whether its models are given other images than those of a call: views or parts of them, or one at a time."""
         return False
 
     def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward | None]) -> Self:
