@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -55,6 +56,7 @@ class EstimatorCallback(Callback):
 
     Attributes:
         run: the run of a loop in hand, or None.
+        logged: the values that it has logged, by name.
         verified: by estimator's tag, hashes of the weights that a loaded calibrator is for, in each precision.
     """
 
@@ -101,11 +103,12 @@ class EstimatorCallback(Callback):
         self.run: Run | None = None
         self.verified: dict[str, set[str]] = {}
         self._undo: list[Any] = []
+        self.logged: dict[str, float] = {}
         self._met_first = False  # of the validations of a training
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, pickled or not, takes part in no run."""
-        state = {**vars(self), "run": None, "verified": {}, "_undo": [], "_met_first": False}
+        state = {**vars(self), "run": None, "verified": {}, "logged": {}, "_undo": [], "_met_first": False}
         for name in ("log", "log_dict"):  # methods of the module, which a Trainer puts here; they hold all of it
             state.pop(name, None)
         return state
@@ -232,6 +235,16 @@ class EstimatorCallback(Callback):
             self.run.finish()
             self.run = None
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Raise if the module has logged one of the names after this callback did."""
+        for name, value in self.logged.items():
+            found = float(trainer.callback_metrics.get(name, value))
+            if not (
+                math.isclose(found, value, rel_tol=1e-5, abs_tol=1e-9) or (math.isnan(found) and math.isnan(value))
+            ):
+                raise _taken(self, name)
+
+    on_test_end = on_validation_end
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
     on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
@@ -250,19 +263,34 @@ def _hashes_once_loaded(trainer: Any, module: Any, state: dict[str, Any]) -> set
     }
 
 
-def log_values(trainer: Any, module: Any, values: dict[str, float]) -> None:
-    """Hand values that are the same on all processes to the loggers."""
+def log_values(callback: EstimatorCallback, trainer: Any, module: Any, values: dict[str, float]) -> None:
+    """Hand values that are the same on all processes to the loggers.
+
+    Raises:
+        SeguqError: if somebody else has logged one of these names in this epoch, whose value would be lost.
+    """
+    taken = [name for name in values if name in trainer.callback_metrics and name not in callback.logged]
+    if taken:
+        raise _taken(callback, taken[0])
+    callback.logged.update(values)
     # a mean over processes changes nothing, and spares the advice that one should be taken
     module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
 
 
+def _taken(callback: EstimatorCallback, name: str) -> SeguqError:
+    return SeguqError(
+        f"{name!r} is logged by the module itself, or by another callback, and by {type(callback).__name__}: pass "
+        f"{type(callback).__name__}(prefix='seguq/'), which is put before all of its names"
+    )
+
+
 def require_own_names(callback: Any, trainer: Any) -> None:
     """Raise if another callback of the same class has an estimator of the same kind, whose values have those names."""
-    kinds = [other.kind for other in trainer.callbacks if type(other) is type(callback)]
-    if kinds.count(callback.kind) > 1:
+    others = [(other.prefix, other.kind) for other in trainer.callbacks if type(other) is type(callback)]
+    if others.count((callback.prefix, callback.kind)) > 1:
         raise SeguqError(
             f"two {type(callback).__name__} of one kind of estimator ({callback.kind}) would log under the same names: "
-            "leave one out"
+            "leave one out, or give one of them prefix="
         )
 
 

@@ -12,7 +12,7 @@ from seguq.callbacks.batches import BatchForward, loaders_of, taken_in
 from seguq.callbacks.observer import ForwardObserver, Seen, is_turned
 from seguq.core.errors import SeguqError
 from seguq.data.batches import is_same
-from seguq.data.positions import PositionCounter, Positions
+from seguq.data.positions import PositionCounter, Positions, require_order
 
 
 class Watch:
@@ -82,6 +82,8 @@ class Watch:
         if loader not in self._counters:
             this = dict(enumerate(loaders)).get(loader)
             self._counters[loader] = PositionCounter(this, self.trainer.global_rank, self.trainer.world_size)
+        if given is None and self.stage == "predict":
+            require_order(self._counters[loader])
         self.place = self._counters[loader].take(images)
         numbers = self.place.numbers if self.place.indices is None else self.place.indices
         self.numbered = given is None
