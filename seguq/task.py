@@ -17,9 +17,11 @@ from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningModule
 from seguq.core.reading import listing, reading, text
+from seguq.core.trees import leaves
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.data.module import DataSettings
 from seguq.data.normalization import Normalization, encoder_normalization
+from seguq.data.positions import PositionCounter, require_order
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference import UncertaintyMaps
 from seguq.inference.deterministic import Deterministic
@@ -221,6 +223,9 @@ class SegmentationTask(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> UncertaintyMaps:
         """Probabilities and uncertainty of one deterministic pass."""
         batch = unpack_batch(batch)
+        if batch.image_id is None and self._trainer is not None:
+            loader = dict(enumerate(leaves(self.trainer.predict_dataloaders))).get(dataloader_idx)
+            require_order(PositionCounter(loader))
         ids = batch.image_id or [str(self._images_seen + i) for i in range(len(batch.image))]
         self._images_seen += len(batch.image)
         return Deterministic(self, task=self.task)(batch.image, ids)

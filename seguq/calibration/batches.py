@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seguq.core.checks import require_target_range, require_target_shape
 from seguq.core.errors import SeguqError
+from seguq.data.batches import plain
 from seguq.functional.logits import Task, class_logits, class_target
 
 FittingBatches = Iterable[tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
@@ -38,7 +39,7 @@ def taken_apart(batch: Any) -> tuple[Tensor, Tensor | None, Tensor]:
         SeguqError: for what is neither a pair nor a triple of tensors.
     """
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3) and all(isinstance(item, Tensor) for item in batch):
-        return batch[0], batch[1] if len(batch) == 3 else None, batch[-1]
+        return plain(batch[0]), plain(batch[1]) if len(batch) == 3 else None, plain(batch[-1])
     raise SeguqError("batches must yield (logits, target) or (logits, image, target) tensors")
 
 

@@ -174,6 +174,8 @@ class _Writing(Run):
             )
         if not predicts and not self.passes.watch.in_order:
             say_once("HeatmapWriter: the loader is shuffled, so that each validation shows other images")
+        if step.image is not None and not step.fits:
+            say_once("HeatmapWriter: the maps are not of the images' size, so that no picture of an image is kept")
         if predicts and self.passes.watch.numbered:
             self._require_no_others()
         shown = [i for i, n in enumerate(step.positions) if predicts or n in self._of(dataloader)]
@@ -186,7 +188,7 @@ class _Writing(Run):
         named = self._named([step.ids[i] for i in shown], dataloader)
         for i, image_id in zip(shown, named, strict=True):
             one = alone(maps[i], image_id, self.names)
-            picture = None if step.image is None else self._picture(step.image[i])
+            picture = self._picture(step.image[i]) if step.image is not None and step.fits else None
             self._find_scale(one)
             size = one.nbytes + (0 if picture is None else picture.nbytes)
             self.writer.submit(functools.partial(_write, self.folder, one, picture), size)

@@ -50,6 +50,12 @@ class Step:
     maps_of: Callable[[Any], UncertaintyMaps]
     logits_of: Callable[[Any], Tensor]
 
+    @property
+    def fits(self) -> bool:
+        """Whether there are images, and the maps are of their size."""
+        image = self.image
+        return image is not None and image.shape[2:] == self.pooled.shape[2 - image.ndim :]
+
 
 class Passes:
     """Runs an estimator over the batches of one run of a loop, once a batch, however many callbacks ask.
@@ -85,11 +91,6 @@ class Passes:
         self.trainer, self.stage, self.watch = trainer, stage, watch
         self.given, self.batch_forward, self.task = given, batch_forward, task
         unbound = given.unbound
-        if batch_forward is not None and given.looks_around:
-            raise SeguqError(
-                f"{type(given).__name__} shows its model other images than the batch, which batch_forward= with a "
-                "whole batch cannot: make the loader give (image, mask) and leave batch_forward= out"
-            )
         network = module if batch_forward is not None or not unbound else network_of(module)
         self._module = module if batch_forward is None and unbound else None
         own: Any = getattr(module, "task", None)
@@ -181,11 +182,12 @@ class Passes:
                 output, told = logits_and_mask(self.batch_forward(self.network, batch))
             mask = mask if told is None else told
             self.watch.number(len(output), given)
-        network_image = image
-        if network_image is None:  # only its size is of use
-            assert output is not None
-            size = output.shape[2:] if mask is None else mask.shape[2 - output.ndim :]
-            network_image = output.new_empty(len(output), 0, *size)
+            image_size = output.shape[2:] if image is None else image.shape[2:]
+            size = image_size if mask is None else mask.shape[2 - output.ndim :]  # logits fit the mask, or are made to
+            network_image = image if image is not None and image.shape[2:] == size else _empty(output, size)
+        else:
+            assert image is not None
+            network_image = image
         seen = self.watch.seen(self.network, image) if self._observable else None
         if seen is not None and seen.image.shape[2:] == network_image.shape[2:]:
             network_image = seen.image  # a step may normalize the batch first
@@ -223,6 +225,11 @@ class Passes:
             self._look_at(mask, logits)
             reference = logits[:, 1] if est.task == "multilabel" else logits
             mask = class_target(mask.to(logits.device), reference, est.task)
+            if mask.shape[1:] != logits.shape[2:]:
+                raise SeguqError(
+                    f"masks {tuple(mask.shape)} do not fit logits {tuple(logits.shape)}, which have the size of the "
+                    "images: pass the callback batch_forward=lambda module, batch: (logits, mask), both of one size"
+                )
 
         def answering(calibrator: Any) -> Estimator:
             made = copy.copy(est)
@@ -257,11 +264,6 @@ class Passes:
 
     def _logits(self, own: Callable[[nn.Module, Tensor], Any] | None, model: nn.Module, images: Tensor) -> Tensor:
         if self.batch_forward is not None:
-            if len(images) != len(self.watch.ids):
-                raise SeguqError(
-                    "an estimator with seed= runs image by image, which batch_forward= with a whole batch cannot: "
-                    "leave seed out, or make the loader give (image, mask)"
-                )
             output, _ = logits_and_mask(self.batch_forward(model, self._batch))
         else:
             output = self._called(model, images) if own is None else own(model, images)
@@ -285,3 +287,8 @@ class Passes:
         if self.estimator.task == "multiclass" and logits.ndim > 2 and logits.shape[1] == 1:
             return torch.cat((torch.zeros_like(logits), logits), 1)
         return logits
+
+
+def _empty(output: Tensor, size: Sequence[int]) -> Tensor:
+    """What stands for images where only their number and size are of use."""
+    return output.new_empty(len(output), 0, *size)

@@ -132,6 +132,11 @@ class _Scoring(Run):
             return
         settings, maps = self.callback, step.maps_of(self.calibrator).cpu()
         images = None if step.image is None else step.image.detach().float().cpu()
+        if images is not None and not step.fits:
+            raise SeguqError(
+                f"regions are boxes of pixels of the images {tuple(images.shape)}, but the logits have shape "
+                f"{tuple(step.pooled.shape)}: let batch_forward= return logits of the images' size"
+            )
         table = score(maps, settings.partition, images=images, by=self.by, aggregate=settings.aggregate)
         with writing("RegionScorer"):
             self.shard.add(table)

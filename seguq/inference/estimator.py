@@ -19,7 +19,7 @@ from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
 from seguq.core.named import Named
-from seguq.data.batches import output_logits, unpack_batch
+from seguq.data.batches import output_logits, plain, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference.evaluation import images_for
 from seguq.inference.maps import UncertaintyMaps
@@ -200,7 +200,7 @@ class Estimator(Named, ABC):
 
     @property
     def looks_around(self) -> bool:
-        """Whether its models are given other images than those of a call: other views of them, or parts."""
+        """Whether its models are given other images than those of a call: views or parts of them, or one at a time."""
         return False
 
     def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward | None]) -> Self:
@@ -293,8 +293,7 @@ class Estimator(Named, ABC):
             raise SeguqError(f"images must be a tensor, but are a {type(images).__name__}: torch.from_numpy makes one")
         # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
         require_dims("images", images, "(B, channels, *spatial) of 2-D or 3-D images", at_least=4)
-        plain = images if type(images) is Tensor else images.as_subclass(Tensor)
-        images = self.images_in(plain)
+        images = self.images_in(plain(images))
         told = getattr(self.models[0], "task", None)
         if isinstance(told, str) and told in TASKS and told != self.task:
             raise SeguqError(

@@ -88,6 +88,11 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         layers = self.layers if isinstance(self.layers, str) else getattr(self.layers, "__qualname__", "predicate")
         return f"mc_dropout(layers={layers})"
 
+    @property
+    def looks_around(self) -> bool:
+        """Whether it runs image by image: with a seed."""
+        return self.seed is not None
+
     def _switched_on(self, name: str, module: nn.Module) -> bool:
         if is_normalization(module):
             return False
