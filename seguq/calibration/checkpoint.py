@@ -12,7 +12,7 @@ from torch import nn
 
 from seguq.calibration.base import Calibrator
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import whole_file
+from seguq.core.files import write_torch
 from seguq.weights.checkpoint import load_all_weights, read_checkpoint, weights_sha256
 
 SCHEMA_VERSION = 1
@@ -165,13 +165,7 @@ def save_calibrator(
     if "state_dict" not in checkpoint:
         checkpoint = {"state_dict": checkpoint}
     target = path if out is None else out
-    with whole_file(target) as temporary:
-        try:
-            torch.save({**checkpoint, KEY: found}, temporary)
-        except RuntimeError as error:  # torch's own word for a failed write is a line of its source
-            if "enforce fail" not in str(error):
-                raise
-            raise SeguqError(f"{target} cannot be written: is the disk full?") from error
+    write_torch(target, {**checkpoint, KEY: found})
 
 
 def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from seguq.cli.common import make_estimator, pick_device, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.locks import FolderLock
+from seguq.core.locks import Lock
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
@@ -111,7 +111,7 @@ def predict(
     }
     with writing("seguq predict"):
         target.mkdir(parents=True, exist_ok=True)
-    with FolderLock(target):  # another run would take the files that this one has begun for leftovers
+    with Lock(target):  # another run would take the files that this one has begun for leftovers
         _fill(out, settings, est, data, sizes, batch_size, num_workers, pictures)
 
 
