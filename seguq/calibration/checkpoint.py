@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from seguq.calibration.base import Calibrator
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import whole_file
+from seguq.core.files import write_torch
 from seguq.core.reading import mapping, reading, text, whole
 from seguq.weights.checkpoint import load_all_weights, read_checkpoint, weights_in, weights_sha256
 
@@ -175,13 +174,7 @@ def save_calibrator(
     if state is checkpoint:
         checkpoint = {"state_dict": checkpoint}
     target = path if out is None else out
-    with whole_file(target) as temporary:
-        try:
-            torch.save({**checkpoint, KEY: found}, temporary)
-        except RuntimeError as error:  # torch's own word for a failed write is a line of its source
-            if "enforce fail" not in str(error):
-                raise
-            raise SeguqError(f"{target} cannot be written: is the disk full?") from error
+    write_torch(target, {**checkpoint, KEY: found})
 
 
 def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:

@@ -114,7 +114,7 @@ class _Scoring(Run):
         (self.by,) = named_measures(settings.by or scored_by_default(measures)) or ()
         self.passes.want((self.by, *(name for name in settings.partition.needs if name != self.by)))
         together(self.trainer, self.module, self._prepare, first_only=True)
-        self.shard = ShardWriter(settings.dir, self.trainer.global_rank)
+        self.shard = ShardWriter(settings.dir, self.trainer.global_rank, settings.dir / _TABLE)
 
     def _prepare(self) -> None:
         folder = self.callback.dir
@@ -144,6 +144,7 @@ class _Scoring(Run):
     def close(self) -> None:
         together(self.trainer, self.module, self._close_shard)
         together(self.trainer, self.module, self._finish_table, first_only=True)
+        self.shard.abort()  # it is in the table
 
     def _close_shard(self) -> None:
         with writing("RegionScorer"):

@@ -15,7 +15,7 @@ from seguq.cli.common import make_estimator, pick_device, require_folder
 from seguq.cli.model import Size, image_size, load_model
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.locks import FolderLock
+from seguq.core.locks import Lock
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
@@ -132,7 +132,7 @@ def predict(
         settings |= {"task": model.task, "normalization": [list(part) for part in model.normalization]}
     with writing("seguq predict"):
         target.mkdir(parents=True, exist_ok=True)
-    with FolderLock(target):  # another run would take the files that this one has begun for leftovers
+    with Lock(target):  # another run would take the files that this one has begun for leftovers
         _fill(out, settings, est, data, sizes, batch_size, num_workers, pictures)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -105,5 +106,5 @@ def require_plain_name(what: str, name: Any) -> None:
     """
     parts = name.replace("\\", "/").split("/") if isinstance(name, str) else [""]
     bad = any(part in ("", ".", "..") or part.startswith(TEMPORARY_PREFIX) for part in parts)
-    if bad or "\0" in name or ":" in parts[0][1:2]:
+    if bad or "\0" in name or (os.name == "nt" and ":" in name):  # a drive, or a second stream of a file
         raise SeguqError(f"{what} {name!r} cannot be the name of a file in a folder: use names like 'street/0001'")

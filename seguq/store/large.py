@@ -16,8 +16,8 @@ from torch import Tensor
 
 from seguq.core.checks import is_whole, require_plain_name
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import TEMPORARY_PREFIX, write_json
-from seguq.core.locks import FolderLock
+from seguq.core.files import TEMPORARY_PREFIX, naming, remove_leftovers, write_json
+from seguq.core.locks import Lock
 from seguq.core.reading import mapping, read_json, reading, text, whole
 from seguq.export.heatmap import colorize, heatmap
 from seguq.export.images import write_png
@@ -66,7 +66,7 @@ class MapFiles:
         self._rows = 0
         self._ended = False
         self._files: dict[str, str] = {}  # types by name
-        self._lock = FolderLock(self.dir)
+        self._lock = Lock(self.dir)
 
     def begin(self, about: dict[str, Any]) -> int:
         """Look at what is there; gives the number of rows that are done."""
@@ -93,8 +93,7 @@ class MapFiles:
         self._about = about
         self._rows, self._ended, self._files = 0, False, {}
         self._width = int(about["size"][1])
-        for leftover in self.dir.glob(f"{TEMPORARY_PREFIX}*"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.dir)
         if known is None:
             self._note()
             return 0
@@ -110,6 +109,7 @@ class MapFiles:
         self._lock.release()
 
     def _path(self, name: str) -> Path:
+        require_plain_name("the map", name)
         whole = self.dir / f"{name}.npy"
         return whole if whole.is_file() else self.dir / f"{name}.npy{_PART}"
 
@@ -147,6 +147,7 @@ class MapFiles:
         rows = 0
         with writing("MapFiles"):
             for name, values in found.items():
+                require_plain_name("the map", name)
                 layers = values[0].cpu() if values.ndim == 4 else values.cpu()
                 rows = layers.shape[-2]
                 for number, layer in enumerate(layers):
@@ -161,9 +162,13 @@ class MapFiles:
         else:
             array = array.astype(np.uint8 if num_classes <= 256 else np.int32)
         path = self.dir / f"{name}.npy{_PART}"
-        if self._rows == 0:
-            path.write_bytes(self._header(array.dtype))
         self._files[name] = array.dtype.str
+        with naming(path.with_suffix("")):
+            if self._rows == 0:
+                path.write_bytes(self._header(array.dtype))
+            self._append_rows(path, array)
+
+    def _append_rows(self, path: Path, array: npt.NDArray[Any]) -> None:
         with path.open("r+b") as file:
             file.seek(self._place(array.dtype))
             file.write(np.ascontiguousarray(array).tobytes())
