@@ -69,7 +69,8 @@ def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
         tensors, own = mapping(packed["tensors"], "'tensors'"), calibrator.state_dict()
         for name, tensor in tensors.items():
             if not isinstance(tensor, Tensor) or (name in own and not _same_kind(tensor, own[name])):
-                raise ValueError(f"its {name!r} is {getattr(tensor, 'dtype', 'no tensor')}")
+                found = f"{tensor.dtype} of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else "no tensor"
+                raise ValueError(f"its {name!r} is {found}")
         calibrator.load_state_dict(tensors)
         calibrator.require_valid()
         step = packed.get("global_step")
@@ -80,7 +81,9 @@ def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
 
 
 def _same_kind(one: Tensor, other: Tensor) -> bool:
-    """Whether both hold real numbers, or both whole ones, or ..."""
+    """Whether both hold real numbers, or both whole ones, or ...; some versions of torch take one value of several."""
+    if 0 in (one.ndim, other.ndim) and one.ndim != other.ndim:
+        return False
     return (one.is_complex(), one.is_floating_point()) == (other.is_complex(), other.is_floating_point())
 
 
