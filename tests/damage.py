@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import random
 import warnings
@@ -233,7 +234,7 @@ TENSORS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def damages(reader: Reader, path: Path, seed: int, bits: int, cuts: int) -> Iterator[bytes]:
+def damages(reader: Reader, path: Path, seed: int, bits: int, cuts: int, every: int = 1) -> Iterator[bytes]:
     """Contents of a damaged file: cut off, with bits flipped, of another kind, of wrong types at every place.
 
     Args:
@@ -242,6 +243,7 @@ def damages(reader: Reader, path: Path, seed: int, bits: int, cuts: int) -> Iter
         seed: of the places that are damaged.
         bits: how many files with flipped bits.
         cuts: how many that are cut off.
+        every: of the wrong types, each so-manieth is taken.
     """
     whole, generator = path.read_bytes(), random.Random(seed)
     yield from (b"", b"\0" * 200, b"\xff\xfe\x00\x80", b"some text\n", b"[" * 100_000, b'{"a":' * 100_000)
@@ -254,10 +256,10 @@ def damages(reader: Reader, path: Path, seed: int, bits: int, cuts: int) -> Iter
             damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
         yield bytes(damaged)
     if path.suffix == ".json":
-        for tree in wrong_types(json.loads(whole)):
+        for tree in itertools.islice(wrong_types(json.loads(whole)), seed % every, None, every):
             yield json.dumps(tree).encode()
     if path.suffix == ".ckpt":
         content = torch.load(io.BytesIO(whole), weights_only=True)
-        for tree in wrong_types(content, TENSORS):
+        for tree in itertools.islice(wrong_types(content, TENSORS), seed % every, None, every):
             torch.save(tree, path)
             yield path.read_bytes()

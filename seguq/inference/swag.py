@@ -109,8 +109,9 @@ class SWAG(SamplingEstimator):
         self.bn_batches = bn_batches
         self.seed = seed
         self.mean_model = copy.deepcopy(model)
-        load_all_weights(self.mean_model, content, str(checkpoint))
-        in_file = matching_names(self.mean_model, content, str(checkpoint))
+        with reading(checkpoint):
+            load_all_weights(self.mean_model, content, str(checkpoint))
+            in_file = matching_names(self.mean_model, content, str(checkpoint))
         self._parameters = self._names(in_file, str(checkpoint))
         self._renewed_layers = {
             full
