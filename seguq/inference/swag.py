@@ -92,7 +92,8 @@ class SWAG(SamplingEstimator):
         if bn_batches is not None:
             require_reiterable(bn_batches)
         content = read_checkpoint(checkpoint)
-        held = section(content).get("swag")
+        with reading(checkpoint):
+            held = section(content).get("swag")
         if held is None:
             raise SeguqError(
                 f"{checkpoint} holds nothing for SWAG: train with seguq.callbacks.SWAG(), and take a checkpoint that "
