@@ -93,7 +93,8 @@ def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SeguqError: if it was written by a later version.
     """
-    found = checkpoint.get(KEY) or {"version": SCHEMA_VERSION}
+    found = checkpoint.get(KEY)
+    found = {"version": SCHEMA_VERSION} if found is None else found
     parts = found.get("calibrators", {}) if isinstance(found, Mapping) else None
     if not isinstance(parts, Mapping) or not all(isinstance(tag, str) for tag in parts):
         raise SeguqError(f"what the checkpoint holds under {KEY!r} is damaged")

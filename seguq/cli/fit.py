@@ -73,7 +73,7 @@ class FitCLI(LightningCLI):
 
 def _training_in(resume: str) -> dict[str, Any]:
     """The checkpoint to go on from, read as every file that may be anybody's."""
-    if not Path(resume).exists():
+    if "\0" not in resume and not Path(resume).exists():
         raise UsageError(f"--resume {resume} does not exist")
     content = read_checkpoint(resume)
     missing = [name for name in _OF_A_TRAINING if name not in content]

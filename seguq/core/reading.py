@@ -47,9 +47,11 @@ def reading(what: str | os.PathLike[str], kind: str | None = None, *, advice: st
     try:
         yield
     except SeguqError as error:
-        if name in str(error):
+        said = str(error)
+        if name in said and "\n" not in said:
             raise
-        raise type(error)(f"{name}: {error}") from error
+        said = " ".join(said.split()) if "\n" in said else said  # a value that was quoted may have lines
+        raise type(error)(said if name in said else f"{name}: {said}") from error
     except FileNotFoundError as error:
         raise UsageError(f"{name} does not exist") from error
     except MemoryError as error:

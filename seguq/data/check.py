@@ -53,7 +53,8 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(size, list) or len(size) != 2 or not isinstance(wrong, list):
         return False
     known = "wrong" in record or "channels" in record
-    return known and all(is_whole(number) for number in (*size, *wrong, record.get("channels", 1)))
+    sizes = (*size, record.get("channels", 1))
+    return known and all(is_whole(number, 1) for number in sizes) and all(map(is_whole, wrong))
 
 
 def _save_cache(path: Path, files: dict[str, Record]) -> None:

@@ -92,7 +92,8 @@ class SWAG(SamplingEstimator):
         if bn_batches is not None:
             require_reiterable(bn_batches)
         content = read_checkpoint(checkpoint)
-        held = section(content).get("swag")
+        with reading(checkpoint):
+            held = section(content).get("swag")
         if held is None:
             raise SeguqError(
                 f"{checkpoint} holds nothing for SWAG: train with seguq.callbacks.SWAG(), and take a checkpoint that "
@@ -109,8 +110,9 @@ class SWAG(SamplingEstimator):
         self.bn_batches = bn_batches
         self.seed = seed
         self.mean_model = copy.deepcopy(model)
-        load_all_weights(self.mean_model, content, str(checkpoint))
-        in_file = matching_names(self.mean_model, content, str(checkpoint))
+        with reading(checkpoint):
+            load_all_weights(self.mean_model, content, str(checkpoint))
+            in_file = matching_names(self.mean_model, content, str(checkpoint))
         self._parameters = self._names(in_file, str(checkpoint))
         self._renewed_layers = {
             full
