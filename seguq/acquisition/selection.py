@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import write_bytes
 from seguq.regions.polygons import polygons
@@ -75,10 +76,12 @@ class Selection:
         for each of its parts, each a list of rings of corners, the first around it, the others around its holes.
 
         Raises:
-            SeguqError: for a value that JSON has no way to hold. NaN is written as null.
+            SeguqError: for a value that JSON has no way to hold (NaN is written as null), or an image id that cannot
+                be the name of a file.
         """
         regions = []
         for row in self.rows:
+            require_plain_name("the image id", row["image_id"])
             plain = {name: _plain(value, name, row) for name, value in row.items()}
             regions.append({**plain, **_outline(row)})
         content = {"version": _SCHEMA_VERSION, "why": self.why, "regions": regions}
@@ -105,6 +108,8 @@ class Selection:
             raise SeguqError(f"{path} cannot be read as a selection: it is damaged or another kind of file") from error
         if not current:
             raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
+        for row in rows:
+            require_plain_name(f"{path}: the image id", row["image_id"])
         return cls(rows, why)
 
 

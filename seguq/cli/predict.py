@@ -145,9 +145,13 @@ def _fill(
             finder.add(maps[measure])
         seen.update(maps.image_ids)
 
+    if todo or not results.complete or not results.images >= set(data.ids):
+        results.expect(data.ids)
     if todo:
         save = functools.partial(results.save, probs=save_probs)
         _predict(est, data, _batches(todo, data.ids, sizes, batch_size), look, save, num_workers, finished)
+    if not results.complete:
+        results.finish()
     if pictures:
         scales = results.scales(data.ids, names, changed=bool(todo), finders=finders, seen=seen)
         for _ in progress(results.draw_all(data.images, scales), "drawing", total=len(data)):

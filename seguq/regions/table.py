@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file
 from seguq.regions.rle import RLE
@@ -121,7 +122,12 @@ class RegionTable:
         return cls(together, tables[0].meta)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a Parquet file, as a whole."""
+        """Write a Parquet file, as a whole.
+
+        Raises:
+            SeguqError: for an image id that cannot be the name of a file.
+        """
+        self.require_plain_ids()
         table = self.table.replace_schema_metadata(schema_metadata(self.meta))
         with whole_file(path) as temporary:
             pq.write_table(table, temporary, write_page_checksum=True)
@@ -147,9 +153,17 @@ class RegionTable:
         if version != _SCHEMA_VERSION:
             raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
         try:
-            return cls(table, meta)
+            made = cls(table, meta)
         except ValueError as error:
             raise SeguqError(f"{path}: {error}") from error
+        made.require_plain_ids(f"{path}: the image id")
+        return made
+
+    def require_plain_ids(self, what: str = "the image id") -> None:
+        """Raise for an id that cannot be the name of a file, as those in files have to be."""
+        for image_id in pc.unique(self.table["image_id"]).to_pylist():
+            if image_id is not None:  # what is missing is said where it is needed
+                require_plain_name(what, image_id)
 
 
 def schema_metadata(meta: Mapping[str, Any]) -> dict[bytes, bytes]:

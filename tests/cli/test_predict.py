@@ -15,11 +15,11 @@ import pytest
 
 from seguq.cli import main
 from seguq.core.files import TEMPORARY_PREFIX
-from seguq.core.locks import Lock
 from seguq.data import read_image
 from seguq.export import ScaleFinder
 from seguq.inference import UncertaintyMaps
 from tests.cli.conftest import write_split
+from tests.core.test_locks import Holder
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_two_runs_at_once_in_one_folder_are_refused(words, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     begun = tmp_path / "out" / f"{TEMPORARY_PREFIX}1.png"
     begun.touch()
-    with Lock(tmp_path / "out"):
+    with Holder(tmp_path / "out"):
         assert main(words()) == 2
     assert "another run writes into" in capsys.readouterr().err
     assert begun.exists()
