@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from seguq.core.checks import is_number
+from seguq.core.checks import is_number, require_plain_name
 from seguq.core.errors import SeguqError
 from seguq.core.files import write_bytes
 from seguq.core.reading import listing, mapping, read_json, reading, text, whole
@@ -76,10 +76,12 @@ class Selection:
         for each of its parts, each a list of rings of corners, the first around it, the others around its holes.
 
         Raises:
-            SeguqError: for a value that JSON has no way to hold. NaN is written as null.
+            SeguqError: for a value that JSON has no way to hold (NaN is written as null), or an image id that cannot
+                be the name of a file.
         """
         regions = []
         for row in self.rows:
+            require_plain_name("the image id", row["image_id"])
             plain = {name: _plain(value, name, row) for name, value in row.items()}
             regions.append({**plain, **_outline(row)})
         content = {"version": _SCHEMA_VERSION, "why": self.why, "regions": regions}
@@ -100,7 +102,10 @@ class Selection:
             if version != _SCHEMA_VERSION:
                 raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
             rows = [_row(mapping(region, "a region")) for region in listing(content["regions"], "'regions'")]
-            return cls(rows, mapping(content["why"], "'why'"))
+            why = mapping(content["why"], "'why'")
+        for row in rows:
+            require_plain_name(f"{path}: the image id", row["image_id"])
+        return cls(rows, why)
 
 
 def box_of(row: Mapping[str, Any]) -> tuple[int, int, int, int]:

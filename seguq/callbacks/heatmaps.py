@@ -141,15 +141,16 @@ class _Writing(Run):
             overwrite = True
         # the first before the others: it may have to clean up what a killed run has left
         together(trainer, self.module, lambda: self._prepare(folder, settings, overwrite), first_only=True)
-        return PredictionFolder(folder, settings, clean=False)
+        return PredictionFolder(folder, settings, clean=False, process=trainer.global_rank)
 
     def _prepare(self, path: Path, settings: dict[str, Any], overwrite: bool) -> None:
         with writing("HeatmapWriter"):
             folder = PredictionFolder(path, settings, overwrite=overwrite)
+            folder.expect()
         if self.stage != "predict":  # what an earlier training has left may show other images
             folder.clear()
             return
-        self.earlier = predicted_ids(path)
+        self.earlier = [image_id for image_id in predicted_ids(path) if image_id in folder.images]
         for maps in folder.stream(self.earlier):
             self._find_scale(maps)
 
@@ -248,6 +249,7 @@ class _Writing(Run):
                 stale = [image_id for image_id in self.earlier if _hash(image_id) not in written]
                 self.folder.remove(stale)
                 self.earlier = [image_id for image_id in self.earlier if image_id not in stale]
+            self.folder.finish()
             self.folder.keep_scales(scales)
         if self.stage == "predict":
             logger.info("HeatmapWriter: maps are in %s; drawing the pictures", self.folder.dir)
@@ -310,6 +312,7 @@ def _hash(image_id: str) -> int:
 
 def _write(folder: PredictionFolder, maps: UncertaintyMaps, picture: Any) -> None:
     """Write what is known of one image."""
+    folder.note(maps.image_ids)
     if picture is not None:
         write_png(folder.picture_file(maps.image_ids[0]), picture)
     folder.save(maps)

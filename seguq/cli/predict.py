@@ -166,10 +166,14 @@ def _fill(
             finder.add(maps[measure])
         seen.update(maps.image_ids)
 
+    if todo or not results.complete or not results.images >= set(data.ids):
+        results.expect(data.ids)
     if todo:
         save = functools.partial(results.save, probs=save_probs)
         alike = dict.fromkeys(sizes, (0, 0)) if settings["size"] else sizes
         _predict(est, data, _batches(todo, data.ids, alike, batch_size), sizes, look, save, num_workers, finished)
+    if not results.complete:
+        results.finish()
     if pictures:
         scales = results.scales(data.ids, names, changed=bool(todo), finders=finders, seen=seen)
         for _ in progress(results.draw_all(data.images, scales), "drawing", total=len(data)):

@@ -48,7 +48,8 @@ def score(
         overwrite: replace the table if it exists.
     """
     folder = require_folder(predictions, "--predictions")
-    settings = read_run(folder)["settings"]
+    run = read_run(folder)
+    settings = run["settings"]
     with reading(folder / "run.json"):
         measures = settings["measures"]
     (by,) = named_measures(by or scored_by_default(measures)) or ()
@@ -58,9 +59,20 @@ def score(
         )
     target = Path(out) if out else folder / "regions.parquet"
     refuse_to_overwrite(target, overwrite)
-    ids = predicted_ids(folder)
+    ids, there = run["images"], set(predicted_ids(folder))
+    if not run["complete"]:
+        raise UsageError(
+            f"{folder} is not finished, and holds maps of {len(there)} images: start what predicts into it again "
+            "(seguq predict goes on where it stopped)"
+        )
+    lost = [image_id for image_id in ids if image_id not in there]
+    if lost:
+        raise UsageError(
+            f"{folder} holds no maps any more of {len(lost)} of its {len(ids)} images, such as {lost[0]!r}: start what "
+            "predicts into it again"
+        )
     if not ids:
-        raise UsageError(f"{folder} holds no maps yet: seguq predict has not finished")
+        raise UsageError(f"{folder} holds no maps: nothing was predicted into it")
     images = Path(settings.get("images") or folder / "images")
     files = list_images(images) if images.is_dir() else {}
     missing = sorted(set(files) - set(ids)) if settings.get("images") else []

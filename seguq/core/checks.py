@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -106,5 +107,6 @@ def require_plain_name(what: str, name: Any) -> None:
     """
     parts = name.replace("\\", "/").split("/") if isinstance(name, str) else [""]
     bad = any(part in ("", ".", "..") or part.startswith(TEMPORARY_PREFIX) for part in parts)
-    if bad or "\0" in name or (os.name == "nt" and ":" in name):  # a drive, or a second stream of a file
+    drive = isinstance(name, str) and (re.match(r"[A-Za-z]:[\\/]", name) or (os.name == "nt" and ":" in name))
+    if bad or drive or "\0" in name:
         raise SeguqError(f"{what} {name!r} cannot be the name of a file in a folder: use names like 'street/0001'")

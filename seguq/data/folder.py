@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError
 from seguq.data.classes import Classes
 from seguq.data.reading import IMAGE_SUFFIXES, read_image, read_mask
@@ -45,6 +46,7 @@ def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
 
 def find_mask(folder: Path, image_id: str) -> Path | None:
     """The mask file of an image, or None."""
+    require_plain_name("the image id", image_id)
     candidates = (folder / f"{image_id}{ending}" for suffix in _MASK_SUFFIXES for ending in (suffix, suffix.upper()))
     return next((path for path in candidates if path.is_file()), None)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError
 from seguq.core.files import whole_file
 from seguq.core.reading import reading
@@ -129,7 +130,12 @@ class RegionTable:
         return cls(together, tables[0].meta)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a Parquet file, as a whole."""
+        """Write a Parquet file, as a whole.
+
+        Raises:
+            SeguqError: for an image id that cannot be the name of a file.
+        """
+        self.require_plain_ids()
         table = self.table.replace_schema_metadata(schema_metadata(self.meta))
         with whole_file(path) as temporary:
             pq.write_table(table, temporary, write_page_checksum=True)
@@ -152,7 +158,15 @@ class RegionTable:
             lacking = [name for name in REQUIRED if name in table.column_names and table[name].null_count]
             if lacking:
                 raise SeguqError(f"{path} is damaged: a row has no {lacking[0]}")
-            return cls(table, meta)
+            made = cls(table, meta)
+        made.require_plain_ids(f"{path}: the image id")
+        return made
+
+    def require_plain_ids(self, what: str = "the image id") -> None:
+        """Raise for an id that cannot be the name of a file, as those in files have to be."""
+        for image_id in pc.unique(self.table["image_id"]).to_pylist():
+            if image_id is not None:  # what is missing is said where it is needed
+                require_plain_name(what, image_id)
 
 
 def _require_column(name: str, column: Any) -> None:

@@ -56,6 +56,7 @@ class ShardWriter:
             raise SeguqError(f"no region can be added to {self.path}: it is closed, or could not be written")
         if not len(table):
             return
+        table.require_plain_ids()
         if self._writer is None:
             self._open(table)
         _require_same(self.path.parent, (self._writer.schema, self._meta), (table.table.schema, table.meta))

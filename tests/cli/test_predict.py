@@ -17,12 +17,12 @@ import torch
 from seguq.calibration import TemperatureScaling
 from seguq.cli import main
 from seguq.core.files import TEMPORARY_PREFIX
-from seguq.core.locks import Lock
 from seguq.data import SegmentationData, read_image
 from seguq.export import ScaleFinder
 from seguq.inference import UncertaintyMaps
 from seguq.task import SegmentationTask
 from tests.cli.conftest import fit_words, write_split
+from tests.core.test_locks import Holder
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_two_runs_at_once_in_one_folder_are_refused(words, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     begun = tmp_path / "out" / f"{TEMPORARY_PREFIX}1.png"
     begun.touch()
-    with Lock(tmp_path / "out"):
+    with Holder(tmp_path / "out"):
         assert main(words()) == 2
     assert "another run writes into" in capsys.readouterr().err
     assert begun.exists()
