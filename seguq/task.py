@@ -18,6 +18,7 @@ from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningModule
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.data.normalization import Normalization, encoder_normalization
+from seguq.data.reading import require_scale
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference import UncertaintyMaps
 from seguq.inference.deterministic import Deterministic
@@ -101,6 +102,7 @@ class SegmentationTask(LightningModule):
             raise SeguqError(f"class_weights has {weights} weights, but there are {self.num_classes} classes")
         self.lr, self.weight_decay = lr, weight_decay
         self._images_seen = 0
+        self.scale: float | None = None  # as the data were read in training: see `seguq.data.read_image`
         self.class_names: tuple[str, ...] = ()
         self.calibrators: dict[str, Calibrator] = {}
         self.model = (
@@ -232,7 +234,8 @@ class SegmentationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Check that a training that is resumed was planned as it is now."""
+        """Check that a training that is resumed was planned as it is now, and note how its images are read."""
+        self.scale = getattr(getattr(self.trainer, "datamodule", None), "scale", self.scale)
         planned = getattr(self.lr_schedulers(), "total_steps", None)
         steps = self.trainer.estimated_stepping_batches
         if planned is not None and math.isfinite(steps) and planned != steps:
@@ -248,6 +251,7 @@ class SegmentationTask(LightningModule):
         found = section(checkpoint)
         found["normalization"] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
         found["class_names"] = list(self.class_names)
+        found["scale"] = self.scale
         checkpoint[KEY] = {**found, "version": SCHEMA_VERSION}
         if self.calibrators:  # training went on since some were fitted: these are of no use any more
             weights = weights_sha256(checkpoint["state_dict"])
@@ -260,6 +264,7 @@ class SegmentationTask(LightningModule):
         """Take the calibrators that were fitted for the checkpoint's weights."""
         self.calibrators = calibrators_of(checkpoint, weights_sha256(checkpoint["state_dict"]))
         self.class_names = tuple(section(checkpoint).get("class_names", ()))
+        self.scale = require_scale(section(checkpoint).get("scale"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: nn.Module | None = None) -> SegmentationTask:

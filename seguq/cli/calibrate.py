@@ -24,6 +24,7 @@ from seguq.core.errors import SeguqError
 from seguq.core.groups import Groups
 from seguq.core.progress import ProgressLoader
 from seguq.data import SegmentationData
+from seguq.data.reading import require_scale
 from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, NegativeLogLikelihood
 from seguq.task import SegmentationTask
@@ -50,6 +51,7 @@ def calibrate(
     device: str = "auto",
     out: str | None = None,
     overwrite: bool = False,
+    scale: float | None = None,
 ) -> None:
     """Fit a calibrator on held-out images, and keep it in the checkpoint.
 
@@ -77,7 +79,10 @@ def calibrate(
         device: auto, cpu or cuda.
         out: file to write instead of changing the checkpoint.
         overwrite: replace the file of --out if it exists.
+        scale: value of 16-bit and float files that stands for 1; by default as in training, or else by the type of the
+            file.
     """
+    require_scale(scale)
     root = require_folder(data, "--data")
     Groups(group)
     if isinstance(calibrator, Calibrator):
@@ -90,7 +95,13 @@ def calibrate(
     if task.task == "multilabel":
         raise SeguqError("seguq calibrate shows values for one class a pixel; calibrate multilabel models in Python")
     module = SegmentationData(
-        root, batch_size, size=size, num_workers=num_workers, mean=task.normalization.mean, std=task.normalization.std
+        root,
+        batch_size,
+        size=size,
+        num_workers=num_workers,
+        mean=task.normalization.mean,
+        std=task.normalization.std,
+        scale=task.scale if scale is None else scale,
     )
     loader = module.dataloader(split)
     if len(module.classes) != task.num_classes:

@@ -18,6 +18,7 @@ from seguq.core.locks import FolderLock
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
+from seguq.data.reading import require_scale
 from seguq.data.transforms import evaluation_transform
 from seguq.export import ScaleFinder
 from seguq.inference import Estimator, UncertaintyMaps
@@ -48,6 +49,7 @@ def predict(
     batch_size: int = 4,
     num_workers: int = 0,
     device: str = "auto",
+    scale: float | None = None,
 ) -> None:
     """Write uncertainty maps and pictures for a folder of images.
 
@@ -72,7 +74,10 @@ def predict(
         batch_size: images of one size that go through the network together.
         num_workers: processes that read images ahead; 0: none.
         device: auto, cpu or cuda.
+        scale: value of 16-bit and float files that stands for 1 (4095 for 12 bits in files of 16); by default as in
+            training, or else by the type of the file.
     """
+    require_scale(scale)
     folder = require_folder(images, "--images")
     target = Path(out).resolve()
     if target == folder.resolve() or folder.resolve() in target.parents:
@@ -97,8 +102,11 @@ def predict(
     )
     est.measures = est.measures if measures else shown_by_default(est.measures)
     names = list(est.measures)
-    data = SegmentationFolder(folder, transform=evaluation_transform(task.normalization), channels=task.channels)
-    sizes = check_files(data.images, channels=task.channels, folder=folder)
+    scale = task.scale if scale is None else scale
+    data = SegmentationFolder(
+        folder, transform=evaluation_transform(task.normalization), channels=task.channels, scale=scale
+    )
+    sizes = check_files(data.images, channels=task.channels, scale=scale, folder=folder)
     settings = {
         "checkpoint": [_sha256(path) for path in [checkpoint, *(members or [])]],
         "images": str(folder.resolve()),
@@ -108,6 +116,7 @@ def predict(
         "measures": names,
         "calibrated": calibrated,
         "save_probs": save_probs,
+        **({} if scale is None else {"scale": scale}),
     }
     with writing("seguq predict"):
         target.mkdir(parents=True, exist_ok=True)

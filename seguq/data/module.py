@@ -18,6 +18,7 @@ from seguq.data.check import check_files
 from seguq.data.classes import Classes
 from seguq.data.folder import SegmentationFolder
 from seguq.data.normalization import Normalization, imagenet_normalization
+from seguq.data.reading import require_scale
 from seguq.data.transforms import AUGMENTATIONS, Augmentation, evaluation_transform, training_transform
 
 
@@ -48,6 +49,8 @@ class SegmentationData(LightningDataModule):
         mean: mean of each channel, of pixels scaled to 0..1.
         std: deviation of each channel.
         channels: channels of an image; None: as many as ``mean`` has, or as the model takes, or 3.
+        scale: value of 16-bit and float files that stands for 1, as in `read_image`: 4095 for 12 bits in files of 16.
+            None: as the model says (its attribute ``scale``), or else by the type of the file.
         train_split: folder name of the training split.
         val_split: folder name of the validation split.
         test_split: folder name of the test split.
@@ -72,6 +75,7 @@ class SegmentationData(LightningDataModule):
         val_split: str = "val",
         test_split: str = "test",
         pool_split: str = "pool",
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -91,6 +95,7 @@ class SegmentationData(LightningDataModule):
         self.num_workers = min(8, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
         self.own_normalization = None if mean is None or std is None else Normalization.checked(mean, std)
         self.own_channels = channels
+        self.own_scale = require_scale(scale)
         self.splits = {"train": train_split, "val": val_split, "test": test_split, "pool": pool_split}
         self._sizes: dict[tuple[str, bool], set[tuple[int, int]]] = {}
         self._classes: Classes | None = None
@@ -126,6 +131,14 @@ class SegmentationData(LightningDataModule):
     def channels(self) -> int:
         """Channels of an image."""
         return self.own_channels or len(self.normalization.mean)
+
+    @property
+    def scale(self) -> float | None:
+        """The value of 16-bit and float files that stands for 1; None: by the type of the file."""
+        told = getattr(self._module(), "scale", None)
+        if self.own_scale is not None or isinstance(told, bool) or not isinstance(told, (int, float)):
+            return self.own_scale
+        return float(told)
 
     def setup(self, stage: str) -> None:
         """Check the files of a stage before its first step."""
@@ -177,9 +190,11 @@ class SegmentationData(LightningDataModule):
             transform = evaluation_transform(normalization, self.size)
         images = self.root / "images" / split
         masks_folder, classes = (self.root / "masks" / split, self.classes) if masks else (None, None)
-        data = SegmentationFolder(images, masks_folder, classes, transform, self.channels)
+        data = SegmentationFolder(images, masks_folder, classes, transform, self.channels, self.scale)
         if (split, masks) not in self._sizes:
-            sizes = check_files(data.images, data.masks, data.classes, channels=self.channels, folder=self.root)
+            sizes = check_files(
+                data.images, data.masks, data.classes, channels=self.channels, scale=self.scale, folder=self.root
+            )
             self._sizes[split, masks] = set(sizes.values())
         return data
 

@@ -65,6 +65,7 @@ class CalibrationError(BootstrapMetric):
             group: one image id an item, for `compute_interval`.
         """
         probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        self._look(target, self.ignore_index)
         index = index.masked_fill(~labeled, -1)
         self._add(top1_calibration_bins(probs, index, self.n_bins, ignore_index=-1).flatten(1), group)
 
@@ -188,6 +189,7 @@ class NegativeLogLikelihood(BootstrapMetric):
         A probability of exactly 0 counts as the smallest normal number of its type, so that the mean stays finite.
         """
         probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        self._look(target, self.ignore_index)
         true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
         loss = -true.clamp_min(torch.finfo(true.dtype).tiny).log()
         self._add(torch.stack((image_sum(labeled.double(), labeled), image_sum(loss, labeled)), 1), group)
@@ -225,6 +227,7 @@ class BrierScore(BootstrapMetric):
     def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch: ``probs`` (B, C, *spatial), ``target`` (B, *spatial), ``group`` one image id an item."""
         probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        self._look(target, self.ignore_index)
         true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
         score = probs.square().sum(1) - 2 * true + 1
         self._add(torch.stack((image_sum(labeled.double(), labeled), image_sum(score, labeled)), 1), group)

@@ -47,6 +47,7 @@ class MeanIoU(BootstrapMetric):
             )
         require_target_range(target, self.num_classes, self.ignore_index)
         require_target_range(prediction, self.num_classes, None, name="prediction")
+        self._look(target, self.ignore_index)
         labeled = target != self.ignore_index
         pair = target.long().where(labeled, 0) * self.num_classes + prediction.long()
         confusion = torch.zeros(len(target), self.num_classes**2, dtype=torch.float64, device=target.device)
