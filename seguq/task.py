@@ -146,6 +146,11 @@ class SegmentationTask(LightningModule):
         return len(self.normalization.mean)
 
     @property
+    def scale(self) -> float | None:
+        """Value of 16-bit and float files that stood for 1 in training, see `seguq.data.read_image`; None: by type."""
+        return None if self.trained_on is None else self.trained_on.scale
+
+    @property
     def _divisor(self) -> int:
         """What height and width have to be divisible by."""
         if getattr(self.model, "requires_divisible_input_shape", False):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seguq.calibration.batches import FittingBatches, checked_pair
 from seguq.calibration.folds import BUCKETS, Buckets, TooFewGroups, assign
-from seguq.core.checks import flat_images
+from seguq.core.checks import LabelWatch, flat_images
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.groups import GroupOf
 from seguq.core.named import Named
@@ -145,6 +145,7 @@ class Stream(ABC):
         self.calibrator = calibrator
         self.buckets = Buckets(group)
         self.sums = torch.zeros(BUCKETS, 2 + width, dtype=torch.float64)
+        self.labels = LabelWatch(calibrator.ignore_index)
 
     @abstractmethod
     def measure(self, logits: Tensor, target: Tensor, image: Tensor | None) -> Tensor:
@@ -185,7 +186,9 @@ class Stream(ABC):
         """
         settings = self.calibrator
         buckets = self.buckets.of(image_ids, numbers)
-        self.take(*checked_pair(logits, target, settings.task, settings.ignore_index), buckets, image)
+        logits, target = checked_pair(logits, target, settings.task, settings.ignore_index)
+        self.labels.look(target)
+        self.take(logits, target, buckets, image)
 
     def take(self, logits: Tensor, target: Tensor, buckets: Sequence[int], image: Tensor | None = None) -> None:
         """Take in a batch that was checked, given the bucket of each image."""
@@ -200,6 +203,7 @@ class Stream(ABC):
 
     def fit(self) -> Calibrator | None:
         """The calibrator fitted on all that was taken in, with its `summary`; None where no pixel was labeled."""
+        self.labels.report("the masks that were fitted on")
         measured = self.summary()
         if measured is None:
             return None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seguq.core.checks import require_target_range, require_target_shape
+from seguq.core.checks import LabelWatch, require_target_range, require_target_shape
 from seguq.core.errors import SeguqError
 from seguq.data.batches import plain
 from seguq.functional.logits import Task, class_logits, class_target
@@ -56,12 +56,16 @@ def fitting_pairs(batches: FittingBatches, task: Task, ignore_index: int) -> Ite
             for batches that can be read only once.
     """
     require_reiterable(batches)
+    watch = LabelWatch(ignore_index)
     for number, batch in enumerate(batches):
         logits, _, target = taken_apart(batch)
         try:
-            yield checked_pair(logits, target, task, ignore_index)
+            pair = checked_pair(logits, target, task, ignore_index)
+            watch.look(pair[1])
+            yield pair
         except SeguqError as error:
             raise SeguqError(f"batch {number}: {error}") from error
+    watch.report("the targets of all batches")
 
 
 def checked_pair(logits: Tensor, target: Tensor, task: Task, ignore_index: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -98,7 +97,6 @@ class Passes:
         self.estimator = given.bind(network).adapted(self._task, self._calls)
         self.network = self.estimator.models[0]
         self.measures: set[str] = set()
-        self._mask_seen = False
         self._batch: Any = None
         self._key: tuple[int, int] | None = None
         self._step: Step | None = None
@@ -222,7 +220,6 @@ class Passes:
             ids = tuple(ids[i] for i in real)
         numbers = place.numbers if place.indices is None else place.indices
         if mask is not None:
-            self._look_at(mask, logits)
             reference = logits[:, 1] if est.task == "multilabel" else logits
             mask = class_target(mask.to(logits.device), reference, est.task)
             if mask.shape[1:] != logits.shape[2:]:
@@ -245,18 +242,6 @@ class Passes:
 
         picked = tuple(numbers[i] for i in real)
         return Step(image, mask, ids, picked, tuple(place.numbers[i] for i in real), logits, maps_of, logits_of)
-
-    def _look_at(self, mask: Tensor, logits: Tensor) -> None:
-        """Say so if the masks of the first batch seem to mean foreground by 255."""
-        if self._mask_seen or logits.shape[1] != 2:
-            return
-        self._mask_seen = True
-        if bool((mask == 255).any()) and not bool((mask == 1).any()):
-            warnings.warn(
-                "the masks of a batch hold 0 and 255, but no 1: pixels of 255 are left out as not labeled. If they "
-                "are the foreground, divide the masks by 255",
-                stacklevel=2,
-            )
 
     def _calls(self, own: Callable[[nn.Module, Tensor], Any] | None) -> Callable[[nn.Module, Tensor], Tensor]:
         """How an estimator calls a model for the batch in hand, made of the ``forward`` that it was given."""

@@ -26,6 +26,7 @@ from seguq.core.errors import SeguqError
 from seguq.core.groups import Groups
 from seguq.core.progress import ProgressLoader
 from seguq.data import SegmentationData
+from seguq.data.reading import require_scale
 from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, NegativeLogLikelihood
 
@@ -55,6 +56,7 @@ def calibrate(
     device: str = "auto",
     out: str | None = None,
     overwrite: bool = False,
+    scale: float | None = None,
 ) -> None:
     """Fit a calibrator on held-out images, and keep it in the checkpoint.
 
@@ -90,7 +92,10 @@ def calibrate(
         device: auto, cpu or cuda.
         out: file to write instead of changing the checkpoint.
         overwrite: replace the file of --out if it exists.
+        scale: value of 16-bit and float files that stands for 1; by default as in training, or else by the type of the
+            file.
     """
+    require_scale(scale)
     root = require_folder(data, "--data")
     Groups(group)
     if isinstance(calibrator, Calibrator):
@@ -111,7 +116,15 @@ def calibrate(
             stacklevel=1,
         )
     own_mean, own_std = model.normalization
-    held_out = SegmentationData(root, batch_size, size=resized, num_workers=num_workers, mean=own_mean, std=own_std)
+    held_out = SegmentationData(
+        root,
+        batch_size,
+        size=resized,
+        num_workers=num_workers,
+        mean=own_mean,
+        std=own_std,
+        scale=model.scale if scale is None else scale,
+    )
     loader = held_out.dataloader(split)
     num_classes = len(held_out.classes)
     if model.num_classes not in (None, num_classes):

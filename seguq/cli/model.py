@@ -48,6 +48,11 @@ class Model:
     member: Callable[[str], nn.Module]
 
     @property
+    def scale(self) -> float | None:
+        """Value of 16-bit and float files that stands for 1, as in its training; None: by the type of the file."""
+        return None if self.trained_on is None else self.trained_on.scale
+
+    @property
     def channels(self) -> int:
         """Channels of an image."""
         return len(self.normalization.mean)

@@ -19,6 +19,7 @@ from seguq.core.locks import Lock
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
+from seguq.data.reading import require_scale
 from seguq.data.transforms import evaluation_transform
 from seguq.export import ScaleFinder
 from seguq.inference import Estimator, UncertaintyMaps
@@ -53,6 +54,7 @@ def predict(
     mean: list[float] | None = None,
     std: list[float] | None = None,
     device: str = "auto",
+    scale: float | None = None,
 ) -> None:
     """Write uncertainty maps and pictures for a folder of images.
 
@@ -86,7 +88,10 @@ def predict(
             as its attribute normalization = (mean, std) says, or the checkpoint of a training with SegmentationData.
         std: deviation of each channel.
         device: auto, cpu or cuda.
+        scale: value of 16-bit and float files that stands for 1 (4095 for 12 bits in files of 16); by default as in
+            training, or else by the type of the file.
     """
+    require_scale(scale)
     folder = require_folder(images, "--images")
     target = Path(out).resolve()
     if target == folder.resolve() or folder.resolve() in target.parents:
@@ -115,8 +120,9 @@ def predict(
     names = list(est.measures)
     resized = image_size(size, model.trained_on)
     transform = evaluation_transform(model.normalization, resized)
-    data = SegmentationFolder(folder, transform=transform, channels=model.channels)
-    sizes = check_files(data.images, channels=model.channels, folder=folder)
+    scale = model.scale if scale is None else scale
+    data = SegmentationFolder(folder, transform=transform, channels=model.channels, scale=scale)
+    sizes = check_files(data.images, channels=model.channels, scale=scale, folder=folder)
     settings = {
         "checkpoint": [_sha256(path) for path in [checkpoint, *(members or [])]],
         "images": str(folder.resolve()),
@@ -127,6 +133,7 @@ def predict(
         "calibrated": calibrated,
         "save_probs": save_probs,
         "size": None if resized is None else list(resized),
+        **({} if scale is None else {"scale": scale}),
     }
     if module is not None:
         settings |= {"task": model.task, "normalization": [list(part) for part in model.normalization]}

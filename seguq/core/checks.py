@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError
@@ -63,6 +65,57 @@ def require_target_range(target: Tensor, num_classes: int, ignore_index: int | N
             f"{name} holds the value {value}, which is no class index in 0..{num_classes - 1} "
             f"and not ignore_index={ignore_index}: correct the {name}, num_classes or ignore_index"
         )
+
+
+class LabelWatch:
+    """Notices labels that are 0 alone beside ignored pixels: masks of 0 and 255, where 255 means the foreground.
+
+    Args:
+        ignore_index: the value that is left out; nothing is noticed of another one than 255.
+
+    Attributes:
+        seen: ``(3,)`` int64: how many batches held class 0 or above, a class above 0, an ignored pixel. It adds up over
+            processes.
+
+    Example:
+        >>> import torch
+        >>> watch = LabelWatch(255)
+        >>> watch.look(torch.tensor([0, 255]))
+        >>> watch.suspicious
+        True
+        >>> watch.look(torch.tensor([0, 1]))
+        >>> watch.suspicious
+        False
+    """
+
+    def __init__(self, ignore_index: int | None) -> None:
+        self.ignore_index = ignore_index
+        self.seen = torch.zeros(3, dtype=torch.int64)
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether all labels were 0, and other pixels ignored."""
+        labeled, foreground, ignored = (count > 0 for count in self.seen.tolist())
+        return self.ignore_index == 255 and labeled and ignored and not foreground
+
+    def look(self, target: Tensor) -> None:
+        """Take in a batch of class indices of any shape."""
+        ignored = target == self.ignore_index
+        found = torch.stack((~ignored, (target > 0) & ~ignored, ignored)).flatten(1).any(1)
+        self.seen = self.seen.to(found.device) + found
+
+    def report(self, whose: str) -> None:
+        """Warn, where there is reason to.
+
+        Args:
+            whose: where the labels are, such as ``"the masks in data"``.
+        """
+        if self.suspicious:
+            warnings.warn(
+                f"{whose} hold 0 and 255, but no other class: pixels of 255 are left out as not labeled. If they are "
+                "the foreground, divide the masks by 255",
+                stacklevel=3,
+            )
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

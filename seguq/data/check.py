@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from seguq.core.checks import is_whole
+import torch
+
+from seguq.core.checks import LabelWatch, is_whole
 from seguq.core.errors import SeguqError
 from seguq.core.files import write_json
 from seguq.core.progress import progress
 from seguq.core.reading import mapping, read_json, reading
 from seguq.data.classes import Classes
-from seguq.data.reading import read_image, read_mask
+from seguq.data.reading import fits, read_indices, read_picture, require_scale
 
-_VERSION = 2
+_VERSION = 3
 _SHOW_PROGRESS_FROM = 200
 
 Record = dict[str, Any]
@@ -65,17 +69,29 @@ def _save_cache(path: Path, files: dict[str, Record]) -> None:
 
 
 def _image_record(path: Path) -> Record:
-    height, width, channels = read_image(path).shape
-    return {"size": [height, width], "channels": channels}
+    found = read_picture(path)
+    height, width, channels = found.pixels.shape
+    return {
+        "size": [height, width],
+        "channels": channels,
+        "alpha": found.alpha,
+        "range": found.range,
+        "largest": found.largest,
+    }
 
 
 def _mask_record(path: Path, classes: Classes) -> Record:
     import numpy as np
 
-    mask = read_mask(path, classes)
-    values = np.unique(mask)
-    wrong = values[((values < 0) | (values >= len(classes))) & (values != classes.ignore_index)]
-    return {"size": list(mask.shape), "wrong": wrong[:1].tolist()}
+    mask = read_indices(path, classes)
+    values = np.unique(mask).astype(np.int64)  # few: each is there once
+    ignored = values == classes.ignore_index
+    wrong = values[((values < 0) | (values >= len(classes))) & ~ignored]
+    return {
+        "size": list(mask.shape),
+        "wrong": wrong[:1].tolist(),
+        "holds": [bool((~ignored).any()), bool((values[~ignored] > 0).any()), bool(ignored.any())],
+    }
 
 
 def _records(jobs: Mapping[Path, Callable[[Path], Record]], folder: Path, context: str) -> dict[Path, Record]:
@@ -116,6 +132,7 @@ def check_files(
     classes: Classes | None = None,
     *,
     channels: int | None = None,
+    scale: float | None = None,
     folder: str | os.PathLike[str],
 ) -> dict[str, tuple[int, int]]:
     """Check images, and their masks where there are any, before work starts.
@@ -125,6 +142,7 @@ def check_files(
         masks: mask files by image id.
         classes: the classes of the masks.
         channels: the number of channels that the model takes; None: not checked.
+        scale: as in `read_image`; None where nobody has set one.
         folder: the folder that they lie in, for messages and for what is remembered between runs.
 
     Returns:
@@ -133,8 +151,12 @@ def check_files(
     Raises:
         SeguqError: naming the first file that cannot be read, holds NaN, differs in size from its image, holds a class
             index out of range, or has an unsuitable number of channels; and how many more there are.
+
+    Warns where values are far from what they are scaled by (the largest of a 16-bit file below an eighth of its range,
+    or of a float file above 1), and where the labels of all masks are 0 beside ignored pixels (masks of 0 and 255).
     """
     folder = Path(folder)
+    require_scale(scale)
     image_records = _records(dict.fromkeys(images.values(), _image_record), folder / "images", "image")
     mask_records: dict[Path, Record] = {}
     if masks is not None and classes is not None:
@@ -151,8 +173,7 @@ def check_files(
             problems.append(record["error"])
             continue
         found = record["channels"]
-        alpha = channels is not None and found == channels + 1 and path.suffix.lower() in (".png", ".webp")
-        if channels is not None and found not in (1, channels) and not alpha:
+        if channels is not None and not fits(found, record["alpha"], channels):
             problems.append(f"{path} has {found} channels, but the model takes {channels}")
         if masks is not None and classes is not None:
             problems += _mask_problems(masks[image_id], mask_records[masks[image_id]], record["size"], classes)
@@ -160,6 +181,9 @@ def check_files(
         others = len(problems) - 1
         more = f" (and {others} more {'problem' if others == 1 else 'problems'} like this)" if others else ""
         raise SeguqError(problems[0] + more)
+    _warn_of_scale(image_records, scale)
+    if masks is not None and classes is not None:
+        _warn_of_labels(folder, mask_records, classes)
     return {image_id: tuple(image_records[path]["size"]) for image_id, path in images.items()}
 
 
@@ -176,3 +200,36 @@ def _mask_problems(path: Path, record: Record, size: list[int], classes: Classes
             f"and ignores {classes.ignore_index}"
         ]
     return []
+
+
+def _warn_of_scale(records: Mapping[Path, Record], scale: float | None) -> None:
+    """Say so where the values of files are far from what they are divided by."""
+    for white, name in ((65535.0, "16-bit"), (1.0, "float")):
+        files = {path: record["largest"] for path, record in records.items() if record["range"] == white}
+        by = white if scale is None else scale
+        if white == 1.0:  # of floats with a scale it is nobody's business how large they are
+            odd = {path: value for path, value in files.items() if scale is None and value > 1}
+        else:
+            odd = {path: value for path, value in files.items() if value > by or (scale is None and 0 < value < by / 8)}
+        if not odd:
+            continue
+        path, value = max(odd.items(), key=lambda item: item[1])
+        others = f" (and {len(odd) - 1} more of {len(files)})" if len(odd) > 1 else ""
+        warnings.warn(
+            f"the {name} file {path}{others} has values up to {value:g}, which are scaled to {value / by:.3g} where "
+            f"networks expect a range from 0 to 1: set scale to the value that stands for 1, such as {_guess(value)} "
+            "(--data.scale of seguq fit, --scale of the other commands), in training and in prediction alike",
+            stacklevel=3,
+        )
+
+
+def _guess(value: float) -> int:
+    """The largest value of the fewest bits, 8 or more, that hold a value."""
+    return int(2 ** max(8, math.ceil(math.log2(value + 1))) - 1) if value > 1 else 1
+
+
+def _warn_of_labels(folder: Path, records: Mapping[Path, Record], classes: Classes) -> None:
+    watch = LabelWatch(classes.ignore_index)
+    for record in records.values():
+        watch.seen += torch.tensor(record["holds"])
+    watch.report(f"the masks in {folder}")

@@ -212,7 +212,7 @@ def _header(content: bytes) -> Any:
     """
     from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-    plugins = {
+    plugins: dict[bytes, Any] = {
         b"\x89PNG": PngImagePlugin.PngImageFile,
         b"BM": BmpImagePlugin.BmpImageFile,
         b"RIFF": WebPImagePlugin.WebPImageFile,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +12,114 @@ from torch.utils.data import Dataset
 
 from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError
+from seguq.core.log import say_once
 from seguq.data.classes import Classes
-from seguq.data.reading import IMAGE_SUFFIXES, read_image, read_mask
+from seguq.data.reading import IMAGE_SUFFIXES, read_mask, read_picture, require_scale
 
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp")
+_LOSSY_SUFFIXES = (".jpg", ".jpeg", ".gif")
+# pictures that are not read: left out of a folder, they are named
+_OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".jxl", ".dcm", ".ppm", ".pgm", ".npy")
 
 
 def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
     """The image files below a folder, by id: the path relative to the folder, without its extension.
 
-    Files and folders whose name begins with a dot are left out.
+    Links to files and folders are followed. Files and folders whose name begins with a dot are left out.
 
     Raises:
-        SeguqError: if the folder is missing or holds no image, or two files have the same id.
+        SeguqError: if the folder is missing or holds no image, or two files have the same id; if a folder below cannot
+            be read or links to one that it lies in, or what has an image's name is a broken link or no file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise SeguqError(f"{folder} is no folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+    others: list[Path] = []
+    for path in sorted(_files_below(folder)):
+        suffix = path.suffix.lower()
+        if suffix in _OTHER_SUFFIXES:
+            others.append(path)
+        if suffix not in IMAGE_SUFFIXES:
             continue
-        image_id = relative.with_suffix("").as_posix()
+        if not path.is_file():
+            what = "a link to what is not there" if path.is_symlink() else "no file"
+            raise SeguqError(f"{path} has the name of an image, but is {what}: remove it")
+        image_id = path.relative_to(folder).with_suffix("").as_posix()
         if image_id in found:
             raise SeguqError(f"{found[image_id]} and {path.name} have the same id {image_id!r}: rename one of them")
         found[image_id] = path
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        say_once(f"{others[0]}{more} in {folder} left out: images are read from {', '.join(IMAGE_SUFFIXES)}")
     if not found:
         raise SeguqError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return found
 
 
-def find_mask(folder: Path, image_id: str) -> Path | None:
-    """The mask file of an image, or None."""
-    require_plain_name("the image id", image_id)
-    candidates = (folder / f"{image_id}{ending}" for suffix in _MASK_SUFFIXES for ending in (suffix, suffix.upper()))
-    return next((path for path in candidates if path.is_file()), None)
+def _files_below(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """All that is no folder, at any depth, and has no dot at the beginning of its name."""
+    try:
+        stat = folder.stat()
+        entries = [(entry.name, entry.is_dir()) for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise SeguqError(f"{folder} cannot be read, so that its images would be left out: {error.strerror}") from error
+    place = (stat.st_dev, stat.st_ino)
+    if place in above:
+        raise SeguqError(f"{folder} is a link to a folder that it lies in, so that its images never end: remove it")
+    for name, is_folder in entries:
+        if is_folder:
+            yield from _files_below(folder / name, (*above, place))
+        else:
+            yield folder / name
+
+
+def find_masks(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
+    """The mask file of each image.
+
+    Args:
+        folder: where they lie, under the names of the images and in any case of their endings.
+        images: files by image id.
+
+    Raises:
+        SeguqError: for an image without a mask, with two, or with one in a format that changes indices.
+    """
+    names: dict[Path, dict[str, list[Path]]] = {}  # by folder and name without ending: a folder is read once
+    found: dict[str, Path] = {}
+    for image_id, image in images.items():
+        require_plain_name("the image id", image_id)
+        place = folder / image_id
+        if place.parent not in names:
+            by_name = names.setdefault(place.parent, {})
+            for path in _in(place.parent):
+                by_name.setdefault(path.stem, []).append(path)
+        files = names[place.parent].get(place.name, [])
+        masks = [path for path in files if path.suffix.lower() in _MASK_SUFFIXES and path.is_file()]
+        if len(masks) > 1:
+            raise SeguqError(f"{image} has two masks, {masks[0]} and {masks[1].name}: remove one of them")
+        if not masks:
+            raise SeguqError(_no_mask(image, place, names[place.parent]))
+        found[image_id] = masks[0]
+    return found
+
+
+def _in(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise SeguqError(f"{folder}, a folder of masks, cannot be read: {error.strerror}") from error
+
+
+def _no_mask(image: Path, place: Path, names: Mapping[str, list[Path]]) -> str:
+    lossy = [path for path in names.get(place.name, ()) if path.suffix.lower() in _LOSSY_SUFFIXES]
+    if lossy:
+        kind = "GIF" if lossy[0].suffix.lower() == ".gif" else "JPEG, which changes class indices"
+        return f"{lossy[0]} is a mask stored as {kind}: masks are read from PNG, TIFF, BMP and WebP; save it as PNG"
+    missing = f"{image} has no mask {place}.png"
+    near = min((path for name in names for path in names[name] if name.startswith(place.name)), default=None)
+    if near is not None:
+        return f"{missing}, but there is {near.name}: rename it, or move the image away"
+    return f"{missing}: add it, or move the image away"
 
 
 class SegmentationFolder(Dataset[dict[str, Any]]):
@@ -61,6 +132,9 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         transform: an albumentations pipeline (see `seguq.data.transforms`), or a function of
             ``image=`` and ``mask=`` that gives a dict of the same keys.
         channels: the number of channels of an image, or None for as the files have them.
+        scale: what the values of 16-bit and float files are divided by, as in `read_image`.
+
+    Pixels that a file says are without data (see `read_image`) are ignored in the mask.
 
     Each item is a dict: ``image`` ``(channels, H, W)`` float32, ``mask`` ``(H, W)`` int64 where there are masks, and
     ``image_id``, the path relative to ``images`` without its extension.
@@ -76,6 +150,7 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         classes: Classes | None = None,
         transform: Callable[..., dict[str, Any]] | None = None,
         channels: int | None = None,
+        scale: float | None = None,
     ) -> None:
         if masks is not None and classes is None:
             raise SeguqError("masks need classes=, to tell what their values mean")
@@ -84,23 +159,22 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         self.classes = classes
         self.transform = transform
         self.channels = channels
+        self.scale = require_scale(scale)
         self.masks: dict[str, Path] | None = None
         if masks is not None:
-            self.masks = {}
-            for image_id, path in self.images.items():
-                mask = find_mask(Path(masks), image_id)
-                if mask is None:
-                    raise SeguqError(f"{path} has no mask {Path(masks) / image_id}.png: add it, or move the image away")
-                self.masks[image_id] = mask
+            self.masks = find_masks(Path(masks), self.images)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image_id = self.ids[index]
-        item: dict[str, Any] = {"image": read_image(self.images[image_id], self.channels)}
+        picture = read_picture(self.images[image_id], self.channels, self.scale)
+        item: dict[str, Any] = {"image": picture.pixels}
         if self.masks is not None and self.classes is not None:
             item["mask"] = read_mask(self.masks[image_id], self.classes)
+            if picture.missing is not None and picture.missing.shape == item["mask"].shape:
+                item["mask"][picture.missing] = self.classes.ignore_index
         if self.transform is not None:
             # OpenCV, behind the pipeline, knows no int64; class indices fit into int32
             item |= {"mask": item["mask"].astype("int32")} if "mask" in item else {}

@@ -19,6 +19,7 @@ from seguq.data.check import check_files
 from seguq.data.classes import Classes
 from seguq.data.folder import SegmentationFolder
 from seguq.data.normalization import Normalization, imagenet_normalization
+from seguq.data.reading import require_scale
 from seguq.data.transforms import AUGMENTATIONS, Augmentation, evaluation_transform, training_transform
 
 
@@ -43,11 +44,13 @@ class DataSettings(NamedTuple):
         size: (height, width) that images were resized to, or None for images as they are.
         normalization: mean and deviation of each channel.
         train_split: name of the split that was trained on.
+        scale: value of 16-bit and float files that stands for 1, or None for what their type can hold.
     """
 
     size: tuple[int, int] | None
     normalization: Normalization
     train_split: str
+    scale: float | None
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> DataSettings | None:
@@ -64,11 +67,12 @@ class DataSettings(NamedTuple):
                         size_of(size, "'size'"),
                         Normalization.checked(listing(kept["mean"], "'mean'"), listing(kept["std"], "'std'")),
                         text(kept["train_split"], "'train_split'"),
+                        require_scale(kept["scale"]),
                     )
         return None
 
 
-_KEPT = {"size", "mean", "std", "train_split"}
+_KEPT = {"size", "mean", "std", "train_split", "scale"}
 
 
 class SegmentationData(LightningDataModule):
@@ -89,6 +93,8 @@ class SegmentationData(LightningDataModule):
         mean: mean of each channel, of pixels scaled to 0..1.
         std: deviation of each channel.
         channels: channels of an image; None: as many as ``mean`` has, or as the model takes, or 3.
+        scale: value of 16-bit and float files that stands for 1, as in `read_image`: 4095 for 12 bits in files of 16.
+            None: as the model says (its attribute ``scale``), or else by the type of the file.
         train_split: folder name of the training split.
         val_split: folder name of the validation split.
         test_split: folder name of the test split.
@@ -113,6 +119,7 @@ class SegmentationData(LightningDataModule):
         val_split: str = "val",
         test_split: str = "test",
         pool_split: str = "pool",
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -132,6 +139,7 @@ class SegmentationData(LightningDataModule):
         self.num_workers = min(8, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
         self.own_normalization = None if mean is None or std is None else Normalization.checked(mean, std)
         self.own_channels = channels
+        self.own_scale = require_scale(scale)
         self.splits = {"train": train_split, "val": val_split, "test": test_split, "pool": pool_split}
         self._sizes: dict[tuple[str, bool], set[tuple[int, int]]] = {}
         self._classes: Classes | None = None
@@ -168,11 +176,25 @@ class SegmentationData(LightningDataModule):
         """Channels of an image."""
         return self.own_channels or len(self.normalization.mean)
 
+    @property
+    def scale(self) -> float | None:
+        """The value of 16-bit and float files that stands for 1; None: by the type of the file."""
+        told = getattr(self._module(), "scale", None)
+        if self.own_scale is not None or isinstance(told, bool) or not isinstance(told, (int, float)):
+            return self.own_scale
+        return float(told)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data (`DataSettings`), so that evaluation treats images as training did."""
         mean, std = self.normalization
         size = None if self.size is None else list(self.size)
-        return {"size": size, "mean": list(mean), "std": list(std), "train_split": self.splits["train"]}
+        return {
+            "size": size,
+            "mean": list(mean),
+            "std": list(std),
+            "train_split": self.splits["train"],
+            "scale": self.scale,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to go on with a training on images of another size."""
@@ -234,9 +256,11 @@ class SegmentationData(LightningDataModule):
             transform = evaluation_transform(normalization, self.size)
         images = self.root / "images" / split
         masks_folder, classes = (self.root / "masks" / split, self.classes) if masks else (None, None)
-        data = SegmentationFolder(images, masks_folder, classes, transform, self.channels)
+        data = SegmentationFolder(images, masks_folder, classes, transform, self.channels, self.scale)
         if (split, masks) not in self._sizes:
-            sizes = check_files(data.images, data.masks, data.classes, channels=self.channels, folder=self.root)
+            sizes = check_files(
+                data.images, data.masks, data.classes, channels=self.channels, scale=self.scale, folder=self.root
+            )
             self._sizes[split, masks] = set(sizes.values())
         return data
 

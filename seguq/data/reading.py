@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seguq.core.checks import is_number
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.classes import Classes
 from seguq.data.decoding import Raster, decode_image, decode_mask
@@ -73,8 +74,7 @@ def require_scale(scale: float | None) -> float | None:
     Raises:
         UsageError: if it is no number above 0.
     """
-    wrong = scale is not None and (isinstance(scale, bool) or not (math.isfinite(scale) and scale > 0))
-    if wrong:
+    if scale is not None and not (is_number(scale) and math.isfinite(scale) and scale > 0):
         raise UsageError(f"scale must be a number above 0, the value of a file that stands for 1, but is {scale!r}")
     return None if scale is None else float(scale)
 

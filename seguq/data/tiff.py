@@ -135,7 +135,8 @@ def _pixels(path: Path, series: Any) -> Array:
             if not (isinstance(error, ImportError) or "imagecodecs" in str(error)):
                 raise
     pages = [_page(path, one) for one in series.pages]
-    return np.stack(pages).reshape(series.shape) if len(pages) > 1 else pages[0].reshape(series.shape)
+    stacked: Array = np.stack(pages).reshape(series.shape)
+    return stacked
 
 
 def _page(path: Path, page: Any) -> Array:

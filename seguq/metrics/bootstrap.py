@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from seguq.core.checks import flat_images, require_target_range, require_target_shape
+from seguq.core.checks import LabelWatch, flat_images, require_target_range, require_target_shape
 from seguq.core.errors import SeguqError
 from seguq.core.seeds import derive_seed
 from seguq.functional.logits import full_precision
@@ -52,6 +52,7 @@ class BootstrapMetric(Metric):
     full_state_update = False
     sums: Tensor
     replicates: Tensor
+    labels: Tensor
     ungrouped: Tensor
 
     def __init__(
@@ -67,6 +68,7 @@ class BootstrapMetric(Metric):
         self.add_state("replicates", replicates, dist_reduce_fx="sum")
         # torchmetrics' collections take metrics of equal states for one; a state of each class's own tells them apart
         self.add_state(f"is_{type(self).__name__}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("labels", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("ungrouped", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @abstractmethod
@@ -106,6 +108,12 @@ class BootstrapMetric(Metric):
                 "images of one value each are (N, 1))"
             )
 
+    def _look(self, target: Tensor, ignore_index: int) -> None:
+        """Note which labels a batch of targets holds, for a word where they seem to be masks of 0 and 255."""
+        watch = LabelWatch(ignore_index)
+        watch.look(target)
+        self.labels = self.labels + watch.seen.to(self.labels.device)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Any:
         """Move the sums as ``fn`` does, but keep their type.
 
@@ -120,6 +128,9 @@ class BootstrapMetric(Metric):
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         """The value over everything seen; NaN where it is not defined."""
+        watch = LabelWatch(getattr(self, "ignore_index", None))
+        watch.seen = self.labels
+        watch.report(f"the targets of {type(self).__name__}")
         value: Tensor | dict[str, Tensor] = _map(Tensor.float, self._value(self.sums))
         return value
 

@@ -74,6 +74,7 @@ class CalibrationError(BootstrapMetric):
             group: one image id an item, for `compute_interval`.
         """
         probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        self._look(target, self.ignore_index)
         index = index.masked_fill(~labeled, -1)
 
         def sums_of(part: slice) -> Tensor:
@@ -238,6 +239,7 @@ class NegativeLogLikelihood(_PixelMean):
             target: class indices ``(B, *spatial)``.
             group: one image id an item, for `compute_interval`.
         """
+        self._look(target, self.ignore_index)
         if self.from_logits:
             logits, index, labeled = checked_scores(probs, target, self.num_classes, self.ignore_index)
             loss = torch.nn.functional.cross_entropy(logits, index, reduction="none")
@@ -273,5 +275,6 @@ class BrierScore(_PixelMean):
     def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch: ``probs`` (B, C, *spatial), ``target`` (B, *spatial), ``group`` one image id an item."""
         probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        self._look(target, self.ignore_index)
         true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
         self._add_values(probs.square().sum(1) - 2 * true + 1, labeled, group)

@@ -47,6 +47,7 @@ class MeanIoU(BootstrapMetric):
             )
         require_target_range(target, self.num_classes, self.ignore_index)
         require_target_range(prediction, self.num_classes, None, name="prediction")
+        self._look(target, self.ignore_index)
         said, true = flat_images(prediction), flat_images(target)
         self._add(len(true), group, lambda part: self._counts(said[part], true[part]))
 

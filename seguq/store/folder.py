@@ -269,7 +269,7 @@ class PredictionFolder:
         if all(target.is_file() and target.stat().st_mtime_ns >= done for target in targets):
             return
         maps = UncertaintyMaps.load(self.maps_file(image_id))
-        shown = None if image is None else to_rgb(read_image(image))
+        shown = None if image is None else to_rgb(read_image(image, scale=self.settings.get("scale")))
         for measure, scale in scales.items():
             values = maps[measure][0].numpy()
             label = label_of(measure)

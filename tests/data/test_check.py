@@ -14,6 +14,7 @@ import tifffile
 
 from seguq.core.errors import SeguqError
 from seguq.data import Classes, SegmentationFolder, check, check_files
+from seguq.data.reading import Picture
 from tests.data.builders import HEIGHT, WIDTH, build_dataset, random_mask, random_pixels, write
 
 TWO = Classes.unnamed(2)
@@ -182,18 +183,18 @@ def test_what_the_reader_repeats_or_drops_is_no_fault(dataset: Path, shape: tupl
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that the check reads, as it reads them."""
     paths: list[Path] = []
-    read_image, read_mask = check.read_image, check.read_mask
+    read_picture, read_indices = check.read_picture, check.read_indices
 
-    def counted_image(path: Path) -> np.ndarray:
+    def counted_image(path: Path) -> Picture:
         paths.append(path)
-        return read_image(path)
+        return read_picture(path)
 
     def counted_mask(path: Path, classes: Classes) -> np.ndarray:
         paths.append(path)
-        return read_mask(path, classes)
+        return read_indices(path, classes)
 
-    monkeypatch.setattr(check, "read_image", counted_image)
-    monkeypatch.setattr(check, "read_mask", counted_mask)
+    monkeypatch.setattr(check, "read_picture", counted_image)
+    monkeypatch.setattr(check, "read_indices", counted_mask)
     return paths
 
 
