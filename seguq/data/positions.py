@@ -50,6 +50,8 @@ class PositionCounter:
         self._indices: Iterator[int] | None = None
         self._distributed: DistributedSampler[Any] | None = None
         self._numbered = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+        if self._numbered and loader.batch_sampler is None:  # the items of its data set are batches
+            self._numbered = not isinstance(loader.sampler, SequentialSampler)
         batches = getattr(loader, "batch_sampler", None) if isinstance(loader, DataLoader) else None
         batches = getattr(batches, "_batch_sampler", batches)  # Lightning wraps it to note indices when predicting
         sampler = getattr(batches, "sampler", None)

@@ -40,7 +40,7 @@ def tell_of_probabilities(model: nn.Module, logits: Tensor) -> None:
 
 
 def _activation(logits: Tensor) -> tuple[str, str] | None:
-    if not logits.numel():
+    if not logits.numel() or logits.device.type == "meta":
         return None
     if logits.shape[1] == 2 and not bool(logits[:, 0].any()):  # (0, z): one logit, or independent labels
         low, high = logits[:, 1].aminmax()
