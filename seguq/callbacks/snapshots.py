@@ -12,6 +12,7 @@ from typing import Any, Literal
 from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
 from seguq.core.checks import require_choice, require_count
 from seguq.core.errors import UsageError
+from seguq.core.lightning import whole_checkpoints
 from seguq.core.log import logger
 
 
@@ -225,7 +226,8 @@ class Snapshots(RateCallback):
                 )
         self._ended.append(cycle)
         name, value = trainer.strategy.broadcast((self._free(cycle), value))
-        trainer.save_checkpoint(self.dir / name, weights_only=True)
+        with whole_checkpoints(trainer):
+            trainer.save_checkpoint(self.dir / name, weights_only=True)
         self._kept.append((name, cycle, value))
         for dropped in [] if self.keep is None else self._ranked()[self.keep :]:  # now that the new file is there
             self._kept.remove(dropped)
