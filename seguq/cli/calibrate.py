@@ -21,12 +21,15 @@ from seguq.cli.common import (
 )
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError
+from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.groups import Groups
+from seguq.core.locks import Lock
 from seguq.core.progress import ProgressLoader
 from seguq.data import SegmentationData
 from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, NegativeLogLikelihood
 from seguq.task import SegmentationTask
+from seguq.weights import read_checkpoint, weights_sha256
 
 
 def run(words: Sequence[str]) -> None:
@@ -86,6 +89,38 @@ def calibrate(
         Calibrator.named(calibrator)
     if out is not None:
         refuse_to_overwrite(Path(out), overwrite)
+    target = Path(checkpoint if out is None else out)
+    require_replaceable(target)
+    if target.exists():
+        read_checkpoint(target)  # nothing but a checkpoint is replaced
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Lock(target.parent, shared=True):  # beside others that calibrate, but not beside a training that goes on
+        remove_leftovers(target.parent)
+        _calibrate(
+            checkpoint, root, split, calibrator, group, estimator, samples, members, seed, size, batch_size,
+            num_workers, device, out,
+        )  # fmt: skip
+    print(f"kept in {target}")
+
+
+def _calibrate(
+    checkpoint: str,
+    root: Path,
+    split: str,
+    calibrator: Calibrator | str,
+    group: str | None,
+    estimator: Estimator | str,
+    samples: int | None,
+    members: list[str] | None,
+    seed: int | None,
+    size: int | tuple[int, int] | None,
+    batch_size: int,
+    num_workers: int | None,
+    device: str,
+    out: str | None,
+) -> None:
+    """Fit it, keep it, and show what it is worth."""
+    weights = weights_sha256(read_checkpoint(checkpoint).get("state_dict", {}))
     task = SegmentationTask.load(checkpoint).to(pick_device(device))
     if task.task == "multilabel":
         raise SeguqError("seguq calibrate shows values for one class a pixel; calibrate multilabel models in Python")
@@ -121,12 +156,11 @@ def calibrate(
             groups.update(batch.groups)
     except TooFewGroups as error:
         warnings.warn(f"nothing can be shown: {error}", stacklevel=1)
-    save_calibrator(checkpoint, fitted, est.tag, out)
+    save_calibrator(checkpoint, fitted, est.tag, out, weights)
     if groups:
         images = f"{split}, {len(module.folder(split))} images"
         together = f"{len(groups)} {'blocks' if group is None else 'groups'}"
         _print(f"{est.tag}: {fitted!r}", images, together, metrics)
-    print(f"kept in {out or checkpoint}")
 
 
 def _print(
