@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from seguq.calibration.base import Calibrator
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import write_torch
+from seguq.core.locks import Lock
 from seguq.core.reading import mapping, reading, text, whole
 from seguq.weights.checkpoint import load_all_weights, read_checkpoint, weights_in, weights_sha256
 
@@ -158,26 +161,49 @@ def calibrators_of(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Cal
 
 
 def save_calibrator(
-    path: str | os.PathLike[str], calibrator: Calibrator, tag: str, out: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    calibrator: Calibrator,
+    tag: str,
+    out: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
 ) -> None:
     """Put a calibrator beside those that a checkpoint has; the file is replaced as a whole.
+
+    Processes that do so with one file at the same time wait for each other, and no calibrator is lost.
 
     Args:
         path: checkpoint file.
         calibrator: a fitted one.
         tag: the tag of the estimator that it was fitted for; one of the same tag is replaced.
         out: file to write instead of ``path``.
+        weights: hash of the weights that it was fitted for, `weights_sha256`; None: those in the file, as is known.
+
+    Raises:
+        SeguqError: if the file has other weights by now.
     """
+    with Lock(Path(path), wait=True) if Path(path).is_file() else nullcontext():
+        _add_calibrator(path, calibrator, tag, path if out is None else out, weights)
+
+
+def _add_calibrator(
+    path: str | os.PathLike[str],
+    calibrator: Calibrator,
+    tag: str,
+    target: str | os.PathLike[str],
+    weights: str | None,
+) -> None:
     checkpoint = read_checkpoint(path)
     with reading(path):
         found = section(checkpoint)
         state = weights_in(checkpoint)
         step = whole(checkpoint.get("global_step", 0), "'global_step'", 0)
-        packed = pack(calibrator, weights_sha256(state), step)
+        there = weights_sha256(state)
+    if weights not in (None, there):
+        raise SeguqError(f"{path} was replaced while the calibrator was fitted, by one of other weights: fit it again")
+    packed = pack(calibrator, there, step)
     found["calibrators"] = {**found.get("calibrators", {}), tag: packed}
     if state is checkpoint:
         checkpoint = {"state_dict": checkpoint}
-    target = path if out is None else out
     write_torch(target, {**checkpoint, KEY: found})
 
 

@@ -6,22 +6,26 @@ import functools
 import itertools
 import math
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import carry, section, unpack
+from seguq.callbacks.agreement import together
 from seguq.callbacks.batches import BatchForward, taken_in
 from seguq.callbacks.hooks import listen, stand_in
 from seguq.callbacks.passes import Passes
 from seguq.callbacks.run import Run
 from seguq.callbacks.watch import Watch
 from seguq.core.checks import require_choice, require_count
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.lightning import Callback, has_own
+from seguq.core.locks import Lock
 from seguq.functional.logits import TASKS, Task
 from seguq.inference import Deterministic, Estimator
+from seguq.store.writer import writing
 from seguq.weights import weights_sha256
 
 PREFIX = {"validate": "val", "test": "test", "predict": "predict"}
@@ -105,10 +109,19 @@ class EstimatorCallback(Callback):
         self._undo: list[Any] = []
         self.logged: dict[str, float] = {}
         self._met_first = False  # of the validations of a training
+        self._held: set[Path] = set()  # folders
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, pickled or not, takes part in no run."""
-        state = {**vars(self), "run": None, "verified": {}, "logged": {}, "_undo": [], "_met_first": False}
+        kept: dict[str, Any] = {
+            "run": None,
+            "verified": {},
+            "logged": {},
+            "_undo": [],
+            "_met_first": False,
+            "_held": set(),
+        }
+        state = {**vars(self), **kept}
         for name in ("log", "log_dict"):  # methods of the module, which a Trainer puts here; they hold all of it
             state.pop(name, None)
         return state
@@ -167,6 +180,28 @@ class EstimatorCallback(Callback):
         for undo in self._undo:
             undo()
         self._rest()
+
+    def hold(self, trainer: Any, module: Any, folder: Path) -> bool:
+        """Keep other runs out of a folder until the Trainer is done; the first process does, and makes the folder.
+
+        Returns:
+            Whether it was free before, and not held by this very callback already.
+        """
+        if folder in self._held:
+            return False
+
+        def take() -> None:
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f"{folder} is a file, not a folder")
+            with writing(type(self).__name__):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock(folder)
+            lock.take()
+            self._undo.append(lock.release)
+
+        together(trainer, module, take, first_only=True)
+        self._held.add(folder)
+        return True
 
     def _drop_run(self) -> None:
         run, self.run = self.run, None

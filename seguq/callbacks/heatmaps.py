@@ -93,14 +93,13 @@ class HeatmapWriter(EstimatorCallback):
         self.images = images
         self.overwrite = overwrite
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """A new training finds its own scale; one that is resumed keeps it."""
-        if trainer.is_global_zero and not trainer.ckpt_path:
-            (self.dir / PREFIX["validate"] / "scale.json").unlink(missing_ok=True)
-
     def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
         """An epoch begins."""
         require_own_folder(self, trainer)
+        folder = self.dir / PREFIX[stage]
+        first = self.hold(trainer, module, folder)
+        if stage != "predict" and first:
+            together(trainer, module, lambda: _require_own_scales(trainer, folder / "scale.json"), first_only=True)
         return _Writing(self, trainer, module, stage, passes)
 
 
@@ -303,6 +302,14 @@ def alone(maps: UncertaintyMaps, image_id: str, names: Sequence[str]) -> Uncerta
         num_classes=maps.num_classes,
         multilabel=maps.multilabel,
     )
+
+
+def _require_own_scales(trainer: Any, file: Path) -> None:
+    """A new training finds its own scale; one that is resumed keeps it; and one of somebody else stays."""
+    if os.path.lexists(file) and read_scales(file) is None:
+        raise UsageError(f"{file} was not written by HeatmapWriter: give it another folder")
+    if trainer.state.fn == "fit" and not trainer.ckpt_path:
+        file.unlink(missing_ok=True)
 
 
 def _hash(image_id: str) -> int:

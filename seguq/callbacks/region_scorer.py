@@ -100,6 +100,7 @@ class RegionScorer(EstimatorCallback):
     def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
         """A prediction begins."""
         require_own_folder(self, trainer)
+        self.hold(trainer, module, self.dir)
         return _Scoring(self, trainer, module, stage, passes)
 
 
@@ -118,13 +119,10 @@ class _Scoring(Run):
 
     def _prepare(self) -> None:
         folder = self.callback.dir
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file, not a folder")
         for name in (_TABLE, *((_SELECTION,) if self.callback.budget is not None else ())):
             if (folder / name).exists() and not self.callback.overwrite:
                 raise UsageError(f"{folder / name} exists already: give RegionScorer another folder, or overwrite=True")
         with writing("RegionScorer"):
-            folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
 
     def look(self, step: Step, dataloader: int) -> None:

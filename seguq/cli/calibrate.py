@@ -20,15 +20,20 @@ from seguq.cli.common import (
     scalar,
     with_interval,
 )
-from seguq.cli.model import Size, image_size, load_model
+from seguq.cli.model import Model, Size, image_size, load_model
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError
+from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.groups import Groups
+from seguq.core.locks import Lock
 from seguq.core.progress import ProgressLoader
+from seguq.core.reading import reading
 from seguq.data import SegmentationData
 from seguq.data.reading import require_scale
 from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, NegativeLogLikelihood
+from seguq.weights import read_checkpoint, weights_sha256
+from seguq.weights.checkpoint import weights_in
 
 
 def run(words: Sequence[str]) -> None:
@@ -104,7 +109,44 @@ def calibrate(
         Calibrator.named(calibrator)
     if out is not None:
         refuse_to_overwrite(Path(out), overwrite)
-    model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
+    target = Path(checkpoint if out is None else out)
+    require_replaceable(target)
+    if target.exists():
+        read_checkpoint(target)  # nothing but a checkpoint is replaced
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Lock(target.parent, shared=True):  # beside others that calibrate, but not beside a training that goes on
+        remove_leftovers(target.parent)
+        kept = read_checkpoint(checkpoint)
+        with reading(checkpoint):
+            weights = weights_sha256(weights_in(kept))
+        del kept
+        model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
+        held_out = _held_out(model, root, split, size, batch_size, num_workers, scale)
+        est = make_estimator(
+            estimator,
+            model.network,
+            task=model.task,
+            member=model.member,
+            samples=samples,
+            seed=seed,
+            members=members,
+            calibrator=None,
+        )
+        fitted = _fit_and_show(est, held_out, split, calibrator, group)
+        save_calibrator(checkpoint, fitted, est.tag, out, weights)
+    print(f"kept in {target}")
+
+
+def _held_out(
+    model: Model,
+    root: Path,
+    split: str,
+    size: Size,
+    batch_size: int,
+    num_workers: int | None,
+    scale: float | None,
+) -> SegmentationData:
+    """The data to fit on, treated as in the training of the model."""
     if model.task == "multilabel":
         raise SeguqError("seguq calibrate shows values for one class a pixel; calibrate multilabel models in Python")
     told = model.trained_on
@@ -125,27 +167,24 @@ def calibrate(
         std=own_std,
         scale=model.scale if scale is None else scale,
     )
-    loader = held_out.dataloader(split)
-    num_classes = len(held_out.classes)
-    if model.num_classes not in (None, num_classes):
-        raise SeguqError(f"{root} has {num_classes} classes, but the model has {model.num_classes}")
-    est = make_estimator(
-        estimator,
-        model.network,
-        task=model.task,
-        member=model.member,
-        samples=samples,
-        seed=seed,
-        members=members,
-        calibrator=None,
-    )
+    classes = len(held_out.classes)
+    if model.num_classes not in (None, classes):
+        raise SeguqError(f"{root} has {classes} classes, but the model has {model.num_classes}")
+    return held_out
+
+
+def _fit_and_show(
+    est: Estimator, held_out: SegmentationData, split: str, calibrator: Calibrator | str, group: str | None
+) -> Calibrator:
+    """Fit a calibrator, and print what it is worth out of sample."""
+    loader, num_classes = held_out.dataloader(split), len(held_out.classes)
     pooled = est.pooled(ProgressLoader(loader, f"{est.tag} on {split}"))
     ignore_index = held_out.classes.ignore_index
 
     def make() -> Calibrator:
         if isinstance(calibrator, Calibrator):
             return copy.deepcopy(calibrator)
-        return Calibrator.make(calibrator, task=model.task, num_classes=num_classes, ignore_index=ignore_index)
+        return Calibrator.make(calibrator, task=est.task, num_classes=num_classes, ignore_index=ignore_index)
 
     fitted = make()
     fitted.arguments()
@@ -163,12 +202,11 @@ def calibrate(
             groups.update(batch.groups)
     except TooFewGroups as error:
         warnings.warn(f"nothing can be shown: {error}", stacklevel=1)
-    save_calibrator(checkpoint, fitted, est.tag, out)
     if groups:
         images = f"{split}, {len(held_out.folder(split))} images"
         together = f"{len(groups)} {'blocks' if group is None else 'groups'}"
         _print(f"{est.tag}: {fitted!r}", images, together, metrics)
-    print(f"kept in {out or checkpoint}")
+    return fitted
 
 
 def _print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,21 +13,29 @@ import torch
 from seguq.cli.common import require_folder
 from seguq.cli.parsing import config_first, require_no_nul, underscored
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import remove_leftovers, require_replaceable, write_json
 from seguq.core.lightning import (
     Callback,
+    CheckpointIO,
     CSVLogger,
     LightningArgumentParser,
     LightningCLI,
     MisconfigurationException,
     ModelCheckpoint,
     RichProgressBar,
+    WholeCheckpointIO,
+    is_first_process,
     quiet,
 )
-from seguq.core.reading import mapping, reading
+from seguq.core.locks import Lock
+from seguq.core.reading import listing, mapping, read_json, reading
 from seguq.data import SegmentationData
+from seguq.store.writer import writing
 from seguq.task import SegmentationTask
 from seguq.weights import read_checkpoint
 
+_MARKER = "fit.json"
+_FILES = ["best.ckpt", "last.ckpt", "config.yaml"]  # that a training replaces; its logs are new ones each time
 _DESCRIPTION = """Train a segmentation model on a folder of images and masks.
 
 The folder holds images/SPLIT/NAME.jpg, masks/SPLIT/NAME.png and classes.json. Everything of the model, the data and
@@ -36,6 +45,8 @@ Lightning's Trainer can be set here or in a file: seguq fit --config configs/fit
 
 class FitCLI(LightningCLI):
     """LightningCLI with a folder for the results, the best and the last checkpoint, and a progress bar."""
+
+    lock: Lock | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options beside those of model, data and trainer."""
@@ -48,10 +59,15 @@ class FitCLI(LightningCLI):
         out, resume = Path(self.config.out), self.config.resume
         require_folder(str(self.config.data.root), "--data.root")  # before weights are downloaded
         self.resumed = None if resume is None else _training_in(resume)
-        if resume is None and (out / "last.ckpt").exists():
-            raise UsageError(
-                f"{out} holds a training already: go on with it by --resume {out / 'last.ckpt'}, or pass another --out"
-            )
+        if is_first_process():  # the others of a training are started by it
+            with writing("seguq fit"):
+                out.mkdir(parents=True, exist_ok=True)
+            self.lock = Lock(out)
+            self.lock.take()
+            _require_free(out, None if resume is None else Path(resume))
+            remove_leftovers(out)
+            with writing("seguq fit"):
+                write_json(out / _MARKER, {"written_by": "seguq fit", "files": _FILES})
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer, with seguq's callbacks."""
@@ -64,6 +80,10 @@ class FitCLI(LightningCLI):
         )
         # save_last=True would write the last checkpoint only when the best one changes
         last = ModelCheckpoint(dirpath=out, filename="last", enable_version_counter=False)
+        plugins = self.config_init.trainer.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            self.config_init.trainer.plugins = [*plugins, WholeCheckpointIO()]
         callbacks = [*(self.config_init.trainer.callbacks or []), best, last]
         if self.config.trainer.enable_progress_bar is not False:
             callbacks.append(RichProgressBar())
@@ -149,6 +169,33 @@ def _fit(cli: FitCLI) -> None:
             raise
 
 
+def _require_free(out: Path, resume: Path | None) -> None:
+    """Raise where a training would replace files that are not its own.
+
+    Args:
+        out: the folder of the training.
+        resume: the checkpoint that it goes on from; None: it begins anew.
+    """
+    there = [name for name in _FILES if os.path.lexists(out / name)]
+    trained = [name for name in there if name.endswith(".ckpt")]
+    goes_on = resume is not None and resume.resolve().parent == out.resolve()
+    if trained and resume is None:
+        from_last = f"go on with it by --resume {out / 'last.ckpt'}, or " if "last.ckpt" in trained else ""
+        raise UsageError(f"{out} holds a training already: {from_last}pass another --out")
+    if trained and not goes_on:
+        raise UsageError(f"{out} holds another training than that of --resume {resume}: pass another --out")
+    try:
+        marker = mapping(read_json(out / _MARKER), "its content")
+        listed = listing(marker["files"], "'files'") if marker["written_by"] == "seguq fit" else []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        listed = []
+    others = [name for name in there if name not in listed]
+    if others or (not listed and os.path.lexists(out / _MARKER)):
+        raise UsageError(f"{out / (others or [_MARKER])[0]} was not written by seguq fit: pass another --out")
+    for name in there:
+        require_replaceable(out / name)
+
+
 def run(words: Sequence[str]) -> None:
     """Train."""
     quiet()
@@ -164,7 +211,11 @@ def run(words: Sequence[str]) -> None:
         trainer_defaults={"max_epochs": 50, "log_every_n_steps": 10},
         parser_kwargs={"prog": "seguq fit", "description": _DESCRIPTION, "exit_on_error": False},
     )
-    _fit(cli)
+    try:
+        _fit(cli)
+    finally:
+        if cli.lock is not None:
+            cli.lock.release()
     if cli.trainer.interrupted:
         raise KeyboardInterrupt
     best = cli.trainer.checkpoint_callback

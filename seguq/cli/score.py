@@ -9,6 +9,7 @@ from typing import Any
 from seguq.cli.common import refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import UsageError
+from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.core.reading import reading
@@ -16,7 +17,7 @@ from seguq.data import list_images, read_image
 from seguq.functional.regions import Aggregate
 from seguq.inference import UncertaintyMaps
 from seguq.inference.measures import named_measures, scored_by_default
-from seguq.regions import Grid, Partition
+from seguq.regions import Grid, Partition, RegionTable
 from seguq.regions import score as score_maps
 from seguq.store.folder import predicted_ids, read_run
 
@@ -59,6 +60,9 @@ def score(
         )
     target = Path(out) if out else folder / "regions.parquet"
     refuse_to_overwrite(target, overwrite)
+    if target.exists():
+        RegionTable.load(target)  # nothing but a table is replaced
+    require_replaceable(target)
     ids, there = run["images"], set(predicted_ids(folder))
     if not run["complete"]:
         raise UsageError(
@@ -91,6 +95,7 @@ def score(
             raise UsageError(f"{parts!r} looks at the images, but {gone[0]!r} is not in {images} any more")
     stream = _maps_and_images(folder, ids, files if parts.needs_image else {})
     table = score_maps(stream, parts, by=by, aggregate=aggregate)
+    remove_leftovers(target.parent)
     table.save(target)
     logger.info("%d regions of %d images by %s %s: %s", len(table), len(ids), aggregate, by, target)
 

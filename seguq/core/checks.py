@@ -99,9 +99,11 @@ class LabelWatch:
         return self.ignore_index == 255 and labeled and ignored and not foreground
 
     def look(self, target: Tensor) -> None:
-        """Take in a batch of class indices of any shape."""
-        ignored = target == self.ignore_index
-        found = torch.stack((~ignored, (target > 0) & ~ignored, ignored)).flatten(1).any(1)
+        """Take in a batch of class indices of any shape; after the first with a class above 0, there is no doubt."""
+        if self.ignore_index != 255 or int(self.seen[1]):
+            return
+        ignored: Tensor = target == self.ignore_index
+        found = torch.stack([(~ignored).any(), ((target > 0) & ~ignored).any(), ignored.any()])
         self.seen = self.seen.to(found.device) + found
 
     def report(self, whose: str) -> None:

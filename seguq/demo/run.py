@@ -21,7 +21,7 @@ from seguq.cli.predict import predict
 from seguq.cli.select import draw_selection
 from seguq.core.errors import UsageError
 from seguq.core.files import TEMPORARY_PREFIX, write_json
-from seguq.core.lightning import Callback, Trainer, quiet, seed_everything
+from seguq.core.lightning import Callback, Trainer, WholeCheckpointIO, quiet, seed_everything
 from seguq.core.locks import Lock
 from seguq.core.log import logger
 from seguq.core.progress import ProgressLoader, progress
@@ -275,6 +275,7 @@ def _train(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
+        plugins=[WholeCheckpointIO()],
     )
     logger.info("training %s with %s from random weights, %d steps", "FPN", _ENCODER, steps)
     trainer.fit(task, datamodule=data.module)

@@ -111,8 +111,9 @@ class BootstrapMetric(Metric):
     def _look(self, target: Tensor, ignore_index: int) -> None:
         """Note which labels a batch of targets holds, for a word where they seem to be masks of 0 and 255."""
         watch = LabelWatch(ignore_index)
+        watch.seen = self.labels
         watch.look(target)
-        self.labels = self.labels + watch.seen.to(self.labels.device)
+        self.labels = watch.seen.to(self.labels.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Any:
         """Move the sums as ``fn`` does, but keep their type.

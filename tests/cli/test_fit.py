@@ -14,6 +14,7 @@ import torch
 
 from seguq.cli import main
 from tests.cli.conftest import fit_words
+from tests.core.test_locks import Holder
 
 
 def test_a_training_leaves_its_best_and_last_checkpoint_its_settings_and_its_figures(trained):
@@ -34,6 +35,34 @@ def test_another_training_in_the_same_folder_is_refused(discs, trained, capsys):
     assert (trained / "best.ckpt").read_bytes() == before
 
 
+CASES = [(missing, resume) for missing in ("last.ckpt", "best.ckpt", "fit.json") for resume in ("none", "elsewhere")]
+
+
+@pytest.mark.parametrize(("missing", "resume"), [*CASES, ("fit.json", "here")])
+def test_what_another_training_or_somebody_has_left_is_not_replaced(discs, trained, tmp_path, capsys, missing, resume):
+    out = shutil.copytree(trained, tmp_path / "run")
+    (out / missing).unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    words = fit_words(discs, out)
+    if resume == "elsewhere":
+        words += ["--resume", str(trained / "last.ckpt")]
+    elif resume == "here":
+        (out / "mine.ckpt").write_bytes((trained / "last.ckpt").read_bytes())
+        words += ["--resume", str(out / "mine.ckpt")]
+    assert main(words) == 2
+    assert "pass another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_two_trainings_at_once_in_one_folder_are_refused(discs, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with Holder(tmp_path / "run"):
+        assert main(fit_words(discs, tmp_path / "run")) == 2
+    assert "another run writes into" in capsys.readouterr().err
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(discs, tmp_path):
     out = tmp_path / "run"
@@ -50,9 +79,16 @@ def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(discs, tmp_
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     reached = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
+    first = shutil.copytree(out, tmp_path / "first")
     assert main([*words, "--resume", str(out / "last.ckpt")]) == 0
     assert reached < torch.load(out / "last.ckpt", weights_only=True)["global_step"] == 8
     assert (out / "logs" / "version_0").is_dir()
+    # and in another folder, where it leaves the first one as it is
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    words = fit_words(discs, tmp_path / "second", "--trainer.max_epochs", "4", "--resume", str(first / "last.ckpt"))
+    assert main(words) == 0
+    assert {"best.ckpt", "last.ckpt"} <= {path.name for path in (tmp_path / "second").iterdir()}
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
 
 
 def test_a_training_of_another_length_cannot_go_on(discs, trained, tmp_path, capsys):
