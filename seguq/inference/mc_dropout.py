@@ -6,7 +6,6 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from seguq.core.checks import require_count, require_seed
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
-from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
+from seguq.core.seeds import derive_seed, generator_state, own_generators, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
 from seguq.inference.estimator import OneModelEstimator
 from seguq.inference.evaluation import evaluation_mode, untouched
@@ -86,7 +85,6 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         self.layers = layers
         self.verify = verify
         self._replay = Replay(verify)
-        self._looked_at: WeakSet[nn.Module] = WeakSet()
 
     @property
     def tag(self) -> str:
@@ -158,10 +156,10 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
     def _tell_of_left_off(self, images: Tensor) -> None:
         """Name the modules that draw random numbers in training, and are not switched on; once a model."""
         model = self.network
-        if not self.verify or self.layers != "dropout" or model in self._looked_at or not len(images):
+        if not self.verify or self.layers != "dropout" or not len(images) or not self._replay.is_new(model):
             return
-        self._looked_at.add(model)
-        if seen_at_once(model) is not None:  # a script, compiled, or with hooks whose effects are not known
+        # a script, compiled, with hooks whose effects are not known, or a generator that a pass would move
+        if seen_at_once(model) is not None or own_generators(model) or _holds_generator(model):
             return
         try:
             with untouched(model):
@@ -170,6 +168,10 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             return
         modules = dict(model.named_modules())
         left = {name: modules[name] for name in random if not self._switched_on(name, modules[name])}
+        if left:
+            with untouched(model):
+                drawn = self.seen_random(images)  # whatever the mode
+            left = {name: part for name, part in left.items() if name not in drawn}
         if left:
             named = ", ".join(f"{name or 'the model itself'} ({type(part).__name__})" for name, part in left.items())
             warnings.warn(
@@ -217,3 +219,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             for handle in handles:
                 handle.remove()
         return tuple(dict.fromkeys(seen))
+
+
+def _holds_generator(model: nn.Module) -> bool:
+    return any(isinstance(value, torch.Generator) for part in model.modules() for value in vars(part).values())

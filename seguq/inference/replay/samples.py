@@ -7,7 +7,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Replay:
     def __init__(self, verify: bool = True) -> None:
         self.verify = verify
         self._problems: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+        self._met: WeakSet[nn.Module] = WeakSet()
         self._verified: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()  # samples by signature
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,6 +47,12 @@ class Replay:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    def is_new(self, model: nn.Module) -> bool:
+        """Whether this is asked of a model for the first time."""
+        new = model not in self._met
+        self._met.add(model)
+        return new
 
     def problem(self, model: nn.Module) -> str | None:
         """Why a model cannot be run from a tape, as far as is known."""
