@@ -97,8 +97,8 @@ class LabelWatch:
 
     def look(self, target: Tensor) -> None:
         """Take in a batch of class indices of any shape."""
-        ignored = target == self.ignore_index
-        found = torch.stack((~ignored, (target > 0) & ~ignored, ignored)).flatten(1).any(1)
+        labeled = torch.ne(target, 255 if self.ignore_index is None else self.ignore_index)
+        found = torch.stack((labeled, (target > 0) & labeled, ~labeled)).flatten(1).any(1)
         self.seen = self.seen.to(found.device) + found
 
     def report(self, whose: str) -> None:
