@@ -74,8 +74,8 @@ class RasterReader:
         normalization: as in `ArrayReader`.
         bands: numbers of the bands that are the channels, from 1; None: all of them.
 
-    Pixels without data (the file's nodata value, of whole numbers in all bands; NaN) are given the mean of the normalization, which is 0 for the
-    network.
+    Pixels without data (the file's nodata value, of unsigned numbers in all bands; NaN) are given the mean of the
+    normalization, which is 0 for the network.
 
     Raises:
         UsageError: if rasterio is not installed, or the file is missing, cannot be read, has no such band, or bands
@@ -135,7 +135,7 @@ class RasterReader:
                 for band, nodata in zip(pixels, self._nodata, strict=True)
             ]
         )
-        if pixels.dtype.kind != "f":  # in one band alone a whole number such as 0 may well be a color
+        if pixels.dtype.kind == "u":  # in one band alone 0 or 255 may well be a color
             absent[:] = absent.all(0)
         values[torch.from_numpy(absent)] = 0
         return values.nan_to_num_(nan=0.0)
