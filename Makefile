@@ -1,5 +1,5 @@
 # make demo: install where needed, and run the demo. make test: install where needed, and run the tests.
-.PHONY: help demo test test-slow bench bench-peers lint format clean
+.PHONY: help demo test test-slow test-lowest bench bench-peers lint format clean
 PYTHON ?=
 export PYTHON
 problem = $(shell sh scripts/install.sh check)
@@ -9,6 +9,7 @@ help:
 	@echo "make demo    train a small model, look at what it does not know, and at what to label next"
 	@echo "make test    run the tests"
 	@echo "make test-slow   runs the slow ones: processes that are killed, simulations of coverage (some minutes)"
+	@echo "make test-lowest   runs the tests with the lowest versions that pyproject.toml allows, in an environment of its own"
 	@echo "make bench   measure what is measured in benchmarks/README.md (some minutes)"
 	@echo "make bench-peers    the same of MC dropout beside other libraries, in an environment of its own"
 	@echo "make lint    check style and types"
@@ -26,6 +27,10 @@ test:
 test-slow:
 	$(require)@sh scripts/install.sh dev
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 -m slow
+
+test-lowest:
+	$(require)@sh scripts/install.sh lowest
+	@OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench:
 	$(require)@sh scripts/install.sh dev
@@ -51,4 +56,4 @@ format:
 	@.venv/bin/python -m ruff format .
 
 clean:
-	@rm -rf .venv .venv-peers demo-out
+	@rm -rf .venv .venv-lowest .venv-peers demo-out

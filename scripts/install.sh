@@ -2,6 +2,7 @@
 # Makes .venv where it is missing and installs seguq into it; does nothing where that was done before.
 #   sh scripts/install.sh check      prints one sentence if something is missing on this machine
 #   sh scripts/install.sh demo|dev   installs what the demo, or the tests and linters, need
+#   sh scripts/install.sh lowest     makes .venv-lowest with the lowest versions that pyproject.toml allows
 #   sh scripts/install.sh peers      makes .venv-peers with the libraries that benchmarks compare with
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -40,13 +41,23 @@ check() {
     fi
 }
 
+pip_install() {
+    python=$venv/bin/python
+    if [ "$1" = lowest ]; then # pip itself cannot choose the lowest
+        "$python" -m pip install --disable-pip-version-check --progress-bar off uv &&
+            "$python" -m uv pip install --python "$python" --resolution lowest-direct -e "$2"
+    else
+        "$python" -m pip install --disable-pip-version-check --progress-bar off -e "$2"
+    fi
+}
+
 install() {
     if ! usable_venv; then
         echo "making the virtual environment $venv"
         "$(find_python)" -m venv --clear "$venv" || return 1
     fi
     case $1 in
-        dev) what='.[dev]' ;;
+        dev | lowest) what='.[dev]' ;;
         peers) what='.[peers]' ;;
         *) what='.' ;;
     esac
@@ -56,7 +67,7 @@ install() {
         [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && return 0
     done
     echo "installing seguq and what it needs into $venv: some minutes and about 6 GB the first time"
-    if ! "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e "$what" >"$venv/install.log" 2>&1; then
+    if ! pip_install "$1" "$what" >"$venv/install.log" 2>&1; then
         tail -n 5 "$venv/install.log" >&2
         echo "the installation failed; if it is not clear why, all that pip said is in $venv/install.log" >&2
         return 1
@@ -67,12 +78,12 @@ install() {
 case ${1:-} in
     check) check ;;
     demo | dev) install "$1" ;;
-    peers)
-        venv=.venv-peers
-        install peers
+    lowest | peers)
+        venv=.venv-$1
+        install "$1"
         ;;
     *)
-        echo "usage: sh scripts/install.sh check|demo|dev|peers" >&2
+        echo "usage: sh scripts/install.sh check|demo|dev|lowest|peers" >&2
         exit 2
         ;;
 esac

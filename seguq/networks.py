@@ -15,6 +15,7 @@ from urllib.request import getproxies
 from torch import nn
 
 from seguq.core.errors import SeguqError
+from seguq.core.reading import reading
 from seguq.inference.dropout import inject_dropout
 from seguq.weights.checkpoint import load_weights, read_checkpoint
 
@@ -129,16 +130,14 @@ def _load_encoder(network: nn.Module, file: str) -> None:
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
     if Path(file).suffix == ".safetensors":
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        try:
+        with reading(file, "safetensors"):
             content = load_file(file)
-        except SafetensorError as error:
-            raise SeguqError(f"{file} cannot be read as safetensors: it is damaged or of another format") from error
     else:
         content = read_checkpoint(file)
-    left_over = load_weights(encoder, content, file)
+    with reading(file):
+        left_over = load_weights(encoder, content, file)
     if left_over:
         names = ", ".join(left_over[:8]) + (", ..." if len(left_over) > 8 else "")
         warnings.warn(f"{file} holds {len(left_over)} tensors that the encoder has no place for: {names}", stacklevel=3)

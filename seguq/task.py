@@ -16,9 +16,12 @@ from seguq.calibration.checkpoint import KEY, SCHEMA_VERSION, add_calibrators, c
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningModule
+from seguq.core.reading import listing, reading, text
+from seguq.core.trees import leaves
 from seguq.data.batches import output_logits, unpack_batch
+from seguq.data.module import DataSettings
 from seguq.data.normalization import Normalization, encoder_normalization
-from seguq.data.reading import require_scale
+from seguq.data.positions import PositionCounter, require_order
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference import UncertaintyMaps
 from seguq.inference.deterministic import Deterministic
@@ -102,8 +105,8 @@ class SegmentationTask(LightningModule):
             raise SeguqError(f"class_weights has {weights} weights, but there are {self.num_classes} classes")
         self.lr, self.weight_decay = lr, weight_decay
         self._images_seen = 0
-        self.scale: float | None = None  # as the data were read in training: see `seguq.data.read_image`
         self.class_names: tuple[str, ...] = ()
+        self.trained_on: DataSettings | None = None
         self.calibrators: dict[str, Calibrator] = {}
         self.model = (
             model
@@ -141,6 +144,11 @@ class SegmentationTask(LightningModule):
     def channels(self) -> int:
         """Channels of an image."""
         return len(self.normalization.mean)
+
+    @property
+    def scale(self) -> float | None:
+        """Value of 16-bit and float files that stood for 1 in training, see `seguq.data.read_image`; None: by type."""
+        return None if self.trained_on is None else self.trained_on.scale
 
     @property
     def _divisor(self) -> int:
@@ -220,6 +228,9 @@ class SegmentationTask(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> UncertaintyMaps:
         """Probabilities and uncertainty of one deterministic pass."""
         batch = unpack_batch(batch)
+        if batch.image_id is None and self._trainer is not None:
+            loader = dict(enumerate(leaves(self.trainer.predict_dataloaders))).get(dataloader_idx)
+            require_order(PositionCounter(loader))
         ids = batch.image_id or [str(self._images_seen + i) for i in range(len(batch.image))]
         self._images_seen += len(batch.image)
         return Deterministic(self, task=self.task)(batch.image, ids)
@@ -234,8 +245,7 @@ class SegmentationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Check that a training that is resumed was planned as it is now, and note how its images are read."""
-        self.scale = getattr(getattr(self.trainer, "datamodule", None), "scale", self.scale)
+        """Check that a training that is resumed was planned as it is now."""
         planned = getattr(self.lr_schedulers(), "total_steps", None)
         steps = self.trainer.estimated_stepping_batches
         if planned is not None and math.isfinite(steps) and planned != steps:
@@ -251,7 +261,6 @@ class SegmentationTask(LightningModule):
         found = section(checkpoint)
         found["normalization"] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
         found["class_names"] = list(self.class_names)
-        found["scale"] = self.scale
         checkpoint[KEY] = {**found, "version": SCHEMA_VERSION}
         if self.calibrators:  # training went on since some were fitted: these are of no use any more
             weights = weights_sha256(checkpoint["state_dict"])
@@ -263,8 +272,9 @@ class SegmentationTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the calibrators that were fitted for the checkpoint's weights."""
         self.calibrators = calibrators_of(checkpoint, weights_sha256(checkpoint["state_dict"]))
-        self.class_names = tuple(section(checkpoint).get("class_names", ()))
-        self.scale = require_scale(section(checkpoint).get("scale"))
+        names = section(checkpoint).get("class_names", [])
+        self.class_names = tuple(text(name, "a class name") for name in listing(names, "'class_names'"))
+        self.trained_on = DataSettings.of(checkpoint)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: nn.Module | None = None) -> SegmentationTask:
@@ -278,14 +288,25 @@ class SegmentationTask(LightningModule):
             SeguqError: if the checkpoint is of something else, or needs ``model=``.
         """
         checkpoint = read_checkpoint(path)
-        settings = dict(checkpoint.get("hyper_parameters", {}))
+        with reading(path):
+            return cls._from(checkpoint, path, model)
+
+    @classmethod
+    def _from(
+        cls, checkpoint: dict[str, Any], path: str | os.PathLike[str], model: nn.Module | None
+    ) -> SegmentationTask:
+        settings = checkpoint.get("hyper_parameters")
+        settings = settings if isinstance(settings, dict) else {}
         if "state_dict" not in checkpoint or not {"architecture", "classes", "mean"} <= set(settings):
             raise SeguqError(
                 f"{path} is no checkpoint of a seguq.SegmentationTask: load it into your own module with "
-                "seguq.load(checkpoint, model)"
+                "seguq.load(checkpoint, model), or name its class on the command line: --module FILE.py:Class"
             )
         if settings["architecture"] is None and model is None:
-            raise SeguqError(f"{path} was trained with a network of its own (model=): pass the same module as model=")
+            raise SeguqError(
+                f"{path} was trained with a network of its own (model=): pass the same module as model= (on "
+                "the command line: --module FILE.py:NAME)"
+            )
         known = {name: value for name, value in settings.items() if name in _SETTINGS}
         if model is not None:
             known = {name: value for name, value in known.items() if name not in ("architecture", "encoder")}

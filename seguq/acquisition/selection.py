@@ -7,13 +7,14 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.checks import is_number, require_plain_name
+from seguq.core.errors import SeguqError
 from seguq.core.files import write_bytes
+from seguq.core.reading import listing, mapping, read_json, reading, text, whole
 from seguq.regions.polygons import polygons
 from seguq.regions.rle import region_mask
 
@@ -75,10 +76,12 @@ class Selection:
         for each of its parts, each a list of rings of corners, the first around it, the others around its holes.
 
         Raises:
-            SeguqError: for a value that JSON has no way to hold. NaN is written as null.
+            SeguqError: for a value that JSON has no way to hold (NaN is written as null), or an image id that cannot
+                be the name of a file.
         """
         regions = []
         for row in self.rows:
+            require_plain_name("the image id", row["image_id"])
             plain = {name: _plain(value, name, row) for name, value in row.items()}
             regions.append({**plain, **_outline(row)})
         content = {"version": _SCHEMA_VERSION, "why": self.why, "regions": regions}
@@ -93,18 +96,15 @@ class Selection:
         Raises:
             SeguqError: if it is missing, no selection, or of another schema version.
         """
-        if not Path(path).is_file():
-            raise UsageError(f"{path} does not exist")
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        with reading(path, "a selection"):
+            content = mapping(read_json(path), "its content")
             version = content["version"]
-            current = version == _SCHEMA_VERSION
-            rows = [_row(region) for region in content["regions"]] if current else []
-            why = dict(content["why"]) if current else {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SeguqError(f"{path} cannot be read as a selection: it is damaged or another kind of file") from error
-        if not current:
-            raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
+            if version != _SCHEMA_VERSION:
+                raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
+            rows = [_row(mapping(region, "a region")) for region in listing(content["regions"], "'regions'")]
+            why = mapping(content["why"], "'why'")
+        for row in rows:
+            require_plain_name(f"{path}: the image id", row["image_id"])
         return cls(rows, why)
 
 
@@ -126,7 +126,23 @@ def _outline(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(region: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it was before it was saved."""
+    """A row as it was before it was saved.
+
+    Raises:
+        ValueError: for one that is none; it may come from anywhere, and is about to be counted, cut out and drawn.
+    """
+    text(region["image_id"], "image_id")
+    whole(region["rank"], "rank", 1)
+    for name in ("region_id", "predicted_class"):
+        whole(region[name], name)
+    y0, x0 = (whole(region[name], name, 0) for name in ("y0", "x0"))
+    whole(region["y1"], "y1", y0)
+    whole(region["x1"], "x1", x0)
+    whole(region["area"], "area", 0)
+    if region["score"] is not None and not is_number(region["score"]):  # NaN is written as null
+        raise ValueError(f"score must be a number, but is {region['score']!r}")
+    if region.get("rle") is not None:
+        region_mask(region)
     return {name: region[name] for name in _ROW} | {
         name: value for name, value in region.items() if name not in _OUTLINES
     }

@@ -106,6 +106,19 @@ class Calibrator(Named, nn.Module, ABC):
         small = {name: tensor for name, tensor in self.state_dict().items() if tensor.numel() <= 4}
         return {name: tensor.tolist() for name, tensor in small.items()}
 
+    def require_valid(self) -> None:
+        """Raise for a state that no `fit` leads to, such as a damaged file has.
+
+        It is asked when a calibrator is read from a checkpoint. One of your own adds what it knows of its tensors: the
+        bounds that they are fitted within, say.
+
+        Raises:
+            ValueError: saying which of its tensors, and why; here for one that holds NaN or infinity.
+        """
+        for name, tensor in self.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"its {name!r} holds NaN or infinite values")
+
     @abstractmethod
     def forward(self, logits: Tensor, image: Tensor | None = None) -> Tensor:
         """Calibrated logits, of the same shape as ``logits``."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seguq.core.checks import LabelWatch, require_target_range, require_target_shape
 from seguq.core.errors import SeguqError
+from seguq.data.batches import plain
 from seguq.functional.logits import Task, class_logits, class_target
 
 FittingBatches = Iterable[tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
@@ -38,7 +39,7 @@ def taken_apart(batch: Any) -> tuple[Tensor, Tensor | None, Tensor]:
         SeguqError: for what is neither a pair nor a triple of tensors.
     """
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3) and all(isinstance(item, Tensor) for item in batch):
-        return batch[0], batch[1] if len(batch) == 3 else None, batch[-1]
+        return plain(batch[0]), plain(batch[1]) if len(batch) == 3 else None, plain(batch[-1])
     raise SeguqError("batches must yield (logits, target) or (logits, image, target) tensors")
 
 
@@ -71,7 +72,7 @@ def checked_pair(logits: Tensor, target: Tensor, task: Task, ignore_index: int) 
     """Class logits ``(B, C, *spatial)`` and class indices ``(B, *spatial)`` of logits as a model gives them.
 
     Raises:
-        SeguqError: for a wrong shape, logits with NaN or infinity, or a target out of range.
+        SeguqError: for a wrong shape, a labeled pixel's logits with NaN or infinity, or a target out of range.
     """
     logits, target = logits.detach(), target.detach().to(logits.device)
     kind: Task = task
@@ -83,9 +84,16 @@ def checked_pair(logits: Tensor, target: Tensor, task: Task, ignore_index: int) 
     target = class_target(target, given, task)
     require_target_shape(logits, target)
     require_target_range(target, logits.shape[1], ignore_index)
-    if logits.numel() and not bool(torch.isfinite(torch.stack(logits.aminmax())).all()):
-        raise SeguqError("logits hold NaN or infinite values: the model has diverged or its input is damaged")
+    if not _all_finite(logits):
+        # a raster has no value where there are no data, and such pixels are ignored
+        logits = logits.masked_fill((target == ignore_index).unsqueeze(1), 0)
+        if not _all_finite(logits):
+            raise SeguqError("logits hold NaN or infinite values: the model has diverged or its input is damaged")
     return logits, target
+
+
+def _all_finite(logits: Tensor) -> bool:
+    return not logits.numel() or bool(torch.isfinite(torch.stack(logits.aminmax())).all())
 
 
 def require_reiterable(batches: Any) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seguq.calibration.base import Calibrator
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import whole_file
-from seguq.weights.checkpoint import load_all_weights, read_checkpoint, weights_sha256
+from seguq.core.files import write_torch
+from seguq.core.locks import Lock
+from seguq.core.reading import mapping, reading, text, whole
+from seguq.weights.checkpoint import load_all_weights, read_checkpoint, weights_in, weights_sha256
 
 SCHEMA_VERSION = 1
 KEY = "seguq"
@@ -43,7 +46,7 @@ def pack(calibrator: Calibrator, weights: str, global_step: int) -> dict[str, An
 
 def _calibrator_class(tag: str, packed: Mapping[str, Any]) -> type[Calibrator]:
     """The class of a packed calibrator: one of seguq's, or one that the running program has defined."""
-    name = str(packed["class"])
+    name = text(packed["class"], "its class")
     if "." not in name:  # nothing is imported because a file says so
         try:
             return Calibrator.named(name)
@@ -63,19 +66,28 @@ def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
     Raises:
         SeguqError: if it is of an unknown class or damaged.
     """
-    try:
-        calibrator = _calibrator_class(tag, packed)(**packed["arguments"])
-        calibrator.load_state_dict(packed["tensors"])
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in calibrator.state_dict().values()):
-            raise ValueError("its tensors hold NaN or infinite values")
-    except SeguqError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise SeguqError(f"the calibrator {tag!r} in the checkpoint cannot be understood ({error})") from error
-    calibrator.tag = tag
-    calibrator.weights_sha256 = str(packed.get("weights_sha256") or "unknown")
-    calibrator.global_step = packed.get("global_step")
+    with reading(f"the calibrator {tag!r} in the checkpoint"):
+        packed = mapping(packed, "its content")
+        calibrator = _calibrator_class(tag, packed)(**mapping(packed["arguments"], "'arguments'"))
+        tensors, own = mapping(packed["tensors"], "'tensors'"), calibrator.state_dict()
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor) or (name in own and not _same_kind(tensor, own[name])):
+                found = f"{tensor.dtype} of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else "no tensor"
+                raise ValueError(f"its {name!r} is {found}")
+        calibrator.load_state_dict(tensors)
+        calibrator.require_valid()
+        step = packed.get("global_step")
+        calibrator.tag = tag
+        calibrator.weights_sha256 = text(packed.get("weights_sha256") or "unknown", "'weights_sha256'")
+        calibrator.global_step = None if step is None else whole(step, "'global_step'", 0)
     return calibrator
+
+
+def _same_kind(one: Tensor, other: Tensor) -> bool:
+    """Whether both hold real numbers, or both whole ones, or ...; some versions of torch take one value of several."""
+    if 0 in (one.ndim, other.ndim) and one.ndim != other.ndim:
+        return False
+    return (one.is_complex(), one.is_floating_point()) == (other.is_complex(), other.is_floating_point())
 
 
 def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,8 +96,10 @@ def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SeguqError: if it was written by a later version.
     """
-    found = checkpoint.get(KEY) or {"version": SCHEMA_VERSION}
-    if not isinstance(found, Mapping) or not isinstance(found.get("calibrators", {}), Mapping):
+    found = checkpoint.get(KEY)
+    found = {"version": SCHEMA_VERSION} if found is None else found
+    parts = found.get("calibrators", {}) if isinstance(found, Mapping) else None
+    if not isinstance(parts, Mapping) or not all(isinstance(tag, str) for tag in parts):
         raise SeguqError(f"what the checkpoint holds under {KEY!r} is damaged")
     if found.get("version") != SCHEMA_VERSION:
         raise SeguqError(f"the checkpoint was written by another version of seguq (schema {found.get('version')})")
@@ -135,7 +149,7 @@ def calibrators_of(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Cal
     """
     fitting = {}
     for tag, packed in section(checkpoint).get("calibrators", {}).items():
-        if packed.get("weights_sha256") == weights:
+        if not isinstance(packed, Mapping) or packed.get("weights_sha256") == weights:
             fitting[tag] = unpack(tag, packed)
         else:
             warnings.warn(
@@ -147,38 +161,58 @@ def calibrators_of(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Cal
 
 
 def save_calibrator(
-    path: str | os.PathLike[str], calibrator: Calibrator, tag: str, out: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    calibrator: Calibrator,
+    tag: str,
+    out: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
 ) -> None:
     """Put a calibrator beside those that a checkpoint has; the file is replaced as a whole.
+
+    Processes that do so with one file at the same time wait for each other, and no calibrator is lost.
 
     Args:
         path: checkpoint file.
         calibrator: a fitted one.
         tag: the tag of the estimator that it was fitted for; one of the same tag is replaced.
         out: file to write instead of ``path``.
+        weights: hash of the weights that it was fitted for, `weights_sha256`; None: those in the file, as is known.
+
+    Raises:
+        SeguqError: if the file has other weights by now.
     """
+    with Lock(Path(path), wait=True) if Path(path).is_file() else nullcontext():
+        _add_calibrator(path, calibrator, tag, path if out is None else out, weights)
+
+
+def _add_calibrator(
+    path: str | os.PathLike[str],
+    calibrator: Calibrator,
+    tag: str,
+    target: str | os.PathLike[str],
+    weights: str | None,
+) -> None:
     checkpoint = read_checkpoint(path)
-    found = section(checkpoint)
-    state = checkpoint.get("state_dict", checkpoint)
-    packed = pack(calibrator, weights_sha256(state), int(checkpoint.get("global_step", 0)))
+    with reading(path):
+        found = section(checkpoint)
+        state = weights_in(checkpoint)
+        step = whole(checkpoint.get("global_step", 0), "'global_step'", 0)
+        there = weights_sha256(state)
+    if weights not in (None, there):
+        raise SeguqError(f"{path} was replaced while the calibrator was fitted, by one of other weights: fit it again")
+    packed = pack(calibrator, there, step)
     found["calibrators"] = {**found.get("calibrators", {}), tag: packed}
-    if "state_dict" not in checkpoint:
+    if state is checkpoint:
         checkpoint = {"state_dict": checkpoint}
-    target = path if out is None else out
-    with whole_file(target) as temporary:
-        try:
-            torch.save({**checkpoint, KEY: found}, temporary)
-        except RuntimeError as error:  # torch's own word for a failed write is a line of its source
-            if "enforce fail" not in str(error):
-                raise
-            raise SeguqError(f"{target} cannot be written: is the disk full?") from error
+    write_torch(target, {**checkpoint, KEY: found})
 
 
 def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
     """Load the weights of a checkpoint into a model, and the calibrators that were fitted for them.
 
     Args:
-        checkpoint: file of a Lightning checkpoint or of a bare state dict; of the model itself, of it compiled, or
+        checkpoint: file of a Lightning checkpoint, of a bare state dict, or of what another trainer has saved with the
+            weights under ``model_state_dict``, ``model``, ``net`` or the like; of the model itself, of it compiled, or
             of a LightningModule that holds it.
         model: the module that the weights go into.
 
@@ -186,12 +220,14 @@ def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
         The same module, with ``model.calibrators``: calibrators by estimator tag, a plain dict outside the state dict.
 
     Raises:
-        SeguqError: if the weights do not fit the model, naming what is missing.
+        SeguqError: if the file is damaged, or the weights do not fit the model, naming what is missing; or are not
+            finite.
     """
     content = read_checkpoint(checkpoint)
-    section(content)
-    load_all_weights(model, content, str(checkpoint))
-    calibrators = calibrators_of(content, weights_sha256(content.get("state_dict", content)))
+    with reading(checkpoint):
+        section(content)
+        load_all_weights(model, content, str(checkpoint))
+        calibrators = calibrators_of(content, weights_sha256(weights_in(content)))
     if calibrators:
         own = weights_sha256(model)  # the file may hold more than the model
         for calibrator in calibrators.values():

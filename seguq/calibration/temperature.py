@@ -86,6 +86,12 @@ class TemperatureScaling(Calibrator):
         """T."""
         return math.exp(float(self.log_temperature))
 
+    def require_valid(self) -> None:
+        """Raise for a T beyond 0.05 .. 20, which no fit gives."""
+        super().require_valid()
+        if abs(float(self.log_temperature)) > _BOUND + 1e-4:  # float32 rounds the bound itself
+            raise ValueError(f"its log_temperature is {float(self.log_temperature):g}, not within +-{_BOUND:.4g}")
+
     def fitted(self) -> dict[str, Any]:
         """T."""
         return {"temperature": self.temperature}

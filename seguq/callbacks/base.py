@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import carry, section, unpack
+from seguq.callbacks.agreement import together
 from seguq.callbacks.batches import BatchForward, taken_in
 from seguq.callbacks.hooks import listen, stand_in
 from seguq.callbacks.passes import Passes
 from seguq.callbacks.run import Run
 from seguq.callbacks.watch import Watch
 from seguq.core.checks import require_choice, require_count
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.lightning import Callback, has_own
+from seguq.core.locks import Lock
 from seguq.functional.logits import TASKS, Task
 from seguq.inference import Deterministic, Estimator
+from seguq.store.writer import writing
 from seguq.weights import weights_sha256
 
 PREFIX = {"validate": "val", "test": "test", "predict": "predict"}
@@ -47,13 +52,15 @@ class EstimatorCallback(Callback):
         calibrator: ``"auto"``: the one that was fitted for this estimator and for exactly the weights in hand, by
             `Calibrate` beside it or from the checkpoint; None: none; or a fitted calibrator.
         batch_forward: for batches and outputs that are not understood by themselves: a function of the module and the
-            batch as the loader gave it, that returns logits ``(B, C, *spatial)`` or ``(logits, mask)``.
+            batch as the loader gave it, that returns logits ``(B, C, *spatial)`` or ``(logits, mask)``. Where there is
+            a mask, its size is that of the maps, whatever that of the images: logits of another are resized to it.
         task: ``"multiclass"``, ``"binary"`` or ``"multilabel"``; None: what the module says in its attribute ``task``,
             otherwise multiclass, or binary where there is one logit a pixel.
         every_n_epochs: look at the first validation epoch of a training, at every n-th after it, and at its last.
 
     Attributes:
         run: the run of a loop in hand, or None.
+        logged: the values that it has logged, by name.
         verified: by estimator's tag, hashes of the weights that a loaded calibrator is for, in each precision.
     """
 
@@ -82,6 +89,12 @@ class EstimatorCallback(Callback):
                 "estimator must be an estimator such as seguq.MCDropout(samples=10), the name of one, or None for one "
                 f"deterministic pass, but is {estimator!r}"
             )
+        if batch_forward is not None and estimator is not None and estimator.looks_around:
+            raise SeguqError(
+                f"{estimator!r} shows its model other images than the batch (views, windows, or with seed= one image "
+                "at a time), which batch_forward= with a whole batch cannot: make the loader give (image, mask) and "
+                "leave batch_forward= out, or give another estimator"
+            )
         self.estimator: Estimator = estimator or Deterministic()
         self.calibrator = calibrator
         self.batch_forward = batch_forward
@@ -94,11 +107,21 @@ class EstimatorCallback(Callback):
         self.run: Run | None = None
         self.verified: dict[str, set[str]] = {}
         self._undo: list[Any] = []
+        self.logged: dict[str, float] = {}
         self._met_first = False  # of the validations of a training
+        self._held: set[Path] = set()  # folders
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, pickled or not, takes part in no run."""
-        state = {**vars(self), "run": None, "verified": {}, "_undo": [], "_met_first": False}
+        kept: dict[str, Any] = {
+            "run": None,
+            "verified": {},
+            "logged": {},
+            "_undo": [],
+            "_met_first": False,
+            "_held": set(),
+        }
+        state = {**vars(self), **kept}
         for name in ("log", "log_dict"):  # methods of the module, which a Trainer puts here; they hold all of it
             state.pop(name, None)
         return state
@@ -157,6 +180,28 @@ class EstimatorCallback(Callback):
         for undo in self._undo:
             undo()
         self._rest()
+
+    def hold(self, trainer: Any, module: Any, folder: Path) -> bool:
+        """Keep other runs out of a folder until the Trainer is done; the first process does, and makes the folder.
+
+        Returns:
+            Whether it was free before, and not held by this very callback already.
+        """
+        if folder in self._held:
+            return False
+
+        def take() -> None:
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f"{folder} is a file, not a folder")
+            with writing(type(self).__name__):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock(folder)
+            lock.take()
+            self._undo.append(lock.release)
+
+        together(trainer, module, take, first_only=True)
+        self._held.add(folder)
+        return True
 
     def _drop_run(self) -> None:
         run, self.run = self.run, None
@@ -225,6 +270,16 @@ class EstimatorCallback(Callback):
             self.run.finish()
             self.run = None
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Raise if the module has logged one of the names after this callback did."""
+        for name, value in self.logged.items():
+            found = float(trainer.callback_metrics.get(name, value))
+            if not (
+                math.isclose(found, value, rel_tol=1e-5, abs_tol=1e-9) or (math.isnan(found) and math.isnan(value))
+            ):
+                raise _taken(self, name)
+
+    on_test_end = on_validation_end
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
     on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
@@ -243,19 +298,34 @@ def _hashes_once_loaded(trainer: Any, module: Any, state: dict[str, Any]) -> set
     }
 
 
-def log_values(trainer: Any, module: Any, values: dict[str, float]) -> None:
-    """Hand values that are the same on all processes to the loggers."""
+def log_values(callback: EstimatorCallback, trainer: Any, module: Any, values: dict[str, float]) -> None:
+    """Hand values that are the same on all processes to the loggers.
+
+    Raises:
+        SeguqError: if somebody else has logged one of these names in this epoch, whose value would be lost.
+    """
+    taken = [name for name in values if name in trainer.callback_metrics and name not in callback.logged]
+    if taken:
+        raise _taken(callback, taken[0])
+    callback.logged.update(values)
     # a mean over processes changes nothing, and spares the advice that one should be taken
     module.log_dict(values, on_step=False, on_epoch=True, sync_dist=trainer.world_size > 1, add_dataloader_idx=False)
 
 
+def _taken(callback: EstimatorCallback, name: str) -> SeguqError:
+    return SeguqError(
+        f"{name!r} is logged by the module itself, or by another callback, and by {type(callback).__name__}: pass "
+        f"{type(callback).__name__}(prefix='seguq/'), which is put before all of its names"
+    )
+
+
 def require_own_names(callback: Any, trainer: Any) -> None:
     """Raise if another callback of the same class has an estimator of the same kind, whose values have those names."""
-    kinds = [other.kind for other in trainer.callbacks if type(other) is type(callback)]
-    if kinds.count(callback.kind) > 1:
+    others = [(other.prefix, other.kind) for other in trainer.callbacks if type(other) is type(callback)]
+    if others.count((callback.prefix, callback.kind)) > 1:
         raise SeguqError(
             f"two {type(callback).__name__} of one kind of estimator ({callback.kind}) would log under the same names: "
-            "leave one out"
+            "leave one out, or give one of them prefix="
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seguq.core.errors import SeguqError
 from seguq.core.trees import leaves
-from seguq.data.batches import output_logits, unpack_batch
+from seguq.data.batches import output_logits, plain, unpack_batch
 
 BatchForward = Callable[[nn.Module, Any], Any]
 """From a module and a batch as the loader gave it to logits, or to ``(logits, mask)``."""
@@ -36,10 +36,14 @@ def taken_in(
 
 
 def logits_and_mask(output: Any) -> tuple[Tensor, Tensor | None]:
-    """What ``batch_forward=`` gave: logits alone, or with the mask."""
+    """What ``batch_forward=`` gave: logits alone, or with the mask.
+
+    The second of two tensors is the mask where it has no channels, or holds whole numbers alone, of whatever type (a
+    binary loss wants float); otherwise it is a further output of the network.
+    """
     if isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Tensor):
-        logits, mask = output_logits(output[0]), output[1]
-        if mask.ndim == logits.ndim - 1 or not mask.is_floating_point():
+        logits, mask = output_logits(output[0]), plain(output[1])
+        if mask.ndim == logits.ndim - 1 or not mask.is_floating_point() or bool((mask == mask.round()).all()):
             return logits, mask
     return output_logits(output), None
 

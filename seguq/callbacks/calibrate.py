@@ -53,9 +53,11 @@ class Calibrate(EstimatorCallback):
         task: as in `EstimatorCallback`.
         ignore_index: value of masks that is left out.
         group: from an image's id to its group: a function or a regular expression, as in `seguq.core.groups.Groups`.
+        prefix: put before the names of all that is logged, as ``"seguq/"``, where the module logs one of these itself.
 
     Raises:
-        SeguqError: for an unknown name, or a calibrator that cannot be fitted in one reading.
+        SeguqError: for an unknown name, a calibrator that cannot be fitted in one reading, or a name that the module
+            logs itself.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2.
@@ -77,6 +79,7 @@ class Calibrate(EstimatorCallback):
         task: Task | None = None,
         ignore_index: int = 255,
         group: GroupOf = None,
+        prefix: str = "",
     ) -> None:
         super().__init__(estimator, None, batch_forward, task, every_n_epochs)
         if isinstance(calibrator, str):
@@ -93,6 +96,7 @@ class Calibrate(EstimatorCallback):
             )
         require_count("dataloader", dataloader, least=0)
         self.fitting = calibrator
+        self.prefix = prefix
         self.dataloader = dataloader
         self.group = group
         self.fitted: dict[str, Calibrator] = {}  # by tag: what checkpoints are given
@@ -208,8 +212,13 @@ class _Fit(Run):
     def _log(self, values: dict[str, float]) -> None:
         kind = self.callback.kind
         ending = "" if kind == "deterministic" else f"/{kind}"
-        prefix = PREFIX[self.stage]
-        log_values(self.trainer, self.module, {f"{prefix}/{name}{ending}": value for name, value in values.items()})
+        prefix = self.callback.prefix + PREFIX[self.stage]
+        log_values(
+            self.callback,
+            self.trainer,
+            self.module,
+            {f"{prefix}/{name}{ending}": value for name, value in values.items()},
+        )
 
 
 def _of_its_own(calibrator: Calibrator) -> dict[str, float]:

@@ -18,9 +18,9 @@ from seguq.callbacks.base import PREFIX, EstimatorCallback, require_own_folder
 from seguq.callbacks.batches import BatchForward, images_in, loaders_of
 from seguq.callbacks.passes import Passes, Step
 from seguq.callbacks.run import Run
-from seguq.core.checks import require_count
+from seguq.core.checks import require_count, require_plain_name
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import require_plain_name, write_json
+from seguq.core.files import write_json
 from seguq.core.log import logger, say_once
 from seguq.data.normalization import Normalization
 from seguq.export.images import to_rgb, write_png
@@ -93,14 +93,13 @@ class HeatmapWriter(EstimatorCallback):
         self.images = images
         self.overwrite = overwrite
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """A new training finds its own scale; one that is resumed keeps it."""
-        if trainer.is_global_zero and not trainer.ckpt_path:
-            (self.dir / PREFIX["validate"] / "scale.json").unlink(missing_ok=True)
-
     def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
         """An epoch begins."""
         require_own_folder(self, trainer)
+        folder = self.dir / PREFIX[stage]
+        first = self.hold(trainer, module, folder)
+        if stage != "predict" and first:
+            together(trainer, module, lambda: _require_own_scales(trainer, folder / "scale.json"), first_only=True)
         return _Writing(self, trainer, module, stage, passes)
 
 
@@ -141,15 +140,16 @@ class _Writing(Run):
             overwrite = True
         # the first before the others: it may have to clean up what a killed run has left
         together(trainer, self.module, lambda: self._prepare(folder, settings, overwrite), first_only=True)
-        return PredictionFolder(folder, settings, clean=False)
+        return PredictionFolder(folder, settings, clean=False, process=trainer.global_rank)
 
     def _prepare(self, path: Path, settings: dict[str, Any], overwrite: bool) -> None:
         with writing("HeatmapWriter"):
             folder = PredictionFolder(path, settings, overwrite=overwrite)
+            folder.expect()
         if self.stage != "predict":  # what an earlier training has left may show other images
             folder.clear()
             return
-        self.earlier = predicted_ids(path)
+        self.earlier = [image_id for image_id in predicted_ids(path) if image_id in folder.images]
         for maps in folder.stream(self.earlier):
             self._find_scale(maps)
 
@@ -174,6 +174,8 @@ class _Writing(Run):
             )
         if not predicts and not self.passes.watch.in_order:
             say_once("HeatmapWriter: the loader is shuffled, so that each validation shows other images")
+        if step.image is not None and not step.fits:
+            say_once("HeatmapWriter: the maps are not of the images' size, so that no picture of an image is kept")
         if predicts and self.passes.watch.numbered:
             self._require_no_others()
         shown = [i for i, n in enumerate(step.positions) if predicts or n in self._of(dataloader)]
@@ -186,7 +188,7 @@ class _Writing(Run):
         named = self._named([step.ids[i] for i in shown], dataloader)
         for i, image_id in zip(shown, named, strict=True):
             one = alone(maps[i], image_id, self.names)
-            picture = None if step.image is None else self._picture(step.image[i])
+            picture = self._picture(step.image[i]) if step.image is not None and step.fits else None
             self._find_scale(one)
             size = one.nbytes + (0 if picture is None else picture.nbytes)
             self.writer.submit(functools.partial(_write, self.folder, one, picture), size)
@@ -246,6 +248,7 @@ class _Writing(Run):
                 stale = [image_id for image_id in self.earlier if _hash(image_id) not in written]
                 self.folder.remove(stale)
                 self.earlier = [image_id for image_id in self.earlier if image_id not in stale]
+            self.folder.finish()
             self.folder.keep_scales(scales)
         if self.stage == "predict":
             logger.info("HeatmapWriter: maps are in %s; drawing the pictures", self.folder.dir)
@@ -301,6 +304,14 @@ def alone(maps: UncertaintyMaps, image_id: str, names: Sequence[str]) -> Uncerta
     )
 
 
+def _require_own_scales(trainer: Any, file: Path) -> None:
+    """A new training finds its own scale; one that is resumed keeps it; and one of somebody else stays."""
+    if os.path.lexists(file) and read_scales(file) is None:
+        raise UsageError(f"{file} was not written by HeatmapWriter: give it another folder")
+    if trainer.state.fn == "fit" and not trainer.ckpt_path:
+        file.unlink(missing_ok=True)
+
+
 def _hash(image_id: str) -> int:
     digest = hashlib.sha256(image_id.encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
@@ -308,6 +319,7 @@ def _hash(image_id: str) -> int:
 
 def _write(folder: PredictionFolder, maps: UncertaintyMaps, picture: Any) -> None:
     """Write what is known of one image."""
+    folder.note(maps.image_ids)
     if picture is not None:
         write_png(folder.picture_file(maps.image_ids[0]), picture)
     folder.save(maps)

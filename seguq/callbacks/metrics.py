@@ -26,7 +26,7 @@ from seguq.inference.measures import Measure, named_measures
 from seguq.metrics import BrierScore, CalibrationError, ErrorRanking, NegativeLogLikelihood
 from seguq.metrics.bootstrap import BootstrapMetric
 
-_OF_PROBS = {"ece": CalibrationError, "brier": BrierScore, "nll": NegativeLogLikelihood}
+_OF_PROBS = ("ece", "brier", "nll")
 _OF_RANKING = {"auroc_error": "auroc", "aurc": "aurc"}
 
 
@@ -58,10 +58,11 @@ class UncertaintyMetrics(EstimatorCallback):
             function, or a regular expression whose first bracket (or whole match) is the group; None: contiguous
             blocks, 64 of a loader's images in their order. Where there are fewer images, or it is not known how many,
             each is a group. See `seguq.core.groups.Groups`.
+        prefix: put before the names of all that is logged, as ``"seguq/"``, where the module logs one of these itself.
 
     Raises:
-        SeguqError: for wrong arguments, batches without masks, image ids that ``group`` finds nothing in, or two of
-            these callbacks with estimators of one kind.
+        SeguqError: for wrong arguments, batches without masks, image ids that ``group`` finds nothing in, two of
+            these callbacks with estimators of one kind, or a name that the module logs itself.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, 2017 (ECE); Brier, 1950; Geifman, Uziel and El-Yaniv,
@@ -85,6 +86,7 @@ class UncertaintyMetrics(EstimatorCallback):
         task: Task | None = None,
         ignore_index: int = 255,
         group: GroupOf = None,
+        prefix: str = "",
     ) -> None:
         super().__init__(estimator, calibrator, batch_forward, task, every_n_epochs)
         if max_images is not None:
@@ -93,6 +95,7 @@ class UncertaintyMetrics(EstimatorCallback):
         self.max_images = max_images
         self.measures = named_measures(measures)
         self.ignore_index = ignore_index
+        self.prefix = prefix
 
     def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
         """An epoch begins."""
@@ -110,6 +113,7 @@ class _Measuring(Run):
         kinds = [each.kind for each in self.trainer.callbacks if isinstance(each, UncertaintyMetrics)]
         require_own_names(self.callback, self.trainer)
         self.ending = "" if len(kinds) == 1 or kind == "deterministic" else f"/{kind}"
+        self.prefix = self.callback.prefix + PREFIX[self.stage]
         self.names = self.passes.want(self.callback.measures)
         self.sums: dict[int, dict[str, BootstrapMetric]] = {}  # by loader
         self.classes = 0
@@ -142,8 +146,10 @@ class _Measuring(Run):
         def of(values: Tensor) -> Tensor:
             return values if len(rows) == len(values) else values[rows]
 
-        for name in _OF_PROBS:
+        for name in ("ece", "brier"):
             metrics[name].update(of(probs), of(mask), group=groups)
+        # of logits: in probabilities, what the model is most wrong about is rounded to 0
+        metrics["nll"].update(of(step.logits_of(self.applied)), of(mask), group=groups)
         for name in self.names:
             metrics[name].update(of(maps[name]), of(error), group=groups)
 
@@ -166,7 +172,9 @@ class _Measuring(Run):
         if dataloader not in self.sums:
             ignored = self.callback.ignore_index
             made: dict[str, BootstrapMetric] = {
-                name: kind(self.classes, ignore_index=ignored) for name, kind in _OF_PROBS.items()
+                "ece": CalibrationError(self.classes, ignore_index=ignored),
+                "brier": BrierScore(self.classes, ignore_index=ignored),
+                "nll": NegativeLogLikelihood(self.classes, ignore_index=ignored, from_logits=True),
             }
             made |= {name: ErrorRanking() for name in self.names}
             self.sums[dataloader] = {name: metric.to(device) for name, metric in made.items()}
@@ -188,15 +196,15 @@ class _Measuring(Run):
             # a ModelCheckpoint that misses its value ends the training
             names = (*_OF_PROBS, *(f"{name}/{measure}" for measure in self.names for name in _OF_RANKING))
             endings = [f"/dataloader_idx_{number}" for number in range(loaders)] if several else [""]
-            labels = [f"{PREFIX[self.stage]}/{name}{self.ending}{ending}" for name in names for ending in endings]
-            log_values(trainer, self.module, dict.fromkeys(labels, math.nan))
+            labels = [f"{self.prefix}/{name}{self.ending}{ending}" for name in names for ending in endings]
+            log_values(self.callback, trainer, self.module, dict.fromkeys(labels, math.nan))
             return
         for dataloader in sorted(self.sums):
             ending = f"/dataloader_idx_{dataloader}" if several else ""
             self._report(self.sums[dataloader], self.ending + ending)
 
     def _report(self, metrics: dict[str, BootstrapMetric], ending: str) -> None:
-        trainer, prefix = self.trainer, PREFIX[self.stage]
+        trainer, prefix = self.trainer, self.prefix
         rows: list[Row] = []
         for name in _OF_PROBS:
             value: Any = metrics[name].compute()
@@ -209,7 +217,7 @@ class _Measuring(Run):
                 low, high = intervals[statistic]
                 rows.append(Row(name, measure, float(values[statistic]), float(low), float(high)))
         found = {f"{prefix}/{row.label}{ending}": row.value for row in rows}
-        log_values(trainer, self.module, found)
+        log_values(self.callback, trainer, self.module, found)
         if not trainer.loggers:
             return
         calibration: Any = metrics["ece"]

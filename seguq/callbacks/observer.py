@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import has_own
-from seguq.data.batches import output_logits
+from seguq.data.batches import is_same, output_logits, plain
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ForwardObserver:
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         inner = self._calls - self._begun.pop()
         whole = bool(args) and args[0] is self._batch and (len(args) > 1 or not isinstance(args[0], Tensor))
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        tensors = [plain(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if inner or whole or not tensors:
             return
         self._calls += 1
@@ -68,7 +68,7 @@ class ForwardObserver:
         assert self._image is not None
         if not _gives_logits(output, image, self._image):
             return
-        own = image is self._image
+        own = is_same(image, self._image)
         self._fitting[own] += 1
         if self._fitting[own] > 1:  # a step that goes over many crops must not fill the memory
             self._first.pop(own, None)
@@ -79,7 +79,7 @@ class ForwardObserver:
     def _likeness(self, tensor: Tensor) -> tuple[bool, bool, bool]:
         image = self._image
         assert image is not None
-        return tensor is image, tensor.shape == image.shape, tensor.shape[:2] == image.shape[:2]
+        return is_same(tensor, image), tensor.shape == image.shape, tensor.shape[:2] == image.shape[:2]
 
     def stop(self) -> None:
         """Take the hooks away; what was noted stays."""

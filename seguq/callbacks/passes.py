@@ -37,6 +37,7 @@ class Step:
         positions: running number of each image, over all processes.
         pooled: pooled class logits ``(B, C, *spatial)`` of the estimator, raw.
         maps_of: the uncertainty maps, given the calibrator to apply.
+        logits_of: the pooled class logits, given the calibrator to apply.
     """
 
     image: Tensor | None
@@ -46,6 +47,13 @@ class Step:
     positions: tuple[int, ...]
     pooled: Tensor
     maps_of: Callable[[Any], UncertaintyMaps]
+    logits_of: Callable[[Any], Tensor]
+
+    @property
+    def fits(self) -> bool:
+        """Whether there are images, and the maps are of their size."""
+        image = self.image
+        return image is not None and image.shape[2:] == self.pooled.shape[2 - image.ndim :]
 
 
 class Passes:
@@ -82,11 +90,6 @@ class Passes:
         self.trainer, self.stage, self.watch = trainer, stage, watch
         self.given, self.batch_forward, self.task = given, batch_forward, task
         unbound = given.unbound
-        if batch_forward is not None and given.looks_around:
-            raise SeguqError(
-                f"{type(given).__name__} shows its model other images than the batch, which batch_forward= with a "
-                "whole batch cannot: make the loader give (image, mask) and leave batch_forward= out"
-            )
         network = module if batch_forward is not None or not unbound else network_of(module)
         self._module = module if batch_forward is None and unbound else None
         own: Any = getattr(module, "task", None)
@@ -177,11 +180,12 @@ class Passes:
                 output, told = logits_and_mask(self.batch_forward(self.network, batch))
             mask = mask if told is None else told
             self.watch.number(len(output), given)
-        network_image = image
-        if network_image is None:  # only its size is of use
-            assert output is not None
-            size = output.shape[2:] if mask is None else mask.shape[2 - output.ndim :]
-            network_image = output.new_empty(len(output), 0, *size)
+            image_size = output.shape[2:] if image is None else image.shape[2:]
+            size = image_size if mask is None else mask.shape[2 - output.ndim :]  # logits fit the mask, or are made to
+            network_image = image if image is not None and image.shape[2:] == size else _empty(output, size)
+        else:
+            assert image is not None
+            network_image = image
         seen = self.watch.seen(self.network, image) if self._observable else None
         if seen is not None and seen.image.shape[2:] == network_image.shape[2:]:
             network_image = seen.image  # a step may normalize the batch first
@@ -218,15 +222,26 @@ class Passes:
         if mask is not None:
             reference = logits[:, 1] if est.task == "multilabel" else logits
             mask = class_target(mask.to(logits.device), reference, est.task)
+            if mask.shape[1:] != logits.shape[2:]:
+                raise SeguqError(
+                    f"masks {tuple(mask.shape)} do not fit logits {tuple(logits.shape)}, which have the size of the "
+                    "images: pass the callback batch_forward=lambda module, batch: (logits, mask), both of one size"
+                )
+
+        def answering(calibrator: Any) -> Estimator:
+            made = copy.copy(est)
+            made.calibrator = calibrator
+            return made
 
         def maps_of(calibrator: Any) -> UncertaintyMaps:
-            answering = copy.copy(est)
-            answering.calibrator = calibrator
             with torch.no_grad():
-                return answering.answer(logits, maps, network_image, ids)
+                return answering(calibrator).answer(logits, maps, network_image, ids)
+
+        def logits_of(calibrator: Any) -> Tensor:
+            return answering(calibrator).calibrated(logits, network_image)
 
         picked = tuple(numbers[i] for i in real)
-        return Step(image, mask, ids, picked, tuple(place.numbers[i] for i in real), logits, maps_of)
+        return Step(image, mask, ids, picked, tuple(place.numbers[i] for i in real), logits, maps_of, logits_of)
 
     def _calls(self, own: Callable[[nn.Module, Tensor], Any] | None) -> Callable[[nn.Module, Tensor], Tensor]:
         """How an estimator calls a model for the batch in hand, made of the ``forward`` that it was given."""
@@ -234,11 +249,6 @@ class Passes:
 
     def _logits(self, own: Callable[[nn.Module, Tensor], Any] | None, model: nn.Module, images: Tensor) -> Tensor:
         if self.batch_forward is not None:
-            if len(images) != len(self.watch.ids):
-                raise SeguqError(
-                    "an estimator with seed= runs image by image, which batch_forward= with a whole batch cannot: "
-                    "leave seed out, or make the loader give (image, mask)"
-                )
             output, _ = logits_and_mask(self.batch_forward(model, self._batch))
         else:
             output = self._called(model, images) if own is None else own(model, images)
@@ -262,3 +272,8 @@ class Passes:
         if self.estimator.task == "multiclass" and logits.ndim > 2 and logits.shape[1] == 1:
             return torch.cat((torch.zeros_like(logits), logits), 1)
         return logits
+
+
+def _empty(output: Tensor, size: Sequence[int]) -> Tensor:
+    """What stands for images where only their number and size are of use."""
+    return output.new_empty(len(output), 0, *size)

@@ -100,6 +100,7 @@ class RegionScorer(EstimatorCallback):
     def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
         """A prediction begins."""
         require_own_folder(self, trainer)
+        self.hold(trainer, module, self.dir)
         return _Scoring(self, trainer, module, stage, passes)
 
 
@@ -114,17 +115,14 @@ class _Scoring(Run):
         (self.by,) = named_measures(settings.by or scored_by_default(measures)) or ()
         self.passes.want((self.by, *(name for name in settings.partition.needs if name != self.by)))
         together(self.trainer, self.module, self._prepare, first_only=True)
-        self.shard = ShardWriter(settings.dir, self.trainer.global_rank)
+        self.shard = ShardWriter(settings.dir, self.trainer.global_rank, settings.dir / _TABLE)
 
     def _prepare(self) -> None:
         folder = self.callback.dir
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file, not a folder")
         for name in (_TABLE, *((_SELECTION,) if self.callback.budget is not None else ())):
             if (folder / name).exists() and not self.callback.overwrite:
                 raise UsageError(f"{folder / name} exists already: give RegionScorer another folder, or overwrite=True")
         with writing("RegionScorer"):
-            folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
 
     def look(self, step: Step, dataloader: int) -> None:
@@ -132,6 +130,11 @@ class _Scoring(Run):
             return
         settings, maps = self.callback, step.maps_of(self.calibrator).cpu()
         images = None if step.image is None else step.image.detach().float().cpu()
+        if images is not None and not step.fits:
+            raise SeguqError(
+                f"regions are boxes of pixels of the images {tuple(images.shape)}, but the logits have shape "
+                f"{tuple(step.pooled.shape)}: let batch_forward= return logits of the images' size"
+            )
         table = score(maps, settings.partition, images=images, by=self.by, aggregate=settings.aggregate)
         with writing("RegionScorer"):
             self.shard.add(table)
@@ -139,6 +142,7 @@ class _Scoring(Run):
     def close(self) -> None:
         together(self.trainer, self.module, self._close_shard)
         together(self.trainer, self.module, self._finish_table, first_only=True)
+        self.shard.abort()  # it is in the table
 
     def _close_shard(self) -> None:
         with writing("RegionScorer"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import warnings
@@ -9,10 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from seguq.callbacks.agreement import together
 from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
 from seguq.core.checks import require_choice, require_count
 from seguq.core.errors import UsageError
+from seguq.core.files import remove_leftovers
+from seguq.core.lightning import whole_checkpoints
+from seguq.core.locks import Lock
 from seguq.core.log import logger
+from seguq.core.reading import listing, mapping, number, reading, text, whole
+from seguq.store.writer import writing
 
 
 class Snapshots(RateCallback):
@@ -74,11 +81,17 @@ class Snapshots(RateCallback):
         self.keep = keep
         self.monitor = monitor
         self.mode = mode
+        self._lock: Lock | None = None
         self._at_rest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, pickled or not, holds no folder."""
+        return {**vars(self), "_lock": None}
 
     def _at_rest(self) -> None:
         self._rates: list[float] | None = None
         self._kept: list[tuple[str, int, float]] = []  # file in the folder, number of the cycle from 1, value
+        self._hashes: dict[str, str] = {}  # of their contents: what has another is somebody else's
         self._ended: list[int] = []  # the cycles whose end was seen, also of those that are not kept
         self._epochs: int | None = None
         self._value: float | None = None
@@ -103,6 +116,7 @@ class Snapshots(RateCallback):
         return {
             "rates": self._rates,
             "kept": kept,
+            "hashes": {name: self._hashes.get(name, "") for name, _, _ in self._kept},
             "ended": list(self._ended),
             "epochs": self._epochs,
             "value": self._value,
@@ -110,16 +124,39 @@ class Snapshots(RateCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a training was cut off."""
+        with reading("what the checkpoint holds for Snapshots"):
+            rates, epochs, value = (state_dict[name] for name in ("rates", "epochs", "value"))
+            ended = [whole(cycle, "a cycle", 0) for cycle in listing(state_dict["ended"], "'ended'")]
+            if rates is not None:
+                rates = [number(rate, "a learning rate", 0) for rate in listing(rates, "'rates'")]
+            # names alone: what a file says must not lead out of the folder
+            kept = [
+                (Path(text(name, "a name")).name, whole(cycle, "a cycle", 0), number(found, "a value"))
+                for name, cycle, found in listing(state_dict["kept"], "'kept'")
+            ]
+            hashes = {
+                text(name, "a name"): text(value, "a hash")
+                for name, value in mapping(state_dict["hashes"], "'hashes'").items()
+            }
+            epochs = None if epochs is None else whole(epochs, "'epochs'", 1)
+            value = None if value is None else number(value, "'value'")
         self._restored = True
-        rates, self._epochs, self._value = (state_dict[name] for name in ("rates", "epochs", "value"))
-        self._ended = [int(cycle) for cycle in state_dict["ended"]]
-        self._rates = None if rates is None else [float(rate) for rate in rates]
-        # names alone: what a file says must not lead out of the folder
-        kept = [(Path(name).name, int(cycle), float(value)) for name, cycle, value in state_dict["kept"]]
-        self._kept = [item for item in kept if (self.dir / item[0]).is_file()]
-        for name, _, _ in kept:
-            if not (self.dir / name).is_file():
-                warnings.warn(f"{self.dir / name} is gone: it will not be in the ensemble", stacklevel=2)
+        self._epochs, self._value, self._ended, self._rates = epochs, value, ended, rates
+        self._hashes = hashes
+        self._kept = [item for item in kept if self._is_own(item[0])]
+        for item in kept:
+            if item not in self._kept:
+                warnings.warn(
+                    f"{self.dir / item[0]} is gone: it will not be in the ensemble"
+                    if not (self.dir / item[0]).is_file()
+                    else f"{self.dir / item[0]} is not the file that this training wrote: it stays, and will not be in "
+                    "the ensemble",
+                    stacklevel=2,
+                )
+
+    def _is_own(self, name: str) -> bool:
+        path = self.dir / name
+        return path.is_file() and _sha256(path) == self._hashes.get(name)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fail now where the training cannot be cut into cycles."""
@@ -137,6 +174,27 @@ class Snapshots(RateCallback):
             raise UsageError(f"{self.dir} is a file: give Snapshots a folder")
         self._restored = False
 
+    def _hold(self) -> None:
+        """Keep other trainings out of the folder: they would find the same names free."""
+        with writing("Snapshots"):
+            self.dir.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.dir)
+        self._lock = Lock(self.dir)
+        self._lock.take()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let others into the folder."""
+        self._let_go()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Let others into the folder."""
+        self._let_go()
+
     def _bounds(self, trainer: Any) -> list[int]:
         """The epochs, counted from 0, that cycles begin with, and the end."""
         return [round(trainer.max_epochs * i / self.cycles) for i in range(self.cycles + 1)]
@@ -145,6 +203,7 @@ class Snapshots(RateCallback):
         """Note the rates that each cycle begins with; fail now where the steps of a cycle are not known."""
         if trainer.fast_dev_run:
             return
+        together(trainer, pl_module, self._hold, first_only=True)
         if not self._restored and not trainer.global_step:  # a Trainer that fits again goes on
             self._at_rest()
         if self._epochs not in (None, trainer.max_epochs):
@@ -225,12 +284,15 @@ class Snapshots(RateCallback):
                 )
         self._ended.append(cycle)
         name, value = trainer.strategy.broadcast((self._free(cycle), value))
-        trainer.save_checkpoint(self.dir / name, weights_only=True)
+        with whole_checkpoints(trainer):
+            trainer.save_checkpoint(self.dir / name, weights_only=True)
         self._kept.append((name, cycle, value))
+        if trainer.is_global_zero:  # which alone removes files, and whose state is kept
+            self._hashes[name] = _sha256(self.dir / name)
         for dropped in [] if self.keep is None else self._ranked()[self.keep :]:  # now that the new file is there
             self._kept.remove(dropped)
-            if trainer.is_global_zero:
-                (self.dir / dropped[0]).unlink(missing_ok=True)
+            if trainer.is_global_zero and self._is_own(dropped[0]):
+                (self.dir / dropped[0]).unlink()
 
     def _free(self, cycle: int) -> str:
         name, version = f"snapshot-{cycle}.ckpt", 0
@@ -251,3 +313,11 @@ class Snapshots(RateCallback):
             )
         if trainer.is_global_zero:
             logger.info("Snapshots: %d models in %s", len(self._kept), self.dir)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -13,6 +13,7 @@ from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
 from seguq.core.checks import is_number, require_count
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.log import logger
+from seguq.core.reading import listing, mapping, number, reading, text, whole
 from seguq.inference.moments import WeightMoments, with_statistics
 
 _SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
@@ -126,17 +127,17 @@ class SWAG(RateCallback):
         held = section(checkpoint).get("swag")
         if held is None or trainer.state.fn != "fit":
             return
-        moments = WeightMoments.from_state(held)
+        with reading("what the checkpoint holds for SWAG"):
+            moments = WeightMoments.from_state(mapping(held, "its content"))
+            rates = [number(rate, "a learning rate", 0) for rate in listing(held["lr"], "'lr'")]
+            step = whole(held["step"], "'step'", 0)
+            statistics = {text(name, "a layer") for name in listing(held["statistics"], "'statistics'")}
         if moments.rank != self.rank:
             raise UsageError(
                 f"the checkpoint was written by SWAG(rank={moments.rank}): resume with that rank, not {self.rank}"
             )
         self.moments = moments if trainer.is_global_zero else WeightMoments(self.rank)
-        try:
-            self._rates, self._step_collected = [float(rate) for rate in held["lr"]], int(held["step"])
-            self._statistics = {str(name) for name in held["statistics"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise SeguqError(f"what the checkpoint holds for SWAG is damaged ({error!r})") from error
+        self._rates, self._step_collected, self._statistics = rates, step, statistics
         self._restored = True
 
     # ---- training ----

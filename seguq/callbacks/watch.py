@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from seguq.callbacks.batches import BatchForward, loaders_of, taken_in
 from seguq.callbacks.observer import ForwardObserver, Seen, is_turned
 from seguq.core.errors import SeguqError
-from seguq.data.positions import PositionCounter, Positions
+from seguq.data.batches import is_same
+from seguq.data.positions import PositionCounter, Positions, require_order
 
 
 class Watch:
@@ -81,6 +82,8 @@ class Watch:
         if loader not in self._counters:
             this = dict(enumerate(loaders)).get(loader)
             self._counters[loader] = PositionCounter(this, self.trainer.global_rank, self.trainer.world_size)
+        if given is None and self.stage == "predict":
+            require_order(self._counters[loader])
         self.place = self._counters[loader].take(images)
         numbers = self.place.numbers if self.place.indices is None else self.place.indices
         self.numbered = given is None
@@ -120,7 +123,7 @@ class Watch:
 
     def _turned(self, given: Tensor, image: Tensor) -> bool:
         """Whether what a step fed its network does not lie as the images of the batch; says once if it differs."""
-        if given is image or (given.shape == image.shape and torch.equal(given.float(), image.float())):
+        if is_same(given, image) or (given.shape == image.shape and torch.equal(given.float(), image.float())):
             return False
         turned = is_turned(given, image)
         if not self._compared:

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from seguq.calibration import Calibrator, cross_fit
 from seguq.calibration.checkpoint import save_calibrator
@@ -19,15 +20,20 @@ from seguq.cli.common import (
     scalar,
     with_interval,
 )
+from seguq.cli.model import Model, Size, image_size, load_model
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError
+from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.groups import Groups
+from seguq.core.locks import Lock
 from seguq.core.progress import ProgressLoader
+from seguq.core.reading import reading
 from seguq.data import SegmentationData
 from seguq.data.reading import require_scale
 from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, NegativeLogLikelihood
-from seguq.task import SegmentationTask
+from seguq.weights import read_checkpoint, weights_sha256
+from seguq.weights.checkpoint import weights_in
 
 
 def run(words: Sequence[str]) -> None:
@@ -45,9 +51,13 @@ def calibrate(
     samples: int | None = None,
     members: list[str] | None = None,
     seed: int | None = None,
-    size: int | tuple[int, int] | None = None,
+    size: Size = "auto",
     batch_size: int = 8,
     num_workers: int | None = None,
+    module: str | None = None,
+    task: Literal["multiclass", "binary", "multilabel"] | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
     device: str = "auto",
     out: str | None = None,
     overwrite: bool = False,
@@ -73,9 +83,17 @@ def calibrate(
         samples: passes of mc_dropout.
         members: further checkpoints of a deep_ensemble.
         seed: seed of mc_dropout.
-        size: pixels, or [height, width], that images are resized to; as in training.
+        size: pixels, or [height, width], that images are resized to, or null for images as they are; auto: as in
+            training.
         batch_size: images a batch.
         num_workers: processes that load data.
+        module: FILE.py:NAME of a LightningModule, nn.Module, or a function that makes one, for a checkpoint of your own
+            training; it is made with the hyperparameters in the checkpoint. The file is run.
+        task: what the logits of a --module are, multiclass, binary or multilabel; by default as its attribute task
+            says, or multiclass.
+        mean: mean of each channel that the images of a --module are normalized with, of pixels from 0 to 1; by default
+            as its attribute normalization = (mean, std) says, or the checkpoint of a training with SegmentationData.
+        std: deviation of each channel.
         device: auto, cpu or cuda.
         out: file to write instead of changing the checkpoint.
         overwrite: replace the file of --out if it exists.
@@ -91,53 +109,104 @@ def calibrate(
         Calibrator.named(calibrator)
     if out is not None:
         refuse_to_overwrite(Path(out), overwrite)
-    task = SegmentationTask.load(checkpoint).to(pick_device(device))
-    if task.task == "multilabel":
+    target = Path(checkpoint if out is None else out)
+    require_replaceable(target)
+    if target.exists():
+        read_checkpoint(target)  # nothing but a checkpoint is replaced
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Lock(target.parent, shared=True):  # beside others that calibrate, but not beside a training that goes on
+        remove_leftovers(target.parent)
+        kept = read_checkpoint(checkpoint)
+        with reading(checkpoint):
+            weights = weights_sha256(weights_in(kept))
+        del kept
+        model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
+        held_out = _held_out(model, root, split, size, batch_size, num_workers, scale)
+        est = make_estimator(
+            estimator,
+            model.network,
+            task=model.task,
+            member=model.member,
+            samples=samples,
+            seed=seed,
+            members=members,
+            calibrator=None,
+        )
+        fitted = _fit_and_show(est, held_out, split, calibrator, group)
+        save_calibrator(checkpoint, fitted, est.tag, out, weights)
+    print(f"kept in {target}")
+
+
+def _held_out(
+    model: Model,
+    root: Path,
+    split: str,
+    size: Size,
+    batch_size: int,
+    num_workers: int | None,
+    scale: float | None,
+) -> SegmentationData:
+    """The data to fit on, treated as in the training of the model."""
+    if model.task == "multilabel":
         raise SeguqError("seguq calibrate shows values for one class a pixel; calibrate multilabel models in Python")
-    module = SegmentationData(
+    told = model.trained_on
+    resized = image_size(size, told)
+    if split == (told.train_split if told is not None else "train"):
+        warnings.warn(
+            f"the model was trained on the split {split!r}, where it is surer than elsewhere: what is fitted and shown "
+            "here does not hold for other images; pass a split that was held out",
+            stacklevel=1,
+        )
+    own_mean, own_std = model.normalization
+    held_out = SegmentationData(
         root,
         batch_size,
-        size=size,
+        size=resized,
         num_workers=num_workers,
-        mean=task.normalization.mean,
-        std=task.normalization.std,
-        scale=task.scale if scale is None else scale,
+        mean=own_mean,
+        std=own_std,
+        scale=model.scale if scale is None else scale,
     )
-    loader = module.dataloader(split)
-    if len(module.classes) != task.num_classes:
-        raise SeguqError(f"{root} has {len(module.classes)} classes, but the model has {task.num_classes}")
-    est = make_estimator(estimator, task, samples=samples, seed=seed, members=members, calibrator=None)
+    classes = len(held_out.classes)
+    if model.num_classes not in (None, classes):
+        raise SeguqError(f"{root} has {classes} classes, but the model has {model.num_classes}")
+    return held_out
+
+
+def _fit_and_show(
+    est: Estimator, held_out: SegmentationData, split: str, calibrator: Calibrator | str, group: str | None
+) -> Calibrator:
+    """Fit a calibrator, and print what it is worth out of sample."""
+    loader, num_classes = held_out.dataloader(split), len(held_out.classes)
     pooled = est.pooled(ProgressLoader(loader, f"{est.tag} on {split}"))
-    ignore_index = module.classes.ignore_index
+    ignore_index = held_out.classes.ignore_index
 
     def make() -> Calibrator:
         if isinstance(calibrator, Calibrator):
             return copy.deepcopy(calibrator)
-        return Calibrator.make(calibrator, task=task.task, num_classes=task.num_classes, ignore_index=ignore_index)
+        return Calibrator.make(calibrator, task=est.task, num_classes=num_classes, ignore_index=ignore_index)
 
     fitted = make()
     fitted.arguments()
     fitted.fit(pooled)
-    metrics = {
-        (name, when): kind(task.num_classes, ignore_index=ignore_index)
-        for name, kind in (("ECE", CalibrationError), ("NLL (nats)", NegativeLogLikelihood))
-        for when in ("before", "after")
-    }
+    metrics: dict[tuple[str, str], CalibrationError | NegativeLogLikelihood] = {}
+    for when in ("before", "after"):
+        metrics["ECE", when] = CalibrationError(num_classes, ignore_index=ignore_index)
+        metrics["NLL (nats)", when] = NegativeLogLikelihood(num_classes, ignore_index, from_logits=True)
     groups: set[str] = set()
     try:
         for batch in cross_fit(make, pooled, group=group):
-            for (_, when), metric in metrics.items():
-                logits = batch.logits if when == "before" else batch.calibrated
-                metric.update(logits.softmax(1), batch.target, group=batch.groups)
+            for when, logits in (("before", batch.logits), ("after", batch.calibrated)):
+                metrics["ECE", when].update(logits.softmax(1), batch.target, group=batch.groups)
+                metrics["NLL (nats)", when].update(logits, batch.target, group=batch.groups)
             groups.update(batch.groups)
     except TooFewGroups as error:
         warnings.warn(f"nothing can be shown: {error}", stacklevel=1)
-    save_calibrator(checkpoint, fitted, est.tag, out)
     if groups:
-        images = f"{split}, {len(module.folder(split))} images"
+        images = f"{split}, {len(held_out.folder(split))} images"
         together = f"{len(groups)} {'blocks' if group is None else 'groups'}"
         _print(f"{est.tag}: {fitted!r}", images, together, metrics)
-    print(f"kept in {out or checkpoint}")
+    return fitted
 
 
 def _print(

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seguq.calibration import Calibrator
 from seguq.core.errors import SeguqError, UsageError, printable
+from seguq.functional.logits import Task
 from seguq.inference import Estimator
 from seguq.inference.measures import checked_measures, named_measures
-
-if TYPE_CHECKING:
-    from seguq.task import SegmentationTask
 
 _SAMPLES = 20
 
 
 def make_estimator(
     estimator: Estimator | str,
-    task: SegmentationTask,
+    network: nn.Module,
     *,
+    task: Task,
+    member: Callable[[str], nn.Module] | None = None,
     samples: int | None = None,
     seed: int | None = None,
     members: Sequence[str] | None = None,
@@ -34,7 +34,9 @@ def make_estimator(
 
     Args:
         estimator: its name, or one without a model that was made with options of its own.
-        task: the model.
+        network: the model.
+        task: what its logits are.
+        member: gives the module of another checkpoint, for the members of an ensemble.
         samples: for an estimator by name, if it has samples; None: 20.
         seed: for an estimator by name, if it draws; None: 0.
         members: further checkpoints of an ensemble by name.
@@ -51,7 +53,7 @@ def make_estimator(
                     f"--{name} goes with an estimator by name, such as mc_dropout; the option of a class is "
                     f"--estimator.{name}"
                 )
-        made = estimator.bind(task).adapted(task.task, lambda own: own)
+        made = estimator.bind(network).adapted(task, lambda own: own)
         made.calibrator = made.calibrator if calibrator == "auto" else calibrator
         if measures:
             made.measures = checked_measures(named_measures(measures) or (), made.available, type(made).__name__)
@@ -65,14 +67,12 @@ def make_estimator(
     offered: dict[str, Any] = {
         "samples": _SAMPLES if samples is None else samples,
         "seed": 0 if seed is None else seed,
-        "task": task.task,
+        "task": task,
     }
-    if members:
-        from seguq.task import SegmentationTask  # it brings Lightning along, which most commands do without
-
-        offered["members"] = [task, *(SegmentationTask.load(member).to(task.device) for member in members)]
+    if members and member is not None:
+        offered["members"] = [network, *map(member, members)]
     else:
-        offered |= {"model": task, "inner": task}
+        offered |= {"model": network, "inner": network}
     return kind.make(estimator, **offered, measures=measures, calibrator=calibrator)
 
 
@@ -86,7 +86,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # "meta" has tensors, but no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"there is no device {name!r} here: use auto, cpu or cuda") from error
     return device

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import pickle
 import re
 import sys
 import warnings
@@ -125,6 +126,10 @@ def _explain(command: str, error: Exception) -> int:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, BrokenPipeError):
         raise error
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to read without care
+        return _complain(f"{name}: a file holds what is not loaded from files that may be anybody's", 1)
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's word for wrong options of its Trainer
+        return _complain(f"{name}: {' '.join(str(error).split())}", 2)
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
         return _complain(f"{name}: {error.strerror}{where}", 1)

@@ -58,7 +58,21 @@ def run_function(
         raise
     content = parser.instantiate_classes(config).as_dict()
     content.pop("config", None)
+    require_no_nul(content)
     return function(**content)
+
+
+def require_no_nul(options: Mapping[str, Any], prefix: str = "--") -> None:
+    """Raise for an option with a NUL character, which no name of a file or of anything else has.
+
+    Raises:
+        UsageError: with the option.
+    """
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            require_no_nul(value, f"{prefix}{name}.")
+        if any(isinstance(item, str) and "\0" in item for item in (value if isinstance(value, list) else [value])):
+            raise UsageError(f"{prefix}{name} holds a NUL character, which no name has")
 
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, type[Named]]:

@@ -7,14 +7,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
 from seguq.cli.common import make_estimator, pick_device, require_folder
+from seguq.cli.model import Size, image_size, load_model
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.locks import FolderLock
+from seguq.core.locks import Lock
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
@@ -26,7 +27,6 @@ from seguq.inference.measures import explained, shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
-from seguq.task import SegmentationTask
 
 
 def run(words: Sequence[str]) -> None:
@@ -46,8 +46,13 @@ def predict(
     calibrated: bool = True,
     pictures: bool = True,
     save_probs: bool = False,
+    size: Size = "auto",
     batch_size: int = 4,
     num_workers: int = 0,
+    module: str | None = None,
+    task: Literal["multiclass", "binary", "multilabel"] | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
     device: str = "auto",
     scale: float | None = None,
 ) -> None:
@@ -71,8 +76,17 @@ def predict(
         calibrated: apply the temperature that the checkpoint has for this estimator.
         pictures: draw heat maps and overlays.
         save_probs: keep the class probabilities in the maps, too.
+        size: pixels, or [height, width], that images are resized to for the network, or null for images as they are;
+            auto: as in training. Maps always have the size of their images.
         batch_size: images of one size that go through the network together.
         num_workers: processes that read images ahead; 0: none.
+        module: FILE.py:NAME of a LightningModule, nn.Module, or a function that makes one, for a checkpoint of your own
+            training; it is made with the hyperparameters in the checkpoint. The file is run.
+        task: what the logits of a --module are, multiclass, binary or multilabel; by default as its attribute task
+            says, or multiclass.
+        mean: mean of each channel that the images of a --module are normalized with, of pixels from 0 to 1; by default
+            as its attribute normalization = (mean, std) says, or the checkpoint of a training with SegmentationData.
+        std: deviation of each channel.
         device: auto, cpu or cuda.
         scale: value of 16-bit and float files that stands for 1 (4095 for 12 bits in files of 16); by default as in
             training, or else by the type of the file.
@@ -90,10 +104,12 @@ def predict(
         raise UsageError(f"--batch_size must be at least 1, but is {batch_size}")
     if num_workers < 0:
         raise UsageError(f"--num_workers must be at least 0, but is {num_workers}")
-    task = SegmentationTask.load(checkpoint).to(pick_device(device))
+    model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
     est = make_estimator(
         estimator,
-        task,
+        model.network,
+        task=model.task,
+        member=model.member,
         samples=samples,
         seed=seed,
         members=members,
@@ -102,11 +118,11 @@ def predict(
     )
     est.measures = est.measures if measures else shown_by_default(est.measures)
     names = list(est.measures)
-    scale = task.scale if scale is None else scale
-    data = SegmentationFolder(
-        folder, transform=evaluation_transform(task.normalization), channels=task.channels, scale=scale
-    )
-    sizes = check_files(data.images, channels=task.channels, scale=scale, folder=folder)
+    resized = image_size(size, model.trained_on)
+    transform = evaluation_transform(model.normalization, resized)
+    scale = model.scale if scale is None else scale
+    data = SegmentationFolder(folder, transform=transform, channels=model.channels, scale=scale)
+    sizes = check_files(data.images, channels=model.channels, scale=scale, folder=folder)
     settings = {
         "checkpoint": [_sha256(path) for path in [checkpoint, *(members or [])]],
         "images": str(folder.resolve()),
@@ -116,11 +132,14 @@ def predict(
         "measures": names,
         "calibrated": calibrated,
         "save_probs": save_probs,
+        "size": None if resized is None else list(resized),
         **({} if scale is None else {"scale": scale}),
     }
+    if module is not None:
+        settings |= {"task": model.task, "normalization": [list(part) for part in model.normalization]}
     with writing("seguq predict"):
         target.mkdir(parents=True, exist_ok=True)
-    with FolderLock(target):  # another run would take the files that this one has begun for leftovers
+    with Lock(target):  # another run would take the files that this one has begun for leftovers
         _fill(out, settings, est, data, sizes, batch_size, num_workers, pictures)
 
 
@@ -134,7 +153,7 @@ def _fill(
     num_workers: int,
     pictures: bool,
 ) -> None:
-    """Predict and draw what is missing."""
+    """Predict and draw what is missing; ``sizes`` are those of the images, whatever the network is given."""
     results = PredictionFolder(out, settings)
     names, save_probs = settings["measures"], settings["save_probs"]
     todo = [image_id for image_id, path in data.images.items() if not results.is_done(image_id, path)]
@@ -154,9 +173,14 @@ def _fill(
             finder.add(maps[measure])
         seen.update(maps.image_ids)
 
+    if todo or not results.complete or not results.images >= set(data.ids):
+        results.expect(data.ids)
     if todo:
         save = functools.partial(results.save, probs=save_probs)
-        _predict(est, data, _batches(todo, data.ids, sizes, batch_size), look, save, num_workers, finished)
+        alike = dict.fromkeys(sizes, (0, 0)) if settings["size"] else sizes
+        _predict(est, data, _batches(todo, data.ids, alike, batch_size), sizes, look, save, num_workers, finished)
+    if not results.complete:
+        results.finish()
     if pictures:
         scales = results.scales(data.ids, names, changed=bool(todo), finders=finders, seen=seen)
         for _ in progress(results.draw_all(data.images, scales), "drawing", total=len(data)):
@@ -168,6 +192,7 @@ def _predict(
     est: Estimator,
     data: SegmentationFolder,
     batches: list[list[int]],
+    sizes: Mapping[str, tuple[int, int]],
     look: Callable[[UncertaintyMaps], None],
     save: Callable[[UncertaintyMaps], None],
     num_workers: int,
@@ -181,8 +206,11 @@ def _predict(
         with BackgroundWriter("seguq predict") as writer:
             for batch in map(unpack_batch, loader):
                 maps = est(batch.image, batch.image_id).cpu()
-                look(maps)
-                writer.submit(functools.partial(save, maps), maps.nbytes)
+                maps.require_finite()
+                for one in maps.split():
+                    shown = one.resized(sizes[one.image_ids[0]])
+                    look(shown)
+                    writer.submit(functools.partial(save, shown), shown.nbytes)
                 yield from batch.image_id or ()
 
     for _ in progress(one_by_one(), est.tag, total=len(data), done=finished):

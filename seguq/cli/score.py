@@ -9,13 +9,15 @@ from typing import Any
 from seguq.cli.common import refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import UsageError
+from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.log import logger
 from seguq.core.progress import progress
+from seguq.core.reading import reading
 from seguq.data import list_images, read_image
 from seguq.functional.regions import Aggregate
 from seguq.inference import UncertaintyMaps
 from seguq.inference.measures import named_measures, scored_by_default
-from seguq.regions import Grid, Partition
+from seguq.regions import Grid, Partition, RegionTable
 from seguq.regions import score as score_maps
 from seguq.store.folder import predicted_ids, read_run
 
@@ -47,8 +49,10 @@ def score(
         overwrite: replace the table if it exists.
     """
     folder = require_folder(predictions, "--predictions")
-    settings = read_run(folder)["settings"]
-    measures = settings["measures"]
+    run = read_run(folder)
+    settings = run["settings"]
+    with reading(folder / "run.json"):
+        measures = settings["measures"]
     (by,) = named_measures(by or scored_by_default(measures)) or ()
     if by not in measures:
         raise UsageError(
@@ -56,9 +60,23 @@ def score(
         )
     target = Path(out) if out else folder / "regions.parquet"
     refuse_to_overwrite(target, overwrite)
-    ids = predicted_ids(folder)
+    if target.exists():
+        RegionTable.load(target)  # nothing but a table is replaced
+    require_replaceable(target)
+    ids, there = run["images"], set(predicted_ids(folder))
+    if not run["complete"]:
+        raise UsageError(
+            f"{folder} is not finished, and holds maps of {len(there)} images: start what predicts into it again "
+            "(seguq predict goes on where it stopped)"
+        )
+    lost = [image_id for image_id in ids if image_id not in there]
+    if lost:
+        raise UsageError(
+            f"{folder} holds no maps any more of {len(lost)} of its {len(ids)} images, such as {lost[0]!r}: start what "
+            "predicts into it again"
+        )
     if not ids:
-        raise UsageError(f"{folder} holds no maps yet: seguq predict has not finished")
+        raise UsageError(f"{folder} holds no maps: nothing was predicted into it")
     images = Path(settings.get("images") or folder / "images")
     files = list_images(images) if images.is_dir() else {}
     missing = sorted(set(files) - set(ids)) if settings.get("images") else []
@@ -77,6 +95,7 @@ def score(
             raise UsageError(f"{parts!r} looks at the images, but {gone[0]!r} is not in {images} any more")
     stream = _maps_and_images(folder, ids, files if parts.needs_image else {})
     table = score_maps(stream, parts, by=by, aggregate=aggregate)
+    remove_leftovers(target.parent)
     table.save(target)
     logger.info("%d regions of %d images by %s %s: %s", len(table), len(ids), aggregate, by, target)
 

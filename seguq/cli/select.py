@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from seguq.acquisition.selection import box_of
 from seguq.cli.common import print_table, refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.log import logger
 from seguq.core.progress import progress
 from seguq.data import list_images, read_image
-from seguq.export import outline, to_rgb, write_png
+from seguq.export import outline, to_rgb
+from seguq.export.images import encode
 from seguq.regions import RegionTable
 from seguq.store.folder import read_run
+from seguq.store.listing import OwnFiles
 
 _SHOWN = 10
 _READABLE = 768
@@ -55,8 +59,12 @@ def select(
         raise UsageError(f"a selection is a .json file, but --out is {out}")
     refuse_to_overwrite(target, overwrite)
     drawings = target.with_suffix("")
+    pictures = OwnFiles(drawings)
     if predictions is not None and not overwrite and drawings.is_dir() and any(drawings.iterdir()):
         raise UsageError(f"pictures would go into {drawings}, which holds files: pass --overwrite, or another --out")
+    if target.exists():
+        Selection.load(target)  # nothing but a selection is replaced
+    require_replaceable(target)
     table = RegionTable.load(scores)
     earlier = [Selection.load(path) for path in labeled or []]
     files = None
@@ -65,10 +73,19 @@ def select(
         folder = Path(read_run(run)["settings"].get("images") or run / "images")
         files = list_images(folder)
     selection = select_regions(table, budget=budget, strategy=strategy or TopK(), labeled=earlier, seed=seed)
-    outdated = Selection.load(target).image_ids if target.exists() else []
+    if not len(selection):
+        raise SeguqError(
+            f"nothing was selected: no region fits into {budget!r}"
+            if not earlier
+            else f"nothing was selected: no region that is not labeled yet fits into {budget!r}"
+        )
+    if files is not None:
+        for image_id in selection.image_ids:
+            pictures.require_free(f"{image_id}.png")
+    remove_leftovers(target.parent)
     selection.save(target)
-    for image_id in outdated:
-        (drawings / f"{image_id}.png").unlink(missing_ok=True)
+    for name in pictures.clear():
+        warnings.warn(f"{drawings / name} was drawn by an earlier run and changed since: it stays", stacklevel=1)
 
     rows = [
         [str(row["rank"]), row["image_id"], f"{row['y0']}:{row['y1']}, {row['x0']}:{row['x1']}", f"{row['score']:.4f}"]
@@ -84,6 +101,7 @@ def select(
 
 def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -> None:
     """Draw the selected regions, with their ranks, on their images: ``OUT/ID.png``."""
+    pictures = OwnFiles(out)
     for image_id in progress(selection.image_ids, "drawing"):
         if image_id not in files:
             raise SeguqError(f"image {image_id!r} of the selection is not there any more")
@@ -94,5 +112,5 @@ def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -
         shown = outline(
             image, [[times * v for v in box_of(row)] for row in rows], labels=[str(row["rank"]) for row in rows]
         )
-        write_png(out / f"{image_id}.png", shown)
+        pictures.write(f"{image_id}.png", encode(shown))
     logger.info("pictures: %s", out)

@@ -1,7 +1,9 @@
-"""Shape checks for the public edge; inside, shapes are trusted."""
+"""Checks for the public edge, of shapes, values and names; inside, they are trusted."""
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -44,8 +47,8 @@ def require_target_shape(scores: Tensor, target: Tensor, *, scores_name: str = "
 
 
 def flat_images(values: Tensor) -> Tensor:
-    """Values of each item side by side: ``(B, *spatial)`` to ``(B, n)``, also for B = 0 and without spatial size."""
-    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+    """Values of each image side by side: ``(B, *spatial)`` to ``(B, n)``, also for B = 0; flat ``(n,)`` is one."""
+    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(0)
 
 
 def require_target_range(target: Tensor, num_classes: int, ignore_index: int | None, *, name: str = "target") -> None:
@@ -96,9 +99,11 @@ class LabelWatch:
         return self.ignore_index == 255 and labeled and ignored and not foreground
 
     def look(self, target: Tensor) -> None:
-        """Take in a batch of class indices of any shape."""
-        labeled = torch.ne(target, 255 if self.ignore_index is None else self.ignore_index)
-        found = torch.stack((labeled, (target > 0) & labeled, ~labeled)).flatten(1).any(1)
+        """Take in a batch of class indices of any shape; after the first with a class above 0, there is no doubt."""
+        if self.ignore_index != 255 or int(self.seen[1]):
+            return
+        ignored: Tensor = target == self.ignore_index
+        found = torch.stack([(~ignored).any(), ((target > 0) & ~ignored).any(), ignored.any()])
         self.seen = self.seen.to(found.device) + found
 
     def report(self, whose: str) -> None:
@@ -141,3 +146,22 @@ def require_seed(value: Any) -> None:
 def is_number(value: Any) -> TypeIs[int | float]:
     """Whether a value is a number, finite or not, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def require_plain_name(what: str, name: Any) -> None:
+    """Raise for a name that, as a path, would lead out of the folder it is put into, or cannot be one.
+
+    Wherever an id or a name that came from a file, a batch or a caller becomes part of a path, this is asked first.
+
+    Args:
+        what: what has the name, for the message.
+        name: a text; it may contain ``/``, which makes folders.
+
+    Raises:
+        SeguqError: with the name.
+    """
+    parts = name.replace("\\", "/").split("/") if isinstance(name, str) else [""]
+    bad = any(part in ("", ".", "..") or part.startswith(TEMPORARY_PREFIX) for part in parts)
+    drive = isinstance(name, str) and (re.match(r"[A-Za-z]:[\\/]", name) or (os.name == "nt" and ":" in name))
+    if bad or drive or "\0" in name:
+        raise SeguqError(f"{what} {name!r} cannot be the name of a file in a folder: use names like 'street/0001'")

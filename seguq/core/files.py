@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from seguq.core.errors import SeguqError
+import torch
+
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.locks import Lock, is_held
 
 TEMPORARY_PREFIX = ".seguq-tmp-"
 
@@ -26,6 +30,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     A reader sees the old file or the new one, never half of it, also when the process is killed.
     The temporary name keeps the suffix of ``path``, as writers that look at it expect.
 
+    A file that is replaced hands on its permissions, and its owner where that is allowed; where ``path`` is a symbolic
+    link, the file that it leads to is replaced. An ``OSError`` in the block names ``path``, not the temporary file.
+
+    Raises:
+        SeguqError: for what `require_replaceable` does not let pass.
+
     Example:
         >>> folder = tempfile.mkdtemp()
         >>> with whole_file(Path(folder) / "a.txt") as temporary:
@@ -33,19 +43,77 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> os.listdir(folder)
         ['a.txt']
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    require_replaceable(path)
+    with naming(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        target = Path(os.path.realpath(path))
+        temporary, lock = _begin(target)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            _hand_on(target, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+            lock.release()
+
+
+def _begin(target: Path) -> tuple[Path, Lock]:
+    """An empty file beside another, held by this process so that nobody takes it for a leftover."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        lock = Lock(Path(name))
+        with suppress(FileNotFoundError, UsageError):  # somebody has cleaned up in between
+            lock.take()
+            return Path(name), lock
+
+
+def _hand_on(old: Path, new: Path) -> None:
+    """Give a file the permissions of the one that it replaces, and its owner where that is allowed."""
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        found = old.stat()
+    except FileNotFoundError:
+        new.chmod(0o666 & ~_UMASK)
+        return
+    if hasattr(os, "chown"):
+        made = new.stat()
+        for owner in ((found.st_uid, found.st_gid), (-1, found.st_gid)):
+            if (made.st_uid, made.st_gid) != (found.st_uid, found.st_gid):
+                with suppress(PermissionError):
+                    os.chown(new, *owner)
+                    break
+    new.chmod(stat.S_IMODE(found.st_mode))
+
+
+def require_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise for what is there and must not be replaced: a write-protected file, a device.
+
+    Raises:
+        SeguqError: with the path.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:  # it is not there, or writing will say what is wrong
+        return
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # what is wrong with a folder the system says
+        raise SeguqError(f"{path} is a device or a pipe, which cannot be replaced by a file: choose another name")
+    # the owner, and a superuser in any case, could replace it all the same; but somebody meant it to stay
+    if not found.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(path, os.W_OK):
+        raise SeguqError(f"{path} is write-protected: permit writing to it, or choose another name")
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give the name of a file to an ``OSError`` in the block that has none, or that of a temporary file."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename is not None
+        if error.errno is None or (named and not Path(os.fsdecode(error.filename)).name.startswith(TEMPORARY_PREFIX)):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -59,23 +127,51 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
-def require_plain_name(what: str, name: str) -> None:
-    """Raise for a name that, as a path, would lead out of the folder it is put into, or cannot be one.
-
-    Args:
-        what: what has the name, for the message.
-        name: it may contain ``/``, which makes folders.
+def write_torch(path: str | os.PathLike[str], content: Any) -> None:
+    """Write ``content`` to ``path`` as `torch.save` does, as a whole.
 
     Raises:
-        SeguqError: with the name.
+        OSError: if it cannot be written; torch's own word for it would be a line of its source.
     """
-    parts = name.replace("\\", "/").split("/")
-    bad = any(part in ("", ".", "..") or part.startswith(TEMPORARY_PREFIX) for part in parts)
-    if bad or "\0" in name or ":" in parts[0][1:2]:
-        raise SeguqError(f"{what} {name!r} cannot be the name of a file in a folder: use names like 'street/0001'")
+    with whole_file(path) as temporary, temporary.open("wb", buffering=0) as file:
+        sink = _Sink(file)
+        try:
+            torch.save(content, sink)  # type: ignore[arg-type]  # it takes whatever has these two methods
+        except RuntimeError as error:
+            raise (sink.error or error) from error
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that a killed process left below ``folder``."""
-    for leftover in Path(folder).rglob(TEMPORARY_PREFIX + "*"):
-        leftover.unlink(missing_ok=True)
+class _Sink:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        rest = memoryview(content).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            self.error = error
+            raise
+        return size
+
+    def flush(self) -> None:
+        """All of it is written already."""
+
+
+def remove_leftovers(folder: str | os.PathLike[str], *, below: bool = False) -> None:
+    """Remove the temporary files that killed processes have left in a folder; those of live ones stay.
+
+    Args:
+        folder: it may be missing.
+        below: in the folders below it, too: only where these are nobody else's.
+    """
+    find = Path(folder).rglob if below else Path(folder).glob
+    for leftover in list(find(TEMPORARY_PREFIX + "*")):
+        if not is_held(leftover):
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seguq.data.nuclei import nuclei_mini as nuclei_mini
     from seguq.data.reading import read_image as read_image
     from seguq.data.reading import read_mask as read_mask
+    from seguq.data.statistics import measured_normalization as measured_normalization
 
 # handed on lazily: a drop-in user who needs `unpack_batch` alone should load neither Lightning nor OpenCV
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "check_files": "check",
     "encoder_normalization": "normalization",
     "list_images": "folder",
+    "measured_normalization": "statistics",
     "nuclei_mini": "nuclei",
     "output_logits": "batches",
     "read_image": "reading",

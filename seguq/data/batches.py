@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,28 @@ def _first(batch: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((batch[key] for key in keys if key in batch), None)
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor as torch's own: the same memory, without what a class derived from `Tensor` adds to its operations.
+
+    MONAI's and torchvision's classes carry metadata along with each operation, and may refuse one that these do not
+    fit; a parameter comes out as a tensor.
+    """
+    if type(tensor) is Tensor:
+        return tensor
+    with torch._C.DisableTorchFunctionSubclass():  # the class might make one of its own again
+        return tensor.as_subclass(Tensor)
+
+
+def is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are one: the same object, or the same values in the same memory."""
+    if one is other:
+        return True
+    lying = [(each.shape, each.dtype, each.device, each.layout) for each in (one, other)]
+    if lying[0] != lying[1] or one.layout != torch.strided or not one.numel():
+        return False
+    return one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
+
+
 def describe(value: Any) -> str:
     """What a batch or an output looks like, for an error message: types, keys and shapes."""
     if isinstance(value, Tensor):
@@ -64,7 +86,8 @@ def unpack_batch(batch: Any) -> Batch:
         torch.Size([2, 3, 8, 8])
     """
     if isinstance(batch, Batch):
-        return batch
+        mask = None if batch.mask is None else plain(batch.mask)
+        return replace(batch, image=plain(batch.image), mask=mask)
     image = mask = ids = None
     if isinstance(batch, Tensor):
         image = batch
@@ -81,7 +104,8 @@ def unpack_batch(batch: Any) -> Batch:
         ids = ids.flatten().tolist()
     elif isinstance(ids, str):
         ids = [ids]
-    return Batch(image, mask, None if ids is None else tuple(str(i) for i in ids))
+    mask = None if mask is None else plain(mask)
+    return Batch(plain(image), mask, None if ids is None else tuple(str(i) for i in ids))
 
 
 def output_logits(output: Any, spatial: Sequence[int] | None = None) -> Tensor:
@@ -114,6 +138,7 @@ def output_logits(output: Any, spatial: Sequence[int] | None = None) -> Tensor:
             "a model must return logits (B, C, *spatial), a dict with 'out' or 'logits', or an object with .logits, "
             f"but returned {describe(output)}: change it, {_FORWARD_HELP}"
         )
+    logits = plain(logits)
     if spatial is not None and tuple(logits.shape[2:]) != tuple(spatial):
         if logits.ndim not in (4, 5):
             raise SeguqError(f"logits of shape {tuple(logits.shape)} do not go with images of size {tuple(spatial)}")

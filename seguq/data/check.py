@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import tempfile
@@ -15,10 +14,11 @@ from typing import Any
 
 import torch
 
-from seguq.core.checks import LabelWatch
+from seguq.core.checks import LabelWatch, is_whole
 from seguq.core.errors import SeguqError
 from seguq.core.files import write_json
 from seguq.core.progress import progress
+from seguq.core.reading import mapping, read_json, reading
 from seguq.data.classes import Classes
 from seguq.data.reading import fits, read_indices, read_picture, require_scale
 
@@ -38,13 +38,27 @@ def _cache_file(folder: Path) -> Path:
 
 def _load_cache(path: Path) -> dict[str, Record]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    files = content.get("files") if isinstance(content, dict) and content.get("version") == _VERSION else None
-    if not isinstance(files, dict):
-        return {}
-    return {key: entry for key, entry in files.items() if isinstance(entry, dict) and {"stamp", "record"} <= set(entry)}
+        with reading(path):
+            content = mapping(read_json(path), "its content")
+            if content["version"] != _VERSION:
+                return {}
+            files = mapping(content["files"], "'files'")
+            return {key: entry for key, entry in files.items() if _is_entry(entry)}
+    except SeguqError:
+        return {}  # what is not known is looked at again
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether this is what is remembered of a file: its stamp, and the record of an image or a mask."""
+    record = entry.get("record") if isinstance(entry, dict) else None
+    if not isinstance(record, dict) or "stamp" not in entry:
+        return False
+    size, wrong = record.get("size"), record.get("wrong", [])
+    if not isinstance(size, list) or len(size) != 2 or not isinstance(wrong, list):
+        return False
+    known = "wrong" in record or "channels" in record
+    sizes = (*size, record.get("channels", 1))
+    return known and all(is_whole(number, 1) for number in sizes) and all(map(is_whole, wrong))
 
 
 def _save_cache(path: Path, files: dict[str, Record]) -> None:

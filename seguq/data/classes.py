@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seguq.core.errors import SeguqError
+from seguq.core.reading import listing, mapping, read_json, reading, text, whole
 
 # distinct for color-blind eyes (Okabe and Ito, 2008), background first
 _COLORS = (
@@ -57,18 +57,15 @@ class Classes:
             SeguqError: if the file is missing, is no JSON, or its indices are not 0, 1, 2, ...
         """
         path = Path(path)
-        if not path.is_file():
+        if "\0" not in str(path) and not path.is_file():
             raise SeguqError(
                 f'{path} is missing: it names the classes, as {{"ignore_index": 255, "classes": '
                 f'[{{"index": 0, "name": "background", "color": [0, 0, 0]}}, ...]}}'
             )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            ignore_index = int(content.get("ignore_index", 255))
-            entries = [_entry(item) for item in content["classes"]]
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            raise SeguqError(f"{path} cannot be understood ({problem}): see seguq.data.Classes.read") from error
+        with reading(path, advice="see seguq.data.Classes.read"):
+            content = mapping(read_json(path), "its content")
+            ignore_index = whole(content.get("ignore_index", 255), "ignore_index")
+            entries = [_entry(mapping(item, "a class")) for item in listing(content["classes"], "'classes'")]
         kept = sorted((entry for entry in entries if entry[0] != ignore_index), key=lambda entry: entry[0])
         if 0 <= ignore_index < len(kept):
             raise SeguqError(
@@ -90,8 +87,8 @@ class Classes:
 def _entry(item: dict[str, Any]) -> tuple[int, str, tuple[int, int, int] | None]:
     color = item.get("color", item.get("colour"))
     if color is not None:
-        red, green, blue = (int(value) for value in color)
+        red, green, blue = (whole(value, "a value of a color") for value in listing(color, "a color"))
         if not all(0 <= value <= 255 for value in (red, green, blue)):
             raise ValueError(f"color {color} is not within 0..255")
         color = (red, green, blue)
-    return int(item["index"]), str(item["name"]), color
+    return whole(item["index"], "'index'"), text(item["name"], "'name'"), color

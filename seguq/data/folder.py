@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
 from seguq.data.classes import Classes
@@ -86,6 +87,7 @@ def find_masks(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
     names: dict[Path, dict[str, list[Path]]] = {}  # by folder and name without ending: a folder is read once
     found: dict[str, Path] = {}
     for image_id, image in images.items():
+        require_plain_name("the image id", image_id)
         place = folder / image_id
         if place.parent not in names:
             by_name = names.setdefault(place.parent, {})

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from seguq.core.checks import require_choice
+from seguq.core.checks import is_whole, require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningDataModule
 from seguq.core.log import say_once
+from seguq.core.reading import listing, reading, text
 from seguq.data.check import check_files
 from seguq.data.classes import Classes
 from seguq.data.folder import SegmentationFolder
@@ -22,13 +23,56 @@ from seguq.data.reading import require_scale
 from seguq.data.transforms import AUGMENTATIONS, Augmentation, evaluation_transform, training_transform
 
 
-def _pair(value: int | Sequence[int] | None, name: str) -> tuple[int, int] | None:
+def size_of(value: int | Sequence[int] | None, name: str) -> tuple[int, int] | None:
+    """A number of pixels, or (height, width), as the latter; None stays None.
+
+    Raises:
+        SeguqError: for anything else.
+    """
     if value is None:
         return None
     pair = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(pair) != 2 or not all(isinstance(item, int) and item > 0 for item in pair):
+    if len(pair) != 2 or not all(is_whole(item, 1) for item in pair):
         raise SeguqError(f"{name} must be a number of pixels or (height, width), but is {value}")
     return pair[0], pair[1]
+
+
+class DataSettings(NamedTuple):
+    """What a checkpoint knows of the data of its training.
+
+    Attributes:
+        size: (height, width) that images were resized to, or None for images as they are.
+        normalization: mean and deviation of each channel.
+        train_split: name of the split that was trained on.
+        scale: value of 16-bit and float files that stands for 1, or None for what their type can hold.
+    """
+
+    size: tuple[int, int] | None
+    normalization: Normalization
+    train_split: str
+    scale: float | None
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> DataSettings | None:
+        """Those in a Lightning checkpoint of a training with `SegmentationData`; None where there are none.
+
+        Raises:
+            SeguqError: if they are damaged.
+        """
+        for kept in checkpoint.values():  # under the name of the class, which may be one derived from it
+            if isinstance(kept, Mapping) and set(kept) == _KEPT:
+                with reading("what the checkpoint holds of its data"):
+                    size = None if kept["size"] is None else listing(kept["size"], "'size'")
+                    return cls(
+                        size_of(size, "'size'"),
+                        Normalization.checked(listing(kept["mean"], "'mean'"), listing(kept["std"], "'std'")),
+                        text(kept["train_split"], "'train_split'"),
+                        require_scale(kept["scale"]),
+                    )
+        return None
+
+
+_KEPT = {"size", "mean", "std", "train_split", "scale"}
 
 
 class SegmentationData(LightningDataModule):
@@ -89,8 +133,8 @@ class SegmentationData(LightningDataModule):
         require_choice("augmentation", augmentation, AUGMENTATIONS)
         self.root = Path(root)
         self.batch_size = batch_size
-        self.size = _pair(size, "size")
-        self.crop = _pair(crop, "crop")
+        self.size = size_of(size, "size")
+        self.crop = size_of(crop, "crop")
         self.augmentation: Augmentation = augmentation
         self.num_workers = min(8, (os.cpu_count() or 1) - 1) if num_workers is None else num_workers
         self.own_normalization = None if mean is None or std is None else Normalization.checked(mean, std)
@@ -139,6 +183,28 @@ class SegmentationData(LightningDataModule):
         if self.own_scale is not None or isinstance(told, bool) or not isinstance(told, (int, float)):
             return self.own_scale
         return float(told)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data (`DataSettings`), so that evaluation treats images as training did."""
+        mean, std = self.normalization
+        size = None if self.size is None else list(self.size)
+        return {
+            "size": size,
+            "mean": list(mean),
+            "std": list(std),
+            "train_split": self.splits["train"],
+            "scale": self.scale,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with a training on images of another size."""
+        told = DataSettings.of({"data": state_dict})
+        fitting = getattr(getattr(self.trainer, "state", None), "fn", None) == "fit"
+        if told is not None and fitting and told.size != self.size:
+            raise SeguqError(
+                f"the training that is resumed had images {size_in_words(told.size)}, but now they are "
+                f"{size_in_words(self.size)}: set size= as it was"
+            )
 
     def setup(self, stage: str) -> None:
         """Check the files of a stage before its first step."""
@@ -236,6 +302,16 @@ class SegmentationData(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of the pool, without masks."""
         return self.dataloader(self.splits["pool"], masks=False)
+
+
+def size_in_words(size: tuple[int, int] | None) -> str:
+    """What happens to the size of images.
+
+    Example:
+        >>> size_in_words((96, 128)), size_in_words(None)
+        ('resized to 96 x 128 pixels', 'as they are')
+    """
+    return "as they are" if size is None else f"resized to {size[0]} x {size[1]} pixels"
 
 
 def _seed_worker(_: int) -> None:

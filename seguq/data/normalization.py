@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from seguq.core.errors import SeguqError
+from seguq.core.reading import mapping, read_json, reading
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -80,5 +79,9 @@ def _cached_settings(encoder: str, weights: str | None) -> dict[str, Any] | None
     path = try_to_load_from_cache(known["repo_id"], "config.json", revision=known.get("revision"))
     if not isinstance(path, str):
         return None
-    settings = json.loads(Path(path).read_text())
-    return settings if "mean" in settings and "std" in settings else None
+    with reading(path, advice="remove it from the cache of the hub"):
+        settings = mapping(read_json(path), "its content")
+        if "mean" not in settings or "std" not in settings:
+            return None
+        Normalization.checked(settings["mean"], settings["std"])
+        return settings

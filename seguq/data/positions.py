@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+
+from seguq.core.errors import SeguqError
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class PositionCounter:
         self._seen = 0
         self._indices: Iterator[int] | None = None
         self._distributed: DistributedSampler[Any] | None = None
+        self._numbered = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+        if self._numbered and loader.batch_sampler is None:  # the items of its data set are batches
+            self._numbered = not isinstance(loader.sampler, SequentialSampler)
         batches = getattr(loader, "batch_sampler", None) if isinstance(loader, DataLoader) else None
         batches = getattr(batches, "_batch_sampler", batches)  # Lightning wraps it to note indices when predicting
         sampler = getattr(batches, "sampler", None)
@@ -59,6 +64,11 @@ class PositionCounter:
                 self._indices = iter(sampler)
         elif isinstance(batches, (list, tuple)):
             self._indices = (int(index) for batch in batches for index in batch)
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether the images have numbers, and come in another order, or one that is not known."""
+        return self._numbered and self._indices is None
 
     def take(self, size: int) -> Positions:
         """The positions of the next ``size`` images."""
@@ -75,3 +85,17 @@ class PositionCounter:
             known = [index for _, index in zip(range(size), self._indices, strict=False)]
             indices = tuple(known) if len(known) == size else None
         return Positions(numbers, indices, real)
+
+
+def require_order(counter: PositionCounter) -> None:
+    """Raise where images without ids come in an order that is not known: their numbers would be those of others.
+
+    Raises:
+        SeguqError: saying so.
+    """
+    if counter.shuffles:
+        raise SeguqError(
+            "the loader shuffles its images, or picks them by a sampler whose order is not known, and they have no "
+            "ids, so that results would go by the numbers of other images: make the loader give an image_id, or pass "
+            "shuffle=False"
+        )

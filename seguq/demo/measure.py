@@ -44,20 +44,20 @@ def evaluate(
     """Measure an estimator on labeled images that neither the network nor the calibrator has seen."""
     overlap = MeanIoU(2)
     error = {"before": CalibrationError(2), "after": CalibrationError(2)}
-    loss = {"before": NegativeLogLikelihood(2), "after": NegativeLogLikelihood(2)}
+    loss = {when: NegativeLogLikelihood(2, from_logits=True) for when in ("before", "after")}
     ranking = {measure: ErrorDetection() for measure in est.measures}
     out = Evaluation()
     for batch in map(unpack_batch, progress(loader, f"{est.tag} on {split}")):
         assert batch.mask is not None
-        maps = est(batch.image, batch.image_id).cpu()
-        probs = {"before": maps.probs}
-        # for a softmax the logarithm of the probabilities is as good as the logits
-        logits = maps.probs.clamp_min(torch.finfo(maps.probs.dtype).tiny).log()
-        probs["after"] = calibrator.cpu()(logits).softmax(1)
+        images, ids = est.take_in(batch.image, batch.image_id)
+        with torch.no_grad():
+            raw, others = est.pool(images, ids, est.measures)
+        maps = est.answer(raw, others, images, ids).cpu()
+        logits = {"before": raw.cpu(), "after": calibrator.cpu()(raw.cpu())}
         overlap.update(maps.prediction, batch.mask, group=maps.image_ids)
         for when in ("before", "after"):
-            error[when].update(probs[when], batch.mask, group=maps.image_ids)
-            loss[when].update(probs[when], batch.mask, group=maps.image_ids)
+            error[when].update(logits[when].softmax(1), batch.mask, group=maps.image_ids)
+            loss[when].update(logits[when], batch.mask, group=maps.image_ids)
         wrong = (maps.prediction != batch.mask).long().masked_fill(batch.mask == 255, 255)
         for measure, metric in ranking.items():
             metric.update(maps[measure], wrong, group=maps.image_ids)

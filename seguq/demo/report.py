@@ -223,7 +223,7 @@ def _calibration(findings: Findings) -> str:
         figure = Figure(figsize=(4.3, 4.3), layout="constrained")
         axes = figure.add_subplot()
         for when, color in (("before", "#b5367a"), ("after", "#31688e")):
-            findings.diagrams[name][when].plot(axes, label=when, color=color)
+            findings.diagrams[name][when].plot(ax=axes, label=when, color=color)
         axes.set_title(title, fontsize=11)
         plots.append(captioned(plot_tag(figure, f"reliability diagram, {title}"), "bands: 95 % over images"))
     test, stained = findings.evaluations["one pass, test"], findings.evaluations["one pass, stained"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,20 +20,26 @@ from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict
 from seguq.cli.select import draw_selection
 from seguq.core.errors import UsageError
-from seguq.core.files import write_json
-from seguq.core.lightning import Callback, Trainer, quiet, seed_everything
+from seguq.core.files import TEMPORARY_PREFIX, write_json
+from seguq.core.lightning import Callback, Trainer, WholeCheckpointIO, quiet, seed_everything
+from seguq.core.locks import Lock
 from seguq.core.log import logger
 from seguq.core.progress import ProgressLoader, progress
+from seguq.core.reading import listing, read_json, reading
 from seguq.data import SegmentationData, list_images, nuclei_mini
 from seguq.demo.gallery import write_overview
 from seguq.demo.measure import evaluate, own_temperature, stained_found
 from seguq.demo.report import Findings, Pool, write_report
 from seguq.inference import UncertaintyMaps
 from seguq.regions import Grid, WholeImage, score
-from seguq.store.folder import mean_score, predicted_ids
+from seguq.store import PredictionFolder
+from seguq.store.folder import mean_score, predicted_ids, read_run
+from seguq.store.listing import OwnFiles
 from seguq.task import SegmentationTask
 
 _MARKER = "demo.json"
+_OURS = {"written_by": "seguq demo"}
+_FILES = (_MARKER, "model.ckpt", "regions.parquet", "images.parquet", "selection.json", "report.html", "overview.png")
 _ENCODER = "tu-tf_efficientnet_lite0"
 
 
@@ -70,19 +75,36 @@ def demo(
     if steps < 1 or samples < 2 or regions < 1 or (images is not None and images < 2):
         raise UsageError("--steps and --regions must be at least 1, --samples and --images at least 2")
     folder = Path(out)
-    if folder.exists() and not (folder / _MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{out} holds other files already: pass a new folder as --out")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{out} is a file: pass a new folder as --out")
     place = pick_device(device)  # before anything is removed
-    shutil.rmtree(folder, ignore_errors=True)
-    write_json(folder / _MARKER, {"finished": False})
+    earlier = _earlier(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lock(folder):
+        _remove(folder, earlier)
+        _run(folder, steps, samples, regions, seed, images, device, place)
+
+
+def _run(
+    folder: Path,
+    steps: int,
+    samples: int,
+    regions: int,
+    seed: int,
+    images: int | None,
+    device: str,
+    place: torch.device,
+) -> None:
+    """Do all of it, in a folder that is empty."""
+    write_json(folder / _MARKER, {**_OURS, "finished": False})
     times: dict[str, float] = {}
 
     with _timed(times, "train"):
         task, data = _train(folder, steps, seed, images, place)
     with _timed(times, "calibrate"):
         # raw, so that before and after can be measured from the same passes
-        deterministic = make_estimator("deterministic", task, calibrator=None)
-        dropout = make_estimator("mc_dropout", task, samples=samples, seed=seed, calibrator=None)
+        deterministic = make_estimator("deterministic", task, task=task.task, calibrator=None)
+        dropout = make_estimator("mc_dropout", task, task=task.task, samples=samples, seed=seed, calibrator=None)
         temperatures: dict[str, TemperatureScaling] = {}
         for est in (deterministic, dropout):
             loader = ProgressLoader(data.loader("val"), f"calibrate {est.tag}")
@@ -127,8 +149,51 @@ def demo(
         )
         write_report(folder, findings)
         write_overview(folder / "overview.png", findings.examples, data.classes.colors)
-    write_json(folder / _MARKER, {"finished": True, **findings.as_dict()})
+    write_json(folder / _MARKER, {**_OURS, "finished": True, **findings.as_dict()})
     _print(folder, findings)
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """The files of an earlier demo, all that the folder holds; the marker of it comes last.
+
+    Raises:
+        UsageError: if the folder holds anything else, naming it.
+    """
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()] if folder.is_dir() else []
+    if not found:
+        return []
+    marker = folder / _MARKER
+    try:
+        content = read_json(marker) if marker.is_file() else {}
+    except (ValueError, RecursionError):
+        content = {}
+    own = (
+        {folder / name for name in _FILES} if isinstance(content, dict) and content.items() >= _OURS.items() else set()
+    )
+    if own:
+        pool, pictures = folder / "pool", OwnFiles(folder / "selection")
+        if (pool / "run.json").is_file():
+            own.update(PredictionFolder(pool, read_run(pool)["settings"], clean=False).own_files())
+        own.update(pictures.folder / name for name in pictures.listed() if pictures.is_own(name))
+        own.add(pictures.list)
+        own.update(folder / "pool-images" / path.name for path in (nuclei_mini() / "images" / "pool").iterdir())
+    others = [path for path in found if path not in own and not path.name.startswith(TEMPORARY_PREFIX)]
+    if others:
+        raise UsageError(
+            f"{folder} holds files that no demo has written, such as {min(others)}: move them away, or pass a new "
+            "folder as --out"
+        )
+    return sorted(found, key=lambda path: path == marker)
+
+
+def _remove(folder: Path, files: list[Path]) -> None:
+    """Remove files, and the folders that are empty then."""
+    for file in files:
+        file.unlink(missing_ok=True)
+        for parent in file.parents[: len(file.relative_to(folder).parts) - 1]:
+            if any(parent.iterdir()):
+                break
+            parent.rmdir()
 
 
 @contextmanager
@@ -210,6 +275,7 @@ def _train(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
+        plugins=[WholeCheckpointIO()],
     )
     logger.info("training %s with %s from random weights, %d steps", "FPN", _ENCODER, steps)
     trainer.fit(task, datamodule=data.module)
@@ -230,7 +296,8 @@ def _search(folder: Path, images: Path, root: Path, regions: int, seed: int) -> 
     selection.save(folder / "selection.json")
     names = ("predictive_entropy", "mutual_information")
     scores = {name: np.concatenate([mean_score(item, name) for item in maps.values()]) for name in names}
-    stained = set(json.loads((root / "pool_stained.json").read_text())) & set(ids)
+    with reading(root / "pool_stained.json"):
+        stained = set(listing(read_json(root / "pool_stained.json"), "its content")) & set(ids)
     return Pool(images, ids, maps, scores, selection, stained)
 
 

@@ -64,7 +64,8 @@ def colorize(values: Array, scale: Scale) -> RGB:
 def color_bar(height: int, scale: Scale, label: str) -> RGB:
     """A color bar with its values and a label, ``(height, 78, 3)`` uint8, to stand at the right of a picture."""
     with _matplotlib:
-        return _color_bar(height, scale, label)
+        drawn: RGB = _color_bar(height, scale, label).copy()  # the original is kept for the next picture
+        return drawn
 
 
 @lru_cache(maxsize=64)
@@ -74,7 +75,8 @@ def _color_bar(height: int, scale: Scale, label: str) -> RGB:
     from matplotlib.figure import Figure
 
     dpi = 100
-    figure = Figure(figsize=(_BAR_WIDTH / dpi, height / dpi), dpi=dpi, facecolor="white")
+    # a little more, for versions of matplotlib that round what is just below a whole number down
+    figure = Figure(figsize=(_BAR_WIDTH / dpi, (height + 1e-3) / dpi), dpi=dpi, facecolor="white")
     canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.12, 0.05, 0.16, 0.9))
     norm = matplotlib.colors.Normalize(scale.low, scale.high)

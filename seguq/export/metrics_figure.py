@@ -51,7 +51,7 @@ def uncertainty_figure(calibration: CalibrationError, rows: Sequence[Row], title
 
     figure = Figure(figsize=(12, 4), layout="constrained")
     reliability, *ranking = figure.subplots(1, 3, width_ratios=(1, 1.1, 1.1))
-    calibration.plot(reliability)
+    calibration.plot(ax=reliability)
     ece, brier, nll = (next(row for row in rows if row.name == name) for name in ("ece", "brier", "nll"))
     reliability.set_title(
         f"ECE {_with_interval(ece)}\nBrier {_with_interval(brier)}\nNLL {_with_interval(nll)}", fontsize=8

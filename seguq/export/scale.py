@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seguq.core.errors import SeguqError
+from seguq.core.reading import read_json, reading
 from seguq.functional.ranking import order_bins
 from seguq.inference.measures import measure
 
@@ -100,12 +101,17 @@ def _two_digits(value: float, rounded: Callable[[float], int]) -> float:
 
 def scales_from_dict(content: Any) -> dict[str, Scale]:
     """Scales by measure, from the JSON that a run keeps."""
-    return {name: Scale(float(item["low"]), float(item["high"])) for name, item in content.items()}
+    scales = {name: Scale(float(item["low"]), float(item["high"])) for name, item in content.items()}
+    for name, scale in scales.items():
+        if not -math.inf < scale.low < scale.high < math.inf:
+            raise SeguqError(f"the scale of {name!r} goes from {scale.low} to {scale.high}")
+    return scales
 
 
 def read_scales(file: Path) -> dict[str, Scale] | None:
     """The scales that a run keeps in a file; None where there is none, or a damaged one: they are found anew."""
     try:
-        return scales_from_dict(json.loads(file.read_text()))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        with reading(file):
+            return scales_from_dict(read_json(file))
+    except SeguqError:
         return None

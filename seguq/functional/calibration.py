@@ -86,6 +86,7 @@ def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignor
 
     Returns:
         ``(B, 3, n_bins)`` float64: the number of pixels, the sum of their confidences, the number predicted rightly.
+        Flat ``(N, C)`` is one image.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, 2017, section 2.
@@ -102,7 +103,7 @@ def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignor
     bins = flat_images(torch.bucketize(confidence, edges))
     labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
     weights = torch.stack((labeled, confidence.double() * labeled, (prediction == target) & labeled)).double()
-    out = torch.zeros(3, len(probs), n_bins, dtype=torch.float64, device=probs.device)
+    out = torch.zeros(3, len(bins), n_bins, dtype=torch.float64, device=probs.device)
     out.scatter_add_(2, bins.expand(3, *bins.shape), weights.reshape(3, *bins.shape))
     return out.transpose(0, 1)
 

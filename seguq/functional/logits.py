@@ -72,6 +72,11 @@ def class_target(target: Tensor, logits: Tensor, task: Task = "multiclass") -> T
     """
     if task != "multilabel" and target.ndim == logits.ndim and target.shape[1] == 1:
         target = target.squeeze(1)
+    if task != "multilabel" and target.ndim == logits.ndim > 2 and target.shape[1] > 1:
+        raise SeguqError(
+            f"target of shape {tuple(target.shape)} has a channel for each class: pass task='multilabel' for "
+            "independent labels, or class indices by target.argmax(1) for classes of which each pixel has one"
+        )
     # a mask that went through float arithmetic (a binary loss wants float) is fine as long as it holds whole numbers
     if target.is_floating_point():
         whole = target.round()

@@ -59,14 +59,23 @@ def area_under_roc(negatives: Tensor, positives: Tensor) -> Tensor:
     return wins / (positives.sum(-1) * negatives.sum(-1))
 
 
-def average_precision(negatives: Tensor, positives: Tensor) -> Tensor:
+def average_precision(negatives: Tensor, positives: Tensor, mixed: Tensor | None = None) -> Tensor:
     r"""Area under the precision-recall curve as a sum of steps (no interpolation), ties taken together.
 
     .. math:: \sum_k (R_k - R_{k-1}) P_k
 
+    A bin that is ``mixed`` holds scores that differ, in an order that was not kept. Its value is the exact expectation
+    over their random orders; with ``m`` scores in it, ``e`` of them positive, and ``M`` above it, ``E`` of them
+    positive, its positives have a sum of precisions of
+
+    .. math:: \frac em \big(m r + (E + 1 - r (M + 1)) (H_{M + m} - H_M)\big), \qquad r = \frac{e - 1}{m - 1}
+
+    with :math:`H_n = \sum_{j=1}^n 1/j`.
+
     Args:
         negatives: counts of the negatives by score, ``(..., n_bins)``, lowest score first, float64.
         positives: counts of the positives, the same shape.
+        mixed: ``(n_bins,)`` bool, which bins hold scores that differ; None: in each bin all scores are equal.
 
     Returns:
         ``(...)`` from 0 to 1; NaN where there is no positive.
@@ -80,17 +89,29 @@ def average_precision(negatives: Tensor, positives: Tensor) -> Tensor:
     """
     hits = positives.flip(-1).cumsum(-1)
     taken = hits + negatives.flip(-1).cumsum(-1)
-    precision = hits / taken.clamp_min(1)
-    return (positives.flip(-1) * precision).sum(-1) / positives.sum(-1)
+    here = positives.flip(-1)
+    precisions = here * hits / taken.clamp_min(1)
+    if mixed is not None:
+        size = here + negatives.flip(-1)
+        before, above = hits - here, taken - size
+        rate = ((here - 1) / (size - 1).clamp_min(1)).clamp_min(0)
+        harmonic = torch.digamma(taken + 1) - torch.digamma(above + 1)
+        expected = here / size.clamp_min(1) * (size * rate + (before + 1 - rate * (above + 1)) * harmonic)
+        precisions = torch.where(mixed.flip(-1), expected, precisions)
+    return precisions.sum(-1) / positives.sum(-1)
 
 
-def fpr_at_tpr(negatives: Tensor, positives: Tensor, tpr: float = 0.95) -> Tensor:
+def fpr_at_tpr(negatives: Tensor, positives: Tensor, tpr: float = 0.95, mixed: Tensor | None = None) -> Tensor:
     """Share of the negatives that score as high as the highest threshold that keeps ``tpr`` of the positives.
+
+    Where the threshold falls into a bin that is ``mixed`` (see `average_precision`), the value is the exact expectation
+    over the random orders of the scores in it: before the k-th of e positives come ``k n / (e + 1)`` of n negatives.
 
     Args:
         negatives: counts of the negatives by score, ``(..., n_bins)``, lowest score first, float64.
         positives: counts of the positives, the same shape.
         tpr: the share of positives to keep.
+        mixed: ``(n_bins,)`` bool, which bins hold scores that differ; None: in each bin all scores are equal.
 
     Returns:
         ``(...)`` from 0 to 1; NaN where there is no positive or no negative.
@@ -102,11 +123,18 @@ def fpr_at_tpr(negatives: Tensor, positives: Tensor, tpr: float = 0.95) -> Tenso
         >>> fpr_at_tpr(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 1.0]))
         tensor(0.2500)
     """
-    true_rate = positives.flip(-1).cumsum(-1) / positives.sum(-1, keepdim=True)
-    false_rate = negatives.flip(-1).cumsum(-1) / negatives.sum(-1, keepdim=True)
+    hits, alarms = positives.flip(-1).cumsum(-1), negatives.flip(-1).cumsum(-1)
+    all_positives, all_negatives = positives.sum(-1, keepdim=True), negatives.sum(-1, keepdim=True)
     # the first threshold, from the top, at which enough positives are in; one part in 1e12 for rounding
-    first = (true_rate < tpr - 1e-12).sum(-1, keepdim=True).clamp_max(true_rate.shape[-1] - 1)
-    rate = false_rate.gather(-1, first).squeeze(-1)
+    first = (hits / all_positives < tpr - 1e-12).sum(-1, keepdim=True).clamp_max(hits.shape[-1] - 1)
+    false = alarms.gather(-1, first)
+    if mixed is not None:
+        inside = positives.flip(-1).gather(-1, first)
+        wanted = (tpr * all_positives * (1 - 1e-12)).ceil() - (hits.gather(-1, first) - inside)
+        others = negatives.flip(-1).gather(-1, first)
+        expected = false - others + wanted * others / (inside + 1)
+        false = torch.where(mixed.flip(-1)[first], expected, false)
+    rate = (false / all_negatives).squeeze(-1)
     return rate.masked_fill(positives.sum(-1) == 0, float("nan"))
 
 

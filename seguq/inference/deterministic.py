@@ -12,6 +12,7 @@ from seguq.core.errors import SeguqError
 from seguq.data.batches import output_logits, unpack_batch
 from seguq.functional.logits import class_logits
 from seguq.functional.uncertainty import standardized_max_logit
+from seguq.inference.activated import is_first_batch, tell_of_probabilities
 from seguq.inference.estimator import OneModelEstimator
 from seguq.inference.evaluation import evaluation_mode
 from seguq.inference.max_logits import MaxLogitStatistics
@@ -91,7 +92,12 @@ class Deterministic(OneModelEstimator):
     def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         with evaluation_mode(self.network):
             logits = self.logits_of(self.network, images)
+        self._look_at(logits)
         return logits, self._measures_of(logits, names)
+
+    def _look_at(self, logits: Tensor) -> None:
+        if is_first_batch(self.network):
+            tell_of_probabilities(self.network, logits)
 
     def of_output(self, output: Any, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Class logits, and the measures of them, of a pass that has run already.
@@ -101,6 +107,7 @@ class Deterministic(OneModelEstimator):
             images: what it was given, for the size.
         """
         logits = class_logits(output_logits(output, images.shape[2:]), self.task)
+        self._look_at(logits)
         return logits, self._measures_of(logits, self.measures)
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:

@@ -12,31 +12,24 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from seguq.core.errors import SeguqError
 
 _ATTRIBUTE = "injected_dropout"
-# packages that have a layer for it, and how its name ends: transformers has one for each model
-_STOCHASTIC_DEPTH = {
-    **dict.fromkeys(("timm", "transformers", "monai", "mmcv", "mmengine"), "DropPath"),
-    "torchvision": "StochasticDepth",
-}
+_NAMES = ("Dropout", "DropBlock", "DropPath", "StochasticDepth")
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Whether a module is one of torch's dropout modules, or the stochastic depth of a known package.
+    """Whether a module is one of torch's dropout modules, or of another package's or one's own that says so.
 
-    The latter is known by name and package, so no package has to be imported.
+    The latter is a module without parameters and parts of its own whose class, or one that it derives from, has
+    ``Dropout``, ``DropBlock``, ``DropPath`` or ``StochasticDepth`` in its name; so no package has to be imported.
     """
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return True
+    if any(True for _ in module.children()) or any(True for _ in module.parameters()):
+        return False
     if isinstance(module, torch.jit.ScriptModule):  # of the class that it was made of only the name is left
-        name = getattr(module, "original_name", "")
-        return name.endswith(tuple(_STOCHASTIC_DEPTH.values())) or issubclass(
-            getattr(nn.modules.dropout, name, object), nn.modules.dropout._DropoutNd
-        )
-    return any(map(_is_stochastic_depth, type(module).__mro__))
-
-
-def _is_stochastic_depth(cls: type) -> bool:
-    ending = _STOCHASTIC_DEPTH.get(cls.__module__.partition(".")[0])
-    return ending is not None and cls.__name__.endswith(ending)
+        names = [getattr(module, "original_name", "")]
+    else:
+        names = [cls.__name__ for cls in type(module).__mro__]
+    return any(word in name for name in names for word in _NAMES)
 
 
 def is_normalization(module: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
 from seguq.core.named import Named
-from seguq.data.batches import output_logits, unpack_batch
+from seguq.data.batches import output_logits, plain, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference.evaluation import images_for
 from seguq.inference.maps import UncertaintyMaps
@@ -153,18 +153,30 @@ class Estimator(Named, ABC):
         """From the pooled class logits, and the maps that no calibrator changes, to the answer."""
         with torch.no_grad():
             tag = self.tag
-            calibrator = self.calibrator_in_force(tag)
-            if calibrator is not None:
-                with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
-                    calibrator.to(logits.device)
-                logits = calibrator(logits, images)
-            probs = torch.softmax(logits, dim=1)
+            probs = torch.softmax(self.calibrated(logits, images, tag), dim=1)
             maps = {**computed("probs", probs, self.measures), **maps}
             if self.task == "multilabel":
                 probs = probs[:, 1]
                 maps = {name: values.sum(1) for name, values in maps.items()}
         ordered = {name: maps[name] for name in self.measures}
         return UncertaintyMaps(probs, ordered, ids, tag, multilabel=self.task == "multilabel")
+
+    def calibrated(self, logits: Tensor, images: Tensor | None, tag: str | None = None) -> Tensor:
+        """Pooled class logits as the calibrator in force makes them; as they are, where there is none.
+
+        Args:
+            logits: ``(B, C, *spatial)``.
+            images: those that they are of, or None where no one has them.
+            tag: this estimator's, which need not be read again then.
+        """
+        calibrator = self.calibrator_in_force(self.tag if tag is None else tag)
+        if calibrator is None:
+            return logits
+        with torch.inference_mode(False):  # buffers moved inside of it could never be filled again outside
+            calibrator.to(logits.device)
+        with torch.no_grad():
+            calibrated: Tensor = calibrator(logits, images)
+        return calibrated
 
     def pooled_logits(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Tensor:
         """The pooled output that a calibrator is fitted on, raw: class logits ``(B, C, *spatial)``.
@@ -188,7 +200,7 @@ class Estimator(Named, ABC):
 
     @property
     def looks_around(self) -> bool:
-        """Whether its models are given other images than those of a call: other views of them, or parts."""
+        """Whether its models are given other images than those of a call: views or parts of them, or one at a time."""
         return False
 
     def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward | None]) -> Self:
@@ -281,8 +293,7 @@ class Estimator(Named, ABC):
             raise SeguqError(f"images must be a tensor, but are a {type(images).__name__}: torch.from_numpy makes one")
         # one image without its batch dimension goes through convolutions, too, with its rows taken for classes
         require_dims("images", images, "(B, channels, *spatial) of 2-D or 3-D images", at_least=4)
-        plain = images if type(images) is Tensor else images.as_subclass(Tensor)
-        images = self.images_in(plain)
+        images = self.images_in(plain(images))
         told = getattr(self.models[0], "task", None)
         if isinstance(told, str) and told in TASKS and told != self.task:
             raise SeguqError(

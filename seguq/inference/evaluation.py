@@ -41,6 +41,25 @@ def evaluation_mode(model: nn.Module, training: Callable[[str, nn.Module], bool]
                     module.training = flag
 
 
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put back, after a pass in training mode, the buffers of all modules and the plain attributes that it set."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    attributes = [(part, dict(vars(part)), dict(part._buffers)) for part in model.modules()]
+    try:
+        yield
+    finally:
+        for part, before, held in attributes:
+            vars(part).clear()
+            vars(part).update(before)
+            part._buffers.clear()
+            part._buffers.update(held)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
 def images_for(model: nn.Module, images: Tensor, *, cast: bool = True) -> Tensor:
     """Images on a model's device, in its precision or, without ``cast``, in their own."""
     parameter = next(model.parameters(), None)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file
+from seguq.core.reading import reading
 from seguq.inference.measures import explain_missing
 
 _SCHEMA_VERSION = 1
@@ -135,6 +135,48 @@ class UncertaintyMaps:
             for i in range(len(self))
         ]
 
+    def require_finite(self) -> None:
+        """Raise where a probability or a map is NaN or infinite, as after a training that has diverged.
+
+        Raises:
+            SeguqError: with the id of the first such image.
+        """
+        probs = {} if self._probs is None else {"probs": self._probs}
+        for name, values in {**probs, **self._maps}.items():
+            finite = values.isfinite().flatten(1).all(1)
+            if not bool(finite.all()):
+                image_id = self.image_ids[int(finite.logical_not().nonzero()[0])]
+                raise SeguqError(
+                    f"{name} of image {image_id!r} holds NaN or infinite values: the model's logits are not finite, as "
+                    "its weights have diverged, or the image holds such values"
+                )
+
+    def resized(self, size: tuple[int, int]) -> UncertaintyMaps:
+        """The same of 2-D images at another size (height, width): bilinear, the prediction by the largest probability.
+
+        Without probabilities the prediction is that of the nearest pixel.
+        """
+        if tuple(self.prediction.shape[-2:]) == tuple(size):
+            return self
+
+        def bilinear(values: Tensor) -> Tensor:
+            return nn.functional.interpolate(values, size, mode="bilinear", align_corners=False)
+
+        prediction = None
+        if self._probs is None:
+            layers = self.prediction if self.multilabel else self.prediction[:, None]
+            nearest = nn.functional.interpolate(layers.float(), size, mode="nearest-exact").long()
+            prediction = nearest if self.multilabel else nearest[:, 0]
+        return UncertaintyMaps(
+            None if self._probs is None else bilinear(self._probs),
+            {name: bilinear(values[:, None])[:, 0] for name, values in self._maps.items()},
+            self.image_ids,
+            self.estimator,
+            prediction=prediction,
+            num_classes=self.num_classes,
+            multilabel=self.multilabel,
+        )
+
     def to(self, device: torch.device | str) -> UncertaintyMaps:
         """The same maps on another device."""
         return UncertaintyMaps(
@@ -181,34 +223,48 @@ class UncertaintyMaps:
         Raises:
             SeguqError: naming the file, if it is missing, damaged, or of another schema version.
         """
-        if not Path(path).is_file():
-            raise UsageError(f"{path} does not exist")
-        try:
+        with reading(path, "saved maps"):
             with np.load(path, allow_pickle=False) as arrays:
                 content = {name: arrays[name] for name in arrays.files}
-            version, num_classes, multilabel = (int(value) for value in content["meta"])
-            ids = [str(image_id) for image_id in content["image_ids"]]
-            estimator = str(content["estimator"])
-            prediction = torch.from_numpy(content["prediction"].astype(np.int64))
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            TypeError,
-            RuntimeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            raise SeguqError(f"{path} cannot be read as saved maps: it is damaged or another kind of file") from error
-        if version != _SCHEMA_VERSION:
-            raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
-        return cls(
-            torch.from_numpy(content["probs"]) if "probs" in content else None,
-            {name[4:]: torch.from_numpy(values) for name, values in content.items() if name.startswith("map/")},
-            ids,
-            estimator,
-            prediction=prediction,
-            num_classes=num_classes,
-            multilabel=bool(multilabel),
-        )
+            version, num_classes, multilabel = (int(value) for value in _of_kind(content["meta"], "iu", "meta"))
+            if version != _SCHEMA_VERSION:
+                raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
+            prediction = _of_kind(content["prediction"], "iu", "prediction").astype(np.int64)
+            floats = {
+                name: _of_kind(content[name], "f", name) for name in content if name.startswith(("map/", "probs"))
+            }
+            probs = floats.pop("probs", None)
+            found = cls(
+                None if probs is None else torch.from_numpy(probs),
+                {name.removeprefix("map/"): torch.from_numpy(values) for name, values in floats.items()},
+                [str(image_id) for image_id in _of_kind(content["image_ids"], "U", "image_ids")],
+                str(content["estimator"]),
+                prediction=torch.from_numpy(prediction),
+                num_classes=num_classes,
+                multilabel=bool(multilabel),
+            )
+            found._require_consistent()
+            return found
+
+    def _require_consistent(self) -> None:
+        """Raise for what a file may hold, but no estimator gives."""
+        spatial = self.prediction.shape[2:] if self.multilabel else self.prediction.shape[1:]
+        shapes = {name: values.shape for name, values in self._maps.items()}
+        shapes |= {"prediction": self.prediction.select(1, 0).shape if self.multilabel else self.prediction.shape}
+        if self._probs is not None:
+            shapes["probs"] = self._probs.select(1, 0).shape
+        expected = (len(self.image_ids), *spatial)
+        wrong = next((name for name, shape in shapes.items() if tuple(shape) != expected), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong} is of shape {tuple(shapes[wrong])}, where {expected} is due")
+        if self.prediction.numel():
+            low, high = (int(value) for value in self.prediction.aminmax())
+            if low < 0 or high >= max(self.num_classes, 2):
+                raise ValueError(f"a prediction of class {low if low < 0 else high} is none of {self.num_classes}")
+
+
+def _of_kind(array: np.ndarray[Any, Any], kinds: str, name: str) -> np.ndarray[Any, Any]:
+    """An array of a type whose letter in numpy is one of some."""
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{name} is of type {array.dtype}")
+    return array

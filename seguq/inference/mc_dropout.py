@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,10 @@ from seguq.core.log import say_once
 from seguq.core.seeds import derive_seed, generator_state, same_state, seeded
 from seguq.inference.dropout import is_dropout, is_normalization
 from seguq.inference.estimator import OneModelEstimator
-from seguq.inference.evaluation import evaluation_mode
+from seguq.inference.evaluation import evaluation_mode, untouched
 from seguq.inference.replay import Replay
 from seguq.inference.replay.recorder import OWN_GENERATOR
+from seguq.inference.replay.samples import seen_at_once
 from seguq.inference.sampling import SamplingEstimator
 
 Layers = str | Callable[[str, nn.Module], bool]
@@ -39,11 +42,13 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         model: any module whose output holds logits ``(B, C, *spatial)``; None: bound later, by a callback.
         samples: number of passes, S. From about 6 on they help, near 40 they saturate.
         seed: for masks that can be had again; None: from the global generator.
-        layers: ``"dropout"``: torch's dropout modules of every kind, and the stochastic depth of timm, torchvision,
-            transformers, monai and mmcv; ``"all"``: every layer that behaves differently in training, but for those
+        layers: ``"dropout"``: torch's dropout modules of every kind, and modules without parameters whose class has
+            Dropout, DropBlock, DropPath or StochasticDepth in its name; what else is random in training is named in a
+            warning, and stays off; ``"all"``: every layer that behaves differently in training, but for those
             that keep running statistics or a spectral norm; or a predicate ``(name, module)`` that picks modules.
             Everything else stays in evaluation mode.
-        verify: compare two samples of a model's first batch with whole passes.
+        verify: compare two samples of a model's first batch with whole passes, and with ``layers="dropout"`` look for
+            what is random in training but stays off, by one more pass.
         **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
 
     Raises:
@@ -81,12 +86,18 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         self.layers = layers
         self.verify = verify
         self._replay = Replay(verify)
+        self._looked_at: WeakSet[nn.Module] = WeakSet()
 
     @property
     def tag(self) -> str:
         """``mc_dropout(layers=...)``."""
         layers = self.layers if isinstance(self.layers, str) else getattr(self.layers, "__qualname__", "predicate")
         return f"mc_dropout(layers={layers})"
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether it runs image by image: with a seed."""
+        return self.seed is not None
 
     def _switched_on(self, name: str, module: nn.Module) -> bool:
         if is_normalization(module):
@@ -109,6 +120,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             return self.logits_of(self.network, images)
 
     def sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
+        self._tell_of_left_off(images)
         if self.seed is not None and len(images):
             yield from self._seeded_logits(images, ids, self.seed)
             return
@@ -143,6 +155,29 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
                 say_once(f"{self.tag}: the seed does not reach the generator of the model itself, whose draws differ")
             yield torch.cat(rows)
 
+    def _tell_of_left_off(self, images: Tensor) -> None:
+        """Name the modules that draw random numbers in training, and are not switched on; once a model."""
+        model = self.network
+        if not self.verify or self.layers != "dropout" or model in self._looked_at or not len(images):
+            return
+        self._looked_at.add(model)
+        if seen_at_once(model) is not None:  # a script, compiled, or with hooks whose effects are not known
+            return
+        try:
+            with untouched(model):
+                random = self._seen_random(images, lambda _, module: not is_normalization(module))
+        except Exception:  # a model that wants labels in training: what it does then cannot be seen
+            return
+        modules = dict(model.named_modules())
+        left = {name: modules[name] for name in random if not self._switched_on(name, modules[name])}
+        if left:
+            named = ", ".join(f"{name or 'the model itself'} ({type(part).__name__})" for name, part in left.items())
+            warnings.warn(
+                f"layers='dropout' leaves off what is random in training, but no dropout by its name: {named}; pass "
+                "layers='all' to switch it on, or a predicate (name, module)",
+                stacklevel=3,
+            )
+
     def _nothing_random(self) -> str:
         layers = self.details()["layers"]
         found = f"{len(layers)} such layers" if layers else "no such layer"
@@ -154,6 +189,9 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
 
     def seen_random(self, images: Tensor) -> tuple[str, ...]:
         """Names of the innermost modules during whose forward a generator moved."""
+        return self._seen_random(images, self._switched_on)
+
+    def _seen_random(self, images: Tensor, training: Callable[[str, nn.Module], bool]) -> tuple[str, ...]:
         seen: list[str] = []
         states: list[tuple[tuple[Tensor, ...], int]] = []
         handles = []
@@ -173,7 +211,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             for name, module in self.network.named_modules():
                 handles.append(module.register_forward_pre_hook(enter, prepend=True))
                 handles.append(module.register_forward_hook(leave(name)))
-            with torch.no_grad(), evaluation_mode(self.network, self._switched_on), seeded(0, images.device):
+            with torch.no_grad(), evaluation_mode(self.network, training), seeded(0, images.device):
                 self.logits_of(self.network, images)
         finally:
             for handle in handles:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.reading import listing, mapping, reading, text, whole
 
 
 class WeightMoments:
@@ -151,16 +152,16 @@ class WeightMoments:
         Raises:
             SeguqError: if it is damaged.
         """
-        try:
-            moments = cls(state["rank"])
-            moments.count = int(state["count"])
-            moments.aliases = {str(name): str(first) for name, first in state["aliases"].items()}
-            moments.mean = dict(state["mean"])
-            moments._squares = dict(state["squares"])
-            moments._deviations = {name: list(columns) for name, columns in state["deviations"].items()}
+        with reading("what was collected for SWAG"):
+            moments = cls(whole(state["rank"], "'rank'"))
+            moments.count = whole(state["count"], "'count'", 0)
+            aliases = mapping(state["aliases"], "'aliases'")
+            moments.aliases = {name: text(first, f"the alias {name!r}") for name, first in aliases.items()}
+            moments.mean = dict(mapping(state["mean"], "'mean'"))
+            moments._squares = dict(mapping(state["squares"], "'squares'"))
+            deviations = mapping(state["deviations"], "'deviations'")
+            moments._deviations = {name: list(listing(columns, name)) for name, columns in deviations.items()}
             moments._require_consistent()
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            raise SeguqError(f"what was collected for SWAG cannot be understood ({error})") from error
         return moments
 
     def _require_consistent(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seguq.core.log import say_once
+from seguq.inference.activated import is_first_batch, tell_of_probabilities
 from seguq.inference.estimator import Estimator
 from seguq.inference.measures import Source, computed, measure
 from seguq.inference.running import RunningMeasures, pooled_logits
@@ -31,7 +32,10 @@ class SamplingEstimator(Estimator):
         others = [name for name in names if _needs_all_samples(name)]
         if others:
             say_once(f"{', '.join(others)}: all samples of a batch are kept in memory, which takes longer")
+        first = is_first_batch(self.models[0])
         for logits in self.sample_logits(images, ids):
+            if first:
+                tell_of_probabilities(self.models[0], logits)
             running.add(logits)
             if others:
                 kept.append(torch.softmax(logits, dim=1))

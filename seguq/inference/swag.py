@@ -16,6 +16,7 @@ from seguq.calibration.checkpoint import carry, section, unpack
 from seguq.core.checks import require_count, require_seed
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
+from seguq.core.reading import listing, mapping, reading, text
 from seguq.core.seeds import GENERATOR_LOCK, derive_seed
 from seguq.data.batches import unpack_batch
 from seguq.inference.evaluation import evaluation_mode
@@ -91,13 +92,17 @@ class SWAG(SamplingEstimator):
         if bn_batches is not None:
             require_reiterable(bn_batches)
         content = read_checkpoint(checkpoint)
-        held = section(content).get("swag")
+        with reading(checkpoint):
+            held = section(content).get("swag")
         if held is None:
             raise SeguqError(
                 f"{checkpoint} holds nothing for SWAG: train with seguq.callbacks.SWAG(), and take a checkpoint that "
                 "was written after it had begun to collect"
             )
-        self.moments = WeightMoments.from_state(held)
+        with reading(checkpoint):
+            held = mapping(held, "what it holds for SWAG")
+            self.moments = WeightMoments.from_state(held)
+            statistics = {text(name, "a layer") for name in listing(held.get("statistics", []), "'statistics'")}
         self.moments.require_enough()
         self.model = model
         self.checkpoint = checkpoint
@@ -105,13 +110,14 @@ class SWAG(SamplingEstimator):
         self.bn_batches = bn_batches
         self.seed = seed
         self.mean_model = copy.deepcopy(model)
-        load_all_weights(self.mean_model, content, str(checkpoint))
-        in_file = matching_names(self.mean_model, content, str(checkpoint))
+        with reading(checkpoint):
+            load_all_weights(self.mean_model, content, str(checkpoint))
+            in_file = matching_names(self.mean_model, content, str(checkpoint))
         self._parameters = self._names(in_file, str(checkpoint))
         self._renewed_layers = {
             full
             for full, _ in with_statistics(self.mean_model)
-            if "statistics" not in held or in_file[_buffer(full)].removesuffix(".running_mean") in held["statistics"]
+            if "statistics" not in held or in_file[_buffer(full)].removesuffix(".running_mean") in statistics
         }
         _set(self.mean_model, {own: self.moments.mean[name] for own, name in self._parameters.items()})
         self._slot = copy.deepcopy(self.mean_model)

@@ -20,6 +20,9 @@ from seguq.functional.logits import full_precision
 
 Interval = tuple[Tensor, Tensor]
 
+_PART_VALUES = 1 << 24  # sums of images held at once: 128 MiB
+_CPU_PIECE, _GPU_PIECE = 1 << 19, 1 << 26
+
 
 @lru_cache(maxsize=65536)
 def poisson_weights(seed: int, image_id: str, n_boot: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
@@ -72,30 +75,45 @@ class BootstrapMetric(Metric):
     def _value(self, sums: Tensor) -> Tensor | dict[str, Tensor]:
         """The metric of sums ``(..., size)``, for one or for all replicates at once."""
 
-    def _boot_sums(self, image_sums: Tensor) -> Tensor:
-        """From the sums of each image to those that replicates keep."""
-        return image_sums
+    def _add(self, images: int, group: Sequence[str] | None, sums_of: Callable[[slice], Tensor]) -> None:
+        """Take in images, so many at a time that their sums stay within 128 MiB.
 
-    def _add(self, image_sums: Tensor, group: Sequence[str] | None) -> None:
-        """Take in the sums of each image, ``(B, size)`` float64."""
-        if group is not None and (isinstance(group, str) or len(group) != len(image_sums)):
-            raise SeguqError(f"group must hold one image id for each of the {len(image_sums)} images")
-        # not in place: a state that Lightning reset under inference mode could not be changed outside of it
-        self.sums = self.sums + image_sums.sum(0)
+        Args:
+            images: how many.
+            group: one id an image, or None.
+            sums_of: the sums of some of the images, ``(n, size)`` float64.
+        """
+        self._require_ids(images, group)
+        for part in parts_of(images, self.sums.numel()):
+            sums = sums_of(part)
+            # not in place: a state that Lightning reset under inference mode could not be changed outside of it
+            self.sums = self.sums + sums.sum(0)
+            self._draw(sums, None if group is None else group[part])
+
+    def _draw(self, boot_sums: Tensor, group: Sequence[str] | None) -> None:
+        """Take the sums of images, ``(B, boot_size)``, into the replicates, each as often as it is drawn."""
         if group is None:
-            self.ungrouped = self.ungrouped + len(image_sums)
-            return
-        if not len(image_sums):
+            self.ungrouped = self.ungrouped + len(boot_sums)
             return
         weights = np.stack([poisson_weights(self.seed, str(image_id), self.n_boot) for image_id in group])
-        boot_sums = self._boot_sums(image_sums)
-        self.replicates = self.replicates + torch.from_numpy(weights).to(boot_sums).T @ boot_sums
+        filled = boot_sums.any(0).nonzero().squeeze(1)  # of many bins, few hold a pixel
+        drawn = torch.from_numpy(weights).to(boot_sums).T @ boot_sums[:, filled]
+        self.replicates = self.replicates.index_add(1, filled, drawn)
+
+    @staticmethod
+    def _require_ids(images: int, group: Sequence[str] | None) -> None:
+        if group is not None and (isinstance(group, str) or len(group) != images):
+            raise SeguqError(
+                f"group must hold one image id for each of the {images} images (flat values (N,) are one image; N "
+                "images of one value each are (N, 1))"
+            )
 
     def _look(self, target: Tensor, ignore_index: int) -> None:
         """Note which labels a batch of targets holds, for a word where they seem to be masks of 0 and 255."""
         watch = LabelWatch(ignore_index)
+        watch.seen = self.labels
         watch.look(target)
-        self.labels = self.labels + watch.seen.to(self.labels.device)
+        self.labels = watch.seen.to(self.labels.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Any:
         """Move the sums as ``fn`` does, but keep their type.
@@ -189,6 +207,42 @@ class BootstrapMetric(Metric):
             self._require_groups()
             yield
 
+    def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
+        """Draw the value as a dot with its interval (95 %) as a bar, where ids are known; or values over their steps.
+
+        Args:
+            val: what `compute` gave; a sequence of that is drawn over its steps; None: the value of what was seen.
+            ax: matplotlib's axes to draw into; None: new ones.
+
+        Returns:
+            The matplotlib figure and axes.
+        """
+        figure, ax = axes_for(ax)
+        if is_history(val):
+            self._plot(val, ax)
+            return figure, ax
+        value = self.compute() if val is None else val
+        # the interval belongs to what was seen, not to a value brought along from elsewhere
+        known = val is None and not int(self.ungrouped) and bool(self.replicates.any())
+        interval = self.compute_interval() if known else None
+        values = value if isinstance(value, dict) else {type(self).__name__: value}
+        intervals = interval if isinstance(interval, dict) else dict.fromkeys(values, interval)
+        for place, (name, item) in enumerate(values.items()):
+            bounds = intervals[name]
+            if bounds is not None:
+                ends = [float(bound) for bound in bounds]
+                ax.plot([place, place], ends, color="0.6", linewidth=3, solid_capstyle="round", zorder=1)
+            ax.plot([place], [float(item)], marker="o", linestyle="none", color="C0", zorder=2)
+            ax.annotate(
+                f"{float(item):.3f}", (place, float(item)), xytext=(8, 0), textcoords="offset points", va="center"
+            )
+        ax.set_xticks(range(len(values)), list(values))
+        ax.set_xlim(-0.6, len(values) - 0.4)
+        ax.margins(y=0.15)
+        ax.grid(axis="y", color="0.9")
+        ax.set_axisbelow(True)
+        return figure, ax
+
     def _interval(self, level: float) -> Interval | dict[str, Interval]:
         out: Interval | dict[str, Interval] = _map(lambda item: _percentiles(item, level), self._replicate_values())
         return out
@@ -223,34 +277,84 @@ def _map(function: Callable[[Tensor], Any], value: Tensor | dict[str, Tensor]) -
     return function(value)
 
 
+def is_history(val: Any) -> bool:
+    """Whether what is to be drawn are the values of several steps."""
+    return isinstance(val, (list, tuple))
+
+
+def axes_for(ax: Any) -> tuple[Any, Any]:
+    """Matplotlib's figure and axes to draw into: those given, or new ones that no window manager knows."""
+    from matplotlib.figure import Figure
+
+    if ax is not None:
+        return ax.figure, ax
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def parts_of(images: int, values: int) -> Iterator[slice]:
+    """Slices of images, of which each has so many values, that hold at most 2^24 values and at least one image."""
+    step = max(1, _PART_VALUES // values)
+    return (slice(start, start + step) for start in range(0, images, step))
+
+
+def pieces_of(rows: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut ``(B, n)`` into pieces that stay in the cache of a processor, or are large enough for a GPU."""
+    most = _GPU_PIECE if rows.is_cuda else _CPU_PIECE
+    images = max(1, most // max(1, rows.shape[1]))
+    for top in range(0, len(rows), images):
+        for left in range(0, rows.shape[1], most):
+            yield slice(top, top + images), slice(left, left + most)
+
+
 def split_last(sums: Tensor, *shape: int) -> Tensor:
     """``(..., n)`` as ``(..., *shape)``."""
     return sums.reshape(*sums.shape[:-1], *shape)
 
 
-def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Check what a metric of probabilities is given.
+def checked_scores(
+    scores: Tensor, target: Tensor, num_classes: int, ignore_index: int, name: str = "logits"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check the shapes of what a metric is given, and the target; the scores of ignored pixels may be anything.
 
     Returns:
-        The probabilities (at least float32), the target with ignored pixels set to 0, and which pixels are labeled.
+        The scores (at least float32) ``(B, C, *spatial)``, the target with ignored pixels set to 0, and which pixels
+        are labeled. Flat ones, ``(N, C)`` and ``(N,)``, come back as the one image that they are.
 
     Raises:
-        SeguqError: for a wrong shape, number of classes, NaN or a target out of range.
+        SeguqError: for a wrong shape, number of classes, or a target out of range.
     """
-    require_target_shape(probs, target, scores_name="probs")
-    if probs.shape[1] != num_classes:
+    require_target_shape(scores, target, scores_name=name)
+    if scores.shape[1] != num_classes:
         raise SeguqError(
-            f"probs have {probs.shape[1]} classes in shape {tuple(probs.shape)}, but num_classes={num_classes}"
+            f"{name} have {scores.shape[1]} classes in shape {tuple(scores.shape)}, but num_classes={num_classes}"
         )
     require_target_range(target, num_classes, ignore_index)
-    if probs.numel():
-        low, high = probs.aminmax()  # NaN if there is one
-        if not bool((low >= -1e-3) & (high <= 1.001)):
-            problem = "hold NaN" if bool(low.isnan()) else "are not between 0 and 1: apply softmax to logits first"
-            raise SeguqError(f"probs {problem}")
-    probs = full_precision(probs)
     labeled = target != ignore_index
-    return probs, target.long().where(labeled, 0), labeled
+    target = target.long().where(labeled, 0)
+    if target.ndim == 1:
+        scores, target, labeled = scores.T.unsqueeze(0), target.unsqueeze(0), labeled.unsqueeze(0)
+    return full_precision(scores), target, labeled
+
+
+def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Check what a metric of probabilities is given: as `checked_scores`, and their values at labeled pixels."""
+    probs, target, labeled = checked_scores(probs, target, num_classes, ignore_index, "probs")
+    if not _are_probs(probs):
+        # rasters have no value where there are no data, and such pixels are ignored
+        probs = probs.masked_fill(~labeled.unsqueeze(1), 0)
+        if not _are_probs(probs):
+            nan = bool(probs.isnan().any())
+            problem = "hold NaN" if nan else "are not between 0 and 1: apply softmax to logits first"
+            raise SeguqError(f"probs {problem}")
+    return probs, target, labeled
+
+
+def _are_probs(probs: Tensor) -> bool:
+    if not probs.numel():
+        return True
+    low, high = probs.aminmax()  # NaN if there is one
+    return bool((low >= -1e-3) & (high <= 1.001))
 
 
 def image_sum(values: Tensor, labeled: Tensor) -> Tensor:

@@ -16,7 +16,16 @@ from seguq.functional.calibration_interval import (
     calibration_error_interval,
     debiased_calibration_error,
 )
-from seguq.metrics.bootstrap import BootstrapMetric, Interval, checked_probs, image_sum, split_last
+from seguq.metrics.bootstrap import (
+    BootstrapMetric,
+    Interval,
+    axes_for,
+    checked_probs,
+    checked_scores,
+    image_sum,
+    is_history,
+    split_last,
+)
 
 
 class CalibrationError(BootstrapMetric):
@@ -67,7 +76,11 @@ class CalibrationError(BootstrapMetric):
         probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
         self._look(target, self.ignore_index)
         index = index.masked_fill(~labeled, -1)
-        self._add(top1_calibration_bins(probs, index, self.n_bins, ignore_index=-1).flatten(1), group)
+
+        def sums_of(part: slice) -> Tensor:
+            return top1_calibration_bins(probs[part], index[part], self.n_bins, ignore_index=-1).flatten(1)
+
+        self._add(len(index), group, sums_of)
 
     def compute_interval(self, level: float = 0.95) -> Interval:
         """The interval of the calibration error over images, free of the value's upward bias.
@@ -125,18 +138,26 @@ class CalibrationError(BootstrapMetric):
         """``(3, n_bins)`` float64: pixels, sum of confidences, and number predicted rightly, in each bin."""
         return self.sums.view(3, self.n_bins)
 
-    def plot(self, ax: Any = None, label: str | None = None, color: str | None = None) -> tuple[Any, Any]:
+    def plot(
+        self, val: Any = None, ax: Any = None, label: str | None = None, color: str | None = None
+    ) -> tuple[Any, Any]:
         """Draw the reliability diagram: accuracy against confidence, with the interval of the accuracy in each bin.
 
         Bins with fewer than one pixel in 10,000 are left out. Drawn is what this process has seen.
 
+        Args:
+            val: a sequence of values is drawn over its steps instead; one value, as a collection passes it, is not
+                looked at.
+            ax: matplotlib's axes to draw into; None: new ones.
+            label: what is measured, for the legend.
+            color: of curve and band.
+
         Returns:
             The matplotlib figure and axes.
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(4, 4), layout="constrained") if ax is None else ax.figure
-        ax = figure.add_subplot() if ax is None else ax
+        if is_history(val):
+            return super().plot(val, ax)
+        figure, ax = axes_for(ax)
         count, confidence, correct = self.bins.cpu().numpy()
         shown = count > 1e-4 * count.sum()
         ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", zorder=1)
@@ -160,22 +181,8 @@ class CalibrationError(BootstrapMetric):
         return low, high
 
 
-class NegativeLogLikelihood(BootstrapMetric):
-    r"""Mean negative log-likelihood of the true class, in nats a pixel.
-
-    .. math:: -\tfrac1n \sum_i \log p_{i, y_i}
-
-    Args:
-        num_classes: C.
-        ignore_index: value of the target that is left out.
-        **kwargs: ``n_boot``, ``seed``, and those of `torchmetrics.Metric`.
-
-    Example:
-        >>> metric = NegativeLogLikelihood(num_classes=2)
-        >>> metric.update(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))
-        >>> metric.compute()
-        tensor(0.6931)
-    """
+class _PixelMean(BootstrapMetric):
+    """The mean of a value a pixel over all labeled pixels."""
 
     higher_is_better = False
 
@@ -183,22 +190,69 @@ class NegativeLogLikelihood(BootstrapMetric):
         super().__init__(2, **kwargs)
         self.num_classes, self.ignore_index = num_classes, ignore_index
 
-    def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
-        """Take in a batch: ``probs`` (B, C, *spatial), ``target`` (B, *spatial), ``group`` one image id an item.
-
-        A probability of exactly 0 counts as the smallest normal number of its type, so that the mean stays finite.
-        """
-        probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
-        self._look(target, self.ignore_index)
-        true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
-        loss = -true.clamp_min(torch.finfo(true.dtype).tiny).log()
-        self._add(torch.stack((image_sum(labeled.double(), labeled), image_sum(loss, labeled)), 1), group)
+    def _add_values(self, values: Tensor, labeled: Tensor, group: Sequence[str] | None) -> None:
+        """Take in a map ``(B, *spatial)``, of which the labeled pixels count."""
+        count, total = image_sum(labeled.double(), labeled), image_sum(values, labeled)
+        sums = torch.stack((count, total), 1)
+        self._add(len(sums), group, lambda part: sums[part])
 
     def _value(self, sums: Tensor) -> Tensor:
         return sums[..., 1] / sums[..., 0]
 
 
-class BrierScore(BootstrapMetric):
+class NegativeLogLikelihood(_PixelMean):
+    r"""Mean negative log-likelihood of the true class, in nats a pixel.
+
+    .. math:: -\tfrac1n \sum_i \log p_{i, y_i}
+
+    Probabilities below 1e-38 are 0 in float32, so a model that is that sure of what is wrong is told apart from logits
+    alone: pass them where you have them. Over probabilities a pixel counts 87 nats at most.
+
+    Args:
+        num_classes: C.
+        ignore_index: value of the target that is left out.
+        from_logits: whether updates bring logits (log-probabilities are some) instead of probabilities.
+        **kwargs: ``n_boot``, ``seed``, and those of `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = NegativeLogLikelihood(num_classes=2)
+        >>> metric.update(torch.tensor([[0.5, 0.5]]), torch.tensor([1]))
+        >>> metric.compute()
+        tensor(0.6931)
+        >>> metric = NegativeLogLikelihood(num_classes=2, from_logits=True)
+        >>> metric.update(torch.tensor([[200.0, 0.0]]), torch.tensor([1]))
+        >>> metric.compute()
+        tensor(200.)
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, from_logits: bool = False, **kwargs: Any) -> None:
+        super().__init__(num_classes, ignore_index, **kwargs)
+        self.from_logits = from_logits
+
+    def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
+        """Take in a batch: ``probs`` (or logits, with ``from_logits``) (B, C, *spatial), ``target`` (B, *spatial).
+
+        A probability of exactly 0 counts as the smallest normal number of its type, so that the mean stays finite.
+
+        Args:
+            probs: ``(B, C, *spatial)``.
+            target: class indices ``(B, *spatial)``.
+            group: one image id an item, for `compute_interval`.
+        """
+        self._look(target, self.ignore_index)
+        if self.from_logits:
+            logits, index, labeled = checked_scores(probs, target, self.num_classes, self.ignore_index)
+            loss = torch.nn.functional.cross_entropy(logits, index, reduction="none")
+            if bool((loss.isnan() & labeled).any()):
+                raise SeguqError("logits hold NaN, or an infinity that leaves no probability")
+        else:
+            probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
+            true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
+            loss = -true.clamp_min(torch.finfo(true.dtype).tiny).log()
+        self._add_values(loss, labeled, group)
+
+
+class BrierScore(_PixelMean):
     r"""Mean squared distance of the probabilities from the truth, summed over the classes.
 
     .. math:: \tfrac1n \sum_i \sum_c (p_{ic} - [y_i = c])^2
@@ -218,19 +272,9 @@ class BrierScore(BootstrapMetric):
         tensor(0.5000)
     """
 
-    higher_is_better = False
-
-    def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(2, **kwargs)
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-
     def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch: ``probs`` (B, C, *spatial), ``target`` (B, *spatial), ``group`` one image id an item."""
         probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
         self._look(target, self.ignore_index)
         true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
-        score = probs.square().sum(1) - 2 * true + 1
-        self._add(torch.stack((image_sum(labeled.double(), labeled), image_sum(score, labeled)), 1), group)
-
-    def _value(self, sums: Tensor) -> Tensor:
-        return sums[..., 1] / sums[..., 0]
+        self._add_values(probs.square().sum(1) - 2 * true + 1, labeled, group)

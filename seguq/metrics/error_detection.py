@@ -10,9 +10,10 @@ from seguq.metrics.error_ranking import ErrorRanking
 class ErrorDetection(ErrorRanking):
     """How well uncertainty ranks wrong pixels above right ones.
 
-    Scores are binned by the order of float32 (`seguq.functional.order_bins`), 2^16 bins of which none spans more than
-    1/128 of its value; scores in one bin count as ties. The replicates of the bootstrap keep 2^12 bins (1/8 of the
-    value); their interval is shifted by the difference that the coarser bins make to the value itself.
+    The bins are those of `ErrorRanking`: equal scores tie as in scikit-learn, and where scores spread over a factor of
+    two or more, ``auroc`` and ``aupr`` are within 2e-4 and ``fpr95`` within 1e-3 of those of the raw scores. Crowded
+    scores (within a hundredth of 1, say) share few bins; with those, a value was off by up to .015.
+    `compute_bounds` gives the bounds that hold for any scores.
 
     Args:
         ignore_index: value of ``error`` that is left out.

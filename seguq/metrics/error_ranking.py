@@ -20,10 +20,19 @@ from seguq.functional.ranking import (
     fpr_at_tpr,
     order_bins,
 )
-from seguq.metrics.bootstrap import BootstrapMetric, split_last
+from seguq.metrics.bootstrap import BootstrapMetric, Interval, parts_of, pieces_of, split_last
 
-_BITS = 16
+_BITS = 18
 _BOOT_BITS = 12
+_BINS, _BOOT_BINS = 1 << _BITS, 1 << _BOOT_BITS
+
+Statistic = Callable[..., Tensor]
+"""From the counts of right and wrong pixels by score, and (``mixed=None``) which bins hold scores that differ."""
+
+
+def _of_counts(statistic: Callable[[Tensor, Tensor], Tensor]) -> Statistic:
+    """One for which it is the same whether the scores of a bin are equal or in an order that was not kept."""
+    return lambda right, wrong, mixed=None: statistic(right, wrong)
 
 
 class ErrorRanking(BootstrapMetric):
@@ -32,9 +41,14 @@ class ErrorRanking(BootstrapMetric):
     It gives what `ErrorDetection` (``auroc``, ``aupr``, ``fpr95``) and `RiskCoverage` (``aurc``, ``augrc``, ``ause``)
     give, in half the memory and time of the two.
 
-    Scores are binned by the order of float32 (`seguq.functional.order_bins`), 2^16 bins of which none spans more than
-    1/128 of its value; scores in one bin count as ties. The replicates of the bootstrap keep 2^12 bins (1/8 of the
-    value); their interval is shifted by the difference that the coarser bins make to the value itself.
+    Scores are binned by the order of float32 (`seguq.functional.order_bins`), 2^18 bins of which none spans more than
+    1/512 of its value. Equal scores tie, as in scikit-learn. Scores that differ but share a bin are taken in a random
+    order: the value is the expectation over those. Where scores spread over a factor of two or more (probabilities,
+    entropies, energies) it is within 2e-4 of that of the raw scores (``fpr95``: 1e-3). Scores that are crowded, such as
+    within a hundredth of 1, share few bins: `compute_bounds` gives the bounds that hold for any scores.
+
+    The replicates of the bootstrap keep 2^12 bins (1/8 of the value); their interval is shifted by the difference that
+    the coarser bins make to the value itself.
 
     Args:
         ignore_index: value of ``error`` that is left out.
@@ -48,66 +62,132 @@ class ErrorRanking(BootstrapMetric):
     """
 
     higher_is_better: bool | None = None  # of some of the values more is better, of others less
-    statistics: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
+    statistics: ClassVar[Mapping[str, Statistic]] = MappingProxyType(
         {
-            "auroc": area_under_roc,
+            "auroc": _of_counts(area_under_roc),
             "aupr": average_precision,
-            "fpr95": fpr_at_tpr,
-            "aurc": area_under_risk_coverage,
-            "augrc": area_under_generalized_risk_coverage,
-            "ause": area_under_sparsification_error,
+            "fpr95": lambda right, wrong, mixed=None: fpr_at_tpr(right, wrong, mixed=mixed),
+            "aurc": _of_counts(area_under_risk_coverage),
+            "augrc": _of_counts(area_under_generalized_risk_coverage),
+            "ause": _of_counts(area_under_sparsification_error),
         }
     )
+    lowest: Tensor
+    highest: Tensor
 
     def __init__(self, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(2 << _BITS, boot_size=2 << _BOOT_BITS, **kwargs)
+        super().__init__(2 * _BINS, boot_size=2 * _BOOT_BINS, **kwargs)
         self.ignore_index = ignore_index
+        # the least and the largest score in each bin tell whether its scores are equal
+        self.add_state("lowest", torch.full((_BINS,), torch.inf), dist_reduce_fx="min")
+        self.add_state("highest", torch.full((_BINS,), -torch.inf), dist_reduce_fx="max")
 
     def update(self, uncertainty: Tensor, error: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch.
 
         Args:
-            uncertainty: ``(B, *spatial)``, larger is more uncertain.
+            uncertainty: ``(B, *spatial)``, larger is more uncertain; NaN is allowed where ``error`` is ignored. Flat
+                ``(N,)`` is one image; ``(N, 1)`` are N images with a score each.
             error: ``(B, *spatial)`` of 0 (right), 1 (wrong) or ``ignore_index``.
             group: one image id an item, for `compute_interval`.
 
         Raises:
-            SeguqError: for shapes that differ, other values in ``error``, or NaN in ``uncertainty``.
+            SeguqError: for shapes that differ, other values in ``error``, or NaN in ``uncertainty`` where it counts.
         """
         if uncertainty.shape != error.shape:
             raise SeguqError(
                 f"uncertainty of shape {tuple(uncertainty.shape)} does not go with error of shape {tuple(error.shape)}"
             )
-        counted = error != self.ignore_index
-        if bool(((error != 0) & (error != 1) & counted).any()):
+        uncertainty, error = flat_images(uncertainty), flat_images(error)
+        self._require_ids(len(error), group)
+        if bool(((error != 0) & (error != 1) & (error != self.ignore_index)).any()):
             raise SeguqError(f"error must hold 0 (right), 1 (wrong) or ignore_index={self.ignore_index}")
-        bins = flat_images(order_bins(uncertainty, _BITS))
-        index = bins + (flat_images((error == 1).long()) << _BITS)
-        image_sums = torch.zeros(len(error), 2 << _BITS, dtype=torch.float64, device=bins.device)
-        image_sums.scatter_add_(1, index, flat_images(counted).double())
-        self._add(image_sums, group)
+        if group is None:
+            self._count(uncertainty, error)
+            self.ungrouped = self.ungrouped + len(error)
+            return
+        for part in parts_of(len(error), 2 * _BOOT_BINS):
+            counts = self.sums.new_zeros(len(error[part]), 2 * _BOOT_BINS + 1, dtype=torch.int64)
+            self._count(uncertainty[part], error[part], counts)
+            self._draw(counts[:, :-1].double(), group[part])
 
-    def _boot_sums(self, image_sums: Tensor) -> Tensor:
-        # the leading 12 bits of a pattern are those of its leading 16: bins of 2^(16 - 12) neighbors fall together
-        return split_last(image_sums, 2 << _BOOT_BITS, 1 << (_BITS - _BOOT_BITS)).sum(-1)
+    def _count(self, uncertainty: Tensor, error: Tensor, of_images: Tensor | None = None) -> None:
+        """Take in scores ``(B, n)``, and count them in the replicates' bins of each image where these are given."""
+        lowest = torch.full((_BINS + 1,), torch.inf, device=error.device)  # one bin more, of what is left out
+        highest = -lowest
+        sums = torch.zeros(2 * _BINS + 1, dtype=torch.int64, device=error.device)
+        for rows, columns in pieces_of(error):
+            wrong, counted = error[rows, columns] == 1, error[rows, columns] != self.ignore_index
+            scores = uncertainty[rows, columns].float().masked_fill(~counted, 0) + 0.0  # one zero
+            bins = order_bins(scores, _BITS)
+            places = bins.masked_fill(~counted, _BINS).flatten()
+            lowest.scatter_reduce_(0, places, scores.flatten(), "amin")
+            highest.scatter_reduce_(0, places, scores.flatten(), "amax")
+            index = bins.add_(wrong.long() << _BITS).masked_fill_(~counted, 2 * _BINS)
+            sums += torch.bincount(index.flatten(), minlength=len(sums))
+            if of_images is not None:
+                # the leading 12 bits of a pattern are those of its leading 18
+                counts, coarse = of_images[rows], index >> (_BITS - _BOOT_BITS)
+                coarse += torch.arange(len(coarse), device=coarse.device).unsqueeze(1) * counts.shape[1]
+                counts += torch.bincount(coarse.flatten(), minlength=counts.numel()).view_as(counts)
+        # not in place: a state that Lightning reset under inference mode could not be changed outside of it
+        self.sums = self.sums + sums[:-1].double()
+        self.lowest, self.highest = self.lowest.minimum(lowest[:-1]), self.highest.maximum(highest[:-1])
+
+    def compute_bounds(self) -> dict[str, Interval]:
+        """The least and the greatest value that any scores in these bins could have: that of the raw scores is between.
+
+        They are met where in each bin of scores that differ all that is wrong scores above all that is right, and the
+        other way around.
+        """
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            right, wrong, mixed = self._counts(self.sums)
+        apart = mixed.repeat_interleave(2)
+        best = self._split(right, wrong, mixed, wrong_above=True)
+        worst = self._split(right, wrong, mixed, wrong_above=False)
+        out = {}
+        for name, statistic in self.statistics.items():
+            pair = torch.stack([statistic(*best, apart), statistic(*worst, apart)])
+            out[name] = (pair.amin().float(), pair.amax().float())
+        return out
+
+    @staticmethod
+    def _split(right: Tensor, wrong: Tensor, mixed: Tensor, *, wrong_above: bool) -> tuple[Tensor, Tensor]:
+        """Of each bin two, the lower one first: what is right and what is wrong apart where the bin is mixed."""
+        nothing = torch.zeros_like(right)
+        moved, kept = (wrong, right) if wrong_above else (right, wrong)
+        pairs = {
+            "moved": torch.stack((moved.where(~mixed, nothing), moved.where(mixed, nothing)), -1).flatten(-2),
+            "kept": torch.stack((kept, nothing), -1).flatten(-2),
+        }
+        return (pairs["kept"], pairs["moved"]) if wrong_above else (pairs["moved"], pairs["kept"])
+
+    def _boot_sums(self, sums: Tensor) -> Tensor:
+        return split_last(sums, 2 * _BOOT_BINS, _BINS // _BOOT_BINS).sum(-1)
+
+    def _mixed(self, bins: int) -> Tensor:
+        """Which of so many bins hold scores that differ."""
+        lowest, highest = split_last(self.lowest, bins, -1).amin(-1), split_last(self.highest, bins, -1).amax(-1)
+        return lowest < highest
+
+    def _counts(self, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts of the right and of the wrong pixels by score, each ``(..., n)``, and which bins are mixed.
+
+        Bins that are empty in all are left out, which changes no value: scores from 1e-6 to 1 fill 4 % at most.
+        """
+        counts = split_last(sums, 2, -1)
+        filled = counts.reshape(-1, counts.shape[-1]).sum(0) > 0
+        filled[0] = True  # so that one bin is left where nothing was counted
+        right, wrong = counts[..., filled].unbind(-2)
+        return right, wrong, self._mixed(counts.shape[-1])[filled]
 
     def _value(self, sums: Tensor) -> dict[str, Tensor]:
-        right, wrong = right_and_wrong(sums)
-        return {name: value(right, wrong) for name, value in self.statistics.items()}
+        counts = self._counts(sums)
+        return {name: value(*counts) for name, value in self.statistics.items()}
 
     def _replicate_values(self) -> dict[str, Tensor]:
         fine, coarse = self._value(self.sums), self._value(self._boot_sums(self.sums))
         values = self._value(self.replicates)
         return {name: (values[name] + fine[name] - coarse[name]).clamp(0, 1) for name in values}
-
-
-def right_and_wrong(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts of the right and of the wrong pixels by score, each ``(..., n)``, without the bins that are empty in all.
-
-    Most bins are: scores from 1e-6 to 1 fill 4 % of them at most. Leaving them out changes no value.
-    """
-    counts = split_last(sums, 2, -1)
-    filled = counts.reshape(-1, counts.shape[-1]).sum(0) > 0
-    filled[0] = True  # so that one bin is left where nothing was counted
-    right, wrong = counts[..., filled].unbind(-2)
-    return right, wrong

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seguq.core.checks import flat_images, require_target_range
 from seguq.core.errors import SeguqError
-from seguq.metrics.bootstrap import BootstrapMetric, split_last
+from seguq.metrics.bootstrap import BootstrapMetric, pieces_of, split_last
 
 
 class MeanIoU(BootstrapMetric):
@@ -36,7 +36,7 @@ class MeanIoU(BootstrapMetric):
     higher_is_better = True
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(num_classes * num_classes, **kwargs)
+        super().__init__(3 * num_classes, **kwargs)
         self.num_classes, self.ignore_index = num_classes, ignore_index
 
     def update(self, prediction: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
@@ -48,20 +48,29 @@ class MeanIoU(BootstrapMetric):
         require_target_range(target, self.num_classes, self.ignore_index)
         require_target_range(prediction, self.num_classes, None, name="prediction")
         self._look(target, self.ignore_index)
-        labeled = target != self.ignore_index
-        pair = target.long().where(labeled, 0) * self.num_classes + prediction.long()
-        confusion = torch.zeros(len(target), self.num_classes**2, dtype=torch.float64, device=target.device)
-        confusion.scatter_add_(1, flat_images(pair), flat_images(labeled).double())
-        self._add(confusion, group)
+        said, true = flat_images(prediction), flat_images(target)
+        self._add(len(true), group, lambda part: self._counts(said[part], true[part]))
+
+    def _counts(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Pixels of each class predicted rightly, predicted, and true, in each image: ``(n, 3 * C)``."""
+        nothing = self.num_classes  # one class more, of what is left out
+        counts = target.new_zeros(3, len(target), self.num_classes + 1, dtype=torch.int64)
+        for rows, columns in pieces_of(target):
+            labeled = target[rows, columns] != self.ignore_index
+            true = target[rows, columns].long().where(labeled, nothing)
+            said = prediction[rows, columns].long().where(labeled, nothing)
+            offset = (nothing + 1) * torch.arange(len(true), device=true.device).unsqueeze(1)
+            for count, each in zip(counts[:, rows], (true.where(true == said, nothing), said, true), strict=True):
+                count += torch.bincount((each + offset).flatten(), minlength=count.numel()).view_as(count)
+        return counts[..., :-1].transpose(0, 1).flatten(1).double()
 
     def _value(self, sums: Tensor) -> Tensor:
         mean: Tensor = self._iou(sums).nanmean(-1)
         return mean
 
     def _iou(self, sums: Tensor) -> Tensor:
-        confusion = split_last(sums, self.num_classes, self.num_classes)
-        true = confusion.diagonal(dim1=-2, dim2=-1)
-        iou = true / (confusion.sum(-1) + confusion.sum(-2) - true)
+        both, said, true = split_last(sums, 3, self.num_classes).unbind(-2)
+        iou = both / (said + true - both)
         if 0 <= self.ignore_index < self.num_classes:
             iou[..., self.ignore_index] = torch.nan
         return iou

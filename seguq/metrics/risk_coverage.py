@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from seguq.functional.ranking import selective_risk
-from seguq.metrics.error_ranking import ErrorRanking, right_and_wrong
+from seguq.metrics.bootstrap import axes_for, is_history
+from seguq.metrics.error_ranking import ErrorRanking
 
 
 class RiskCoverage(ErrorRanking):
@@ -20,9 +21,9 @@ class RiskCoverage(ErrorRanking):
     and ``augrc`` fall with the error rate as well as with a better ranking; ``ause`` is 0 for a perfect ranking.
 
     The bins are those of `ErrorRanking`. Measured against the raw scores, with error rates from 3 to 40 %: where scores
-    spread over a factor of two or more (probabilities, entropies, energies), a value is within 2e-5, and the bounds of
-    an interval within 3 % of its width. Scores packed just below 1 share a few bins: within some hundredths of 1, a
-    value is up to .005 too high (.019 for .014), and the interval says nothing. Pass what is left to 1 instead.
+    spread over a factor of two or more (probabilities, entropies, energies), a value is within 1e-5, and the bounds of
+    an interval within 3 % of its width. Scores packed just below 1 share a few bins: within some hundredths of 1 one
+    may be .002 too high, and the interval says nothing. `compute_bounds` gives the bounds that hold for any scores.
 
     Args:
         ignore_index: value of ``error`` that is left out.
@@ -43,18 +44,26 @@ class RiskCoverage(ErrorRanking):
     higher_is_better = False
     statistics = MappingProxyType({name: ErrorRanking.statistics[name] for name in ("aurc", "augrc", "ause")})
 
-    def plot(self, ax: Any = None, label: str | None = None, color: str | None = None) -> tuple[Any, Any]:
+    def plot(
+        self, val: Any = None, ax: Any = None, label: str | None = None, color: str | None = None
+    ) -> tuple[Any, Any]:
         """Draw the risk-coverage curve, the best one of the same error rate (dashed), and the interval of the risk.
 
         It starts at a coverage of 1 %: before that, a few pixels decide. Drawn is what this process has seen.
 
+        Args:
+            val: a sequence of values is drawn over its steps instead; one value, as a collection passes it, is not
+                looked at.
+            ax: matplotlib's axes to draw into; None: new ones.
+            label: what is measured, for the legend.
+            color: of curves and band.
+
         Returns:
             The matplotlib figure and axes.
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(4, 4), layout="constrained") if ax is None else ax.figure
-        ax = figure.add_subplot() if ax is None else ax
+        if is_history(val):
+            return super().plot(val, ax)
+        figure, ax = axes_for(ax)
         coverage = torch.linspace(0.01, 1, 199, dtype=torch.float64, device=self.sums.device)
         x, risk = coverage.cpu().numpy(), self._risk(self.sums, coverage)
         right, wrong = self.sums.view(2, -1).sum(1, keepdim=True)
@@ -73,9 +82,9 @@ class RiskCoverage(ErrorRanking):
         ax.legend(loc="upper left", frameon=False)
         return figure, ax
 
-    @staticmethod
-    def _risk(sums: Tensor, coverage: Tensor) -> Tensor:
-        return selective_risk(*right_and_wrong(sums), coverage)
+    def _risk(self, sums: Tensor, coverage: Tensor) -> Tensor:
+        right, wrong, _ = self._counts(sums)
+        return selective_risk(right, wrong, coverage)
 
     def _risk_interval(self, coverage: Tensor) -> tuple[Any, Any]:
         """2.5 and 97.5 percentiles of the risk at each coverage, over the replicates, where there are ids."""

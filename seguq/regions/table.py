@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.checks import require_plain_name
+from seguq.core.errors import SeguqError
 from seguq.core.files import whole_file
+from seguq.core.reading import reading
 from seguq.regions.rle import RLE
 
 _SCHEMA_VERSION = 1
@@ -47,12 +49,19 @@ class RegionTable:
     Args:
         table: a pyarrow table with at least these columns; ``rle`` may be missing where every region is its box.
         meta: what the scores are: ``by`` (measure), ``aggregate``, ``partition``, ``estimator``.
+
+    Raises:
+        SeguqError: if a column is missing or of another type, or says what no region can be: a box or an area below
+            0, or a box that ends before it begins.
     """
 
     def __init__(self, table: Any, meta: dict[str, Any] | None = None) -> None:
         missing = [name for name in REQUIRED if name not in table.column_names]
         if missing:
             raise SeguqError(f"a table of regions needs the columns {', '.join(REQUIRED)}; missing: {missing}")
+        for name in REQUIRED:
+            _require_column(name, table[name])
+        _require_boxes(table)
         self.table = table
         self.meta = dict(meta or {})
 
@@ -121,7 +130,12 @@ class RegionTable:
         return cls(together, tables[0].meta)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a Parquet file, as a whole."""
+        """Write a Parquet file, as a whole.
+
+        Raises:
+            SeguqError: for an image id that cannot be the name of a file.
+        """
+        self.require_plain_ids()
         table = self.table.replace_schema_metadata(schema_metadata(self.meta))
         with whole_file(path) as temporary:
             pq.write_table(table, temporary, write_page_checksum=True)
@@ -133,23 +147,52 @@ class RegionTable:
         Raises:
             SeguqError: if the file is missing, damaged, no table of regions or of another schema version.
         """
-        if not Path(path).is_file():
-            raise UsageError(f"{path} does not exist")
-        try:
-            table = pq.read_table(path, page_checksum_verification=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise SeguqError(f"{path} cannot be read as Parquet: it is damaged or another kind of file") from error
-        try:
+        with reading(path, "Parquet"), Path(path).open("rb") as file:
+            table = pq.read_table(file, page_checksum_verification=True)
+            table.validate()
+        with reading(path):
             meta = dict(json.loads((table.schema.metadata or {}).get(_META, b"{}")))
-        except (ValueError, TypeError) as error:
-            raise SeguqError(f"{path} is no table of regions: its meta data are damaged") from error
-        version = meta.pop("version", None)
-        if version != _SCHEMA_VERSION:
-            raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
-        try:
-            return cls(table, meta)
-        except ValueError as error:
-            raise SeguqError(f"{path}: {error}") from error
+            version = meta.pop("version", None)
+            if version != _SCHEMA_VERSION:
+                raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
+            lacking = [name for name in REQUIRED if name in table.column_names and table[name].null_count]
+            if lacking:
+                raise SeguqError(f"{path} is damaged: a row has no {lacking[0]}")
+            made = cls(table, meta)
+        made.require_plain_ids(f"{path}: the image id")
+        return made
+
+    def require_plain_ids(self, what: str = "the image id") -> None:
+        """Raise for an id that cannot be the name of a file, as those in files have to be."""
+        for image_id in pc.unique(self.table["image_id"]).to_pylist():
+            if image_id is not None:  # what is missing is said where it is needed
+                require_plain_name(what, image_id)
+
+
+def _require_column(name: str, column: Any) -> None:
+    """Raise for a column of another type than `SCHEMA` has."""
+    wanted, found = SCHEMA.field(name).type, column.type
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if pa.types.is_string(wanted):
+        fits, kind = pa.types.is_string(found) or pa.types.is_large_string(found), "text"
+    elif pa.types.is_integer(wanted):
+        fits, kind = pa.types.is_integer(found), "whole numbers"
+    else:
+        fits, kind = pa.types.is_integer(found) or pa.types.is_floating(found), "numbers"
+    if not fits:
+        raise SeguqError(f"the column {name!r} of a table of regions holds {kind}, but is of type {column.type}")
+
+
+def _require_boxes(table: Any) -> None:
+    """Raise for a box or an area that no region can have."""
+    for name in ("y0", "x0", "area"):
+        least = pc.min(table[name]).as_py()
+        if least is not None and least < 0:
+            raise SeguqError(f"the column {name!r} of a table of regions must not be below 0, but holds {least}")
+    for first, last in (("y0", "y1"), ("x0", "x1")):
+        if pc.any(pc.less(table[last], table[first])).as_py():
+            raise SeguqError(f"a box of the table of regions ends before it begins ({last} is less than {first})")
 
 
 def schema_metadata(meta: Mapping[str, Any]) -> dict[bytes, bytes]:

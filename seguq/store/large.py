@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seguq.core.checks import is_whole
+from seguq.core.checks import is_whole, require_plain_name
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import TEMPORARY_PREFIX, write_json
-from seguq.core.locks import FolderLock
+from seguq.core.files import TEMPORARY_PREFIX, naming, remove_leftovers, write_json
+from seguq.core.locks import Lock
+from seguq.core.reading import mapping, read_json, reading, text, whole
 from seguq.export.heatmap import colorize, heatmap
 from seguq.export.images import write_png
 from seguq.export.scale import ScaleFinder, label_of
@@ -65,7 +66,7 @@ class MapFiles:
         self._rows = 0
         self._ended = False
         self._files: dict[str, str] = {}  # types by name
-        self._lock = FolderLock(self.dir)
+        self._lock = Lock(self.dir)
 
     def begin(self, about: dict[str, Any]) -> int:
         """Look at what is there; gives the number of rows that are done."""
@@ -92,8 +93,7 @@ class MapFiles:
         self._about = about
         self._rows, self._ended, self._files = 0, False, {}
         self._width = int(about["size"][1])
-        for leftover in self.dir.glob(f"{TEMPORARY_PREFIX}*"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.dir)
         if known is None:
             self._note()
             return 0
@@ -109,6 +109,7 @@ class MapFiles:
         self._lock.release()
 
     def _path(self, name: str) -> Path:
+        require_plain_name("the map", name)
         whole = self.dir / f"{name}.npy"
         return whole if whole.is_file() else self.dir / f"{name}.npy{_PART}"
 
@@ -117,16 +118,19 @@ class MapFiles:
         return len(self._header(dtype)) + self._rows * self._width * dtype.itemsize
 
     def _read(self, meta: Path) -> dict[str, Any]:
-        try:
-            known = json.loads(meta.read_text())
+        with reading(meta, advice=f"remove {self.dir}, and begin anew"):
+            known = mapping(read_json(meta), "its content")
             if known["schema"] != _SCHEMA_VERSION:
-                raise ValueError("schema")
-            for name, kind in {"about": dict, "rows": int, "complete": bool, "files": dict}.items():
-                if not isinstance(known[name], kind):
-                    raise ValueError(name)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{meta} is damaged, or of another version of seguq: remove {self.dir}") from error
-        return dict(known)
+                raise UsageError(f"{meta} is of another version of seguq (schema {known['schema']}): remove {self.dir}")
+            mapping(known["about"], "'about'")
+            whole(known["rows"], "'rows'", 0)
+            if not isinstance(known["complete"], bool):
+                raise ValueError(f"'complete' is {known['complete']!r}")
+            for name, dtype in mapping(known["files"], "'files'").items():
+                require_plain_name("the map", name)
+                if np.dtype(text(dtype, f"the type of {name!r}")).kind not in "fiu":
+                    raise ValueError(f"the type of {name!r} is {dtype!r}")
+        return known
 
     def _note(self) -> None:
         with writing("MapFiles"):
@@ -143,6 +147,7 @@ class MapFiles:
         rows = 0
         with writing("MapFiles"):
             for name, values in found.items():
+                require_plain_name("the map", name)
                 layers = values[0].cpu() if values.ndim == 4 else values.cpu()
                 rows = layers.shape[-2]
                 for number, layer in enumerate(layers):
@@ -157,9 +162,13 @@ class MapFiles:
         else:
             array = array.astype(np.uint8 if num_classes <= 256 else np.int32)
         path = self.dir / f"{name}.npy{_PART}"
-        if self._rows == 0:
-            path.write_bytes(self._header(array.dtype))
         self._files[name] = array.dtype.str
+        with naming(path.with_suffix("")):
+            if self._rows == 0:
+                path.write_bytes(self._header(array.dtype))
+            self._append_rows(path, array)
+
+    def _append_rows(self, path: Path, array: npt.NDArray[Any]) -> None:
         with path.open("r+b") as file:
             file.seek(self._place(array.dtype))
             file.write(np.ascontiguousarray(array).tobytes())

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seguq.core.errors import SeguqError
-from seguq.core.files import TEMPORARY_PREFIX
+from seguq.core.files import TEMPORARY_PREFIX, naming
+from seguq.core.locks import Lock
 from seguq.regions.table import RegionTable, schema_metadata
 
 _SHARD = TEMPORARY_PREFIX + "shard-"
@@ -25,15 +26,18 @@ class ShardWriter:
 
     The file has a temporary name, so that `seguq.core.files.remove_leftovers` removes what a killed run has left; let
     that be done before the first shard of a run, as what was left would be merged, too. The file is made with the
-    first region: a process without any makes none.
+    first region: a process without any makes none. `abort` lets go of it, also once it is merged.
 
     Args:
         folder: where the shards of all processes are; made where missing.
         rank: number of this process, from 0; no other process has the same.
+        wanted: the table that the shards will be merged to, which errors name.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], rank: int) -> None:
+    def __init__(self, folder: str | os.PathLike[str], rank: int, wanted: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(folder) / f"{_SHARD}{rank:05d}.parquet"
+        self.wanted = Path(folder) if wanted is None else Path(wanted)
+        self._lock = Lock(self.path)
         self._meta: dict[str, Any] = {}
         self._waiting: list[Any] = []
         self._rows = 0  # that wait
@@ -52,6 +56,7 @@ class ShardWriter:
             raise SeguqError(f"no region can be added to {self.path}: it is closed, or could not be written")
         if not len(table):
             return
+        table.require_plain_ids()
         if self._writer is None:
             self._open(table)
         _require_same(self.path.parent, (self._writer.schema, self._meta), (table.table.schema, table.meta))
@@ -76,6 +81,7 @@ class ShardWriter:
         """Remove the file, also after `close`; nothing further can be added."""
         self._give_up()
         self.path.unlink(missing_ok=True)
+        self._lock.release()
 
     def _open(self, table: RegionTable) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +89,7 @@ class ShardWriter:
         with self._guarded():
             schema = table.table.schema.with_metadata(schema_metadata(self._meta))
             self._writer = pq.ParquetWriter(self.path, schema, write_page_checksum=True)
+            self._lock.take()  # until it is merged: nobody takes it for what a killed run has left
 
     def _write(self) -> None:
         if self._rows:
@@ -92,11 +99,11 @@ class ShardWriter:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Give errors of writing the name of the file, which pyarrow leaves out, and write no more after one."""
+        """Give errors of writing the name of the table, and write no more after one."""
         try:
-            yield
-        except OSError as error:
-            error.filename = error.filename or str(self.path)
+            with naming(self.wanted):
+                yield
+        except OSError:
             self._give_up()
             raise
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
 from seguq.core.errors import SeguqError
-from seguq.core.files import TEMPORARY_PREFIX, whole_file
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -176,23 +172,4 @@ def writing(name: str) -> Iterator[None]:
 
 def _cannot_write(name: str, error: OSError) -> str:
     reason = "the disk is full" if error.errno in _DISK_FULL else error.strerror or error
-    return f"{name} cannot write {_place(error) or 'a file'}: {reason}"
-
-
-def _place(error: OSError) -> Path | None:
-    """The file that could not be written or, where that cannot be known, its folder.
-
-    A write or a flush that fails does not say of which file, but the calls that the error came through know.
-    """
-    named = Path(error.filename) if isinstance(error.filename, (str, os.PathLike)) else None
-    if named is not None and not named.name.startswith(TEMPORARY_PREFIX):
-        return named
-    temporary = named
-    for frame, _ in walk_tb(error.__traceback__):
-        values = frame.f_locals
-        if frame.f_globals.get("__name__") == whole_file.__module__ and "path" in values:
-            return Path(values["path"])
-        for value in values.values():
-            if isinstance(value, Path) and value.name.startswith(TEMPORARY_PREFIX):
-                temporary = value
-    return temporary and temporary.parent
+    return f"{name} cannot write {error.filename or 'a file'}: {reason}"

@@ -150,6 +150,9 @@ def _leaves_ignored_pixels_out(make: Make, problem: _Problem) -> None:
     with_nothing = make().fit([*problem.batches(), nothing])
     same = _close(problem.probs(with_nothing), problem.probs(calibrator.fit(problem.batches())))
     _claim(same, "a batch whose target is ignore_index everywhere must change nothing in fit")
+    without = FittingBatch(torch.full_like(other, float("nan")), nothing.image, nothing.target)
+    same = _close(problem.probs(make().fit([*problem.batches(), without])), problem.probs(with_nothing))
+    _claim(same, "logits where the target is ignore_index may be NaN (fitting_pairs leaves them out)")
 
 
 def _refuses_what_cannot_be_fitted(make: Make, problem: _Problem) -> None:

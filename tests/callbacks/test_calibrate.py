@@ -434,6 +434,9 @@ def test_weights_that_are_averaged_before_the_last_validation_are_calibrated(pac
     assert temperature(module) == pytest.approx(fitted_by_hand(module, data_for(module)), abs=1e-3)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="torch 2.6 keeps a function in SWALR's state, which is not read"
+)
 @both_names
 def test_weights_that_are_averaged_after_the_last_validation_are_not_calibrated(package, tmp_path):
     average = package.callbacks.StochasticWeightAveraging(0.1, swa_epoch_start=1)

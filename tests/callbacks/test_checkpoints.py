@@ -352,7 +352,7 @@ def test_a_calibrator_of_numbers_that_are_none_is_an_error_at_once(value, how, t
         content["seguq"]["calibrators"]["deterministic"]["tensors"]["log_temperature"].fill_(value)
 
     path = broken(tmp_path / "kept.ckpt", damage)
-    with pytest.raises(SeguqError, match=r"'deterministic' in the checkpoint cannot be understood .*NaN or infinite"):
+    with pytest.raises(SeguqError, match=r"'deterministic' in the checkpoint is damaged: .*NaN or infinite"):
         seguq.load(path, make(package)) if how == "load" else asked(package, tmp_path, path, Answers())
 
 

@@ -91,6 +91,20 @@ def test_the_figures_are_those_of_the_librarys_metrics(tmp_path, package, estima
     close(logged(trainer, prefix), by_hand(raw(module), Images(7), measures=ALL))
 
 
+def test_the_likelihood_is_that_of_the_logits_and_not_of_probabilities_rounded_to_0(tmp_path):
+    module = make_module(pytorch_lightning)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(40)
+    trainer = run(tmp_path, module=module)
+    images, masks = zip(*((item["image"], item["mask"]) for item in Images(7)), strict=True)
+    with torch.no_grad():
+        logits = raw(module).pooled_logits(torch.stack(images)).double()
+    losses = torch.nn.functional.cross_entropy(logits, torch.stack(masks), ignore_index=255, reduction="none")
+    assert losses.max() > 100  # a probability of float32 stops at 87
+    assert logged(trainer)["nll"] == pytest.approx(float(losses[torch.stack(masks) != 255].mean()), rel=1e-5)
+
+
 def test_no_pass_is_run_beyond_the_modules_own(tmp_path):
     module = make_module(pytorch_lightning)
     run(tmp_path, module=module)

@@ -164,12 +164,6 @@ def test_a_measure_that_the_estimator_does_not_have_is_an_error_with_those_that_
         validated(tmp_path, Look(measures=MEASURES))
 
 
-def test_a_seed_and_a_forward_for_whole_batches_do_not_go_together(tmp_path):
-    look = Look(MCDropout(samples=2, seed=0), batch_forward=lambda module, batch: module(batch[0]))
-    with pytest.raises(SeguqError, match=r"seed= runs image by image, which batch_forward= with a whole batch cannot"):
-        validated(tmp_path, look)
-
-
 def test_an_estimators_own_forward_is_used(tmp_path):
     look = Look(Deterministic(forward=lambda model, images: model(images) / 2))
 
@@ -363,11 +357,13 @@ def test_other_outputs_than_logits_go_through_estimators_around_others(around, t
     assert look.steps[0].pooled.shape[2:] == look.steps[0].mask.shape[1:]
 
 
-@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
-def test_forward_of_a_whole_batch_does_not_go_with_estimators_around_others(around, tmp_path):
-    module = make(pytorch_lightning)
-    with pytest.raises(SeguqError, match="shows its model other images than the batch, which batch_forward= with a"):
-        validated(tmp_path, Look(around(), batch_forward=lambda module, batch: module(batch[0])), module=module)
+@pytest.mark.parametrize(
+    "given", [*AROUND.values(), lambda: MCDropout(samples=2, seed=0)], ids=[*AROUND, "one image at a time"]
+)
+def test_an_estimator_that_shows_other_images_does_not_go_with_a_forward_of_a_whole_batch(given):
+    """It is said where the callback is made."""
+    with pytest.raises(SeguqError, match=r"shows its model other images than the batch .* which batch_forward= with a"):
+        Look(given(), batch_forward=lambda module, batch: module(batch[0]))
 
 
 def test_an_ensemble_of_estimators_keeps_its_members(tmp_path):

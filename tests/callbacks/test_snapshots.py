@@ -1,6 +1,7 @@
 """Snapshot ensembles: the schedule against the paper's formula, and which files stay."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import seguq
 from seguq import callbacks
 from seguq.core.errors import UsageError
 from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer
+from tests.core.test_locks import Holder
 
 PACKAGE = seguq.core.lightning.pytorch_lightning
 
@@ -174,6 +176,25 @@ def test_names_in_a_checkpoint_do_not_lead_out_of_the_folder(tmp_path):
     with pytest.warns(UserWarning, match="is gone"):
         snapshots.load_state_dict({**snapshots.state_dict(), "kept": [["../precious", 1, 9.0]]})
     assert snapshots.paths == []
+
+
+def test_a_file_of_another_training_under_the_name_of_a_snapshot_is_not_removed(tmp_path):
+    first = callbacks.Snapshots(tmp_path / "s", cycles=2, keep=2)
+    fitted(tmp_path, first)
+    (tmp_path / "s" / "snapshot-1.ckpt").write_text("of another training")
+    again = callbacks.Snapshots(tmp_path / "s", cycles=2, keep=1)
+    with pytest.warns(UserWarning, match=r"snapshot-1\.ckpt is not the file that this training wrote"):
+        again.load_state_dict(first.state_dict())
+    assert [path.name for path in again.paths] == ["snapshot-2.ckpt"]
+    assert files(tmp_path / "s") == ["snapshot-1.ckpt", "snapshot-2.ckpt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_two_trainings_at_once_do_not_take_the_same_names(tmp_path):
+    (tmp_path / "s").mkdir()
+    with Holder(tmp_path / "s"), pytest.raises(UsageError, match="another run writes into"):
+        fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=2))
+    fitted(tmp_path, callbacks.Snapshots(tmp_path / "s", cycles=2))
 
 
 def test_a_snapshot_has_the_calibrator_of_its_weights(tmp_path):

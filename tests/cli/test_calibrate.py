@@ -142,3 +142,13 @@ def test_a_mistake_is_one_sentence(words, status, text, checkpoint, discs, capsy
     error = capsys.readouterr().err
     assert text in error
     assert "Traceback" not in error
+
+
+def test_the_split_of_the_training_is_fitted_on_with_a_warning(checkpoint, discs, capsys):
+    assert main(_words(checkpoint, discs, "--split", "train")) == 0
+    assert "the model was trained on the split 'train', where it is surer than elsewhere" in capsys.readouterr().err
+
+
+def test_another_split_is_fitted_on_without_a_warning(checkpoint, discs, capsys):
+    assert main(_words(checkpoint, discs)) == 0
+    assert "was trained on the split" not in capsys.readouterr().err

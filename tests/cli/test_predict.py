@@ -12,14 +12,17 @@ import time
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from seguq.calibration import TemperatureScaling
 from seguq.cli import main
 from seguq.core.files import TEMPORARY_PREFIX
-from seguq.core.locks import FolderLock
-from seguq.data import read_image
+from seguq.data import SegmentationData, read_image
 from seguq.export import ScaleFinder
 from seguq.inference import UncertaintyMaps
-from tests.cli.conftest import write_split
+from seguq.task import SegmentationTask
+from tests.cli.conftest import fit_words, write_split
+from tests.core.test_locks import Holder
 
 
 @pytest.fixture
@@ -202,7 +205,7 @@ def test_two_runs_at_once_in_one_folder_are_refused(words, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     begun = tmp_path / "out" / f"{TEMPORARY_PREFIX}1.png"
     begun.touch()
-    with FolderLock(tmp_path / "out"):
+    with Holder(tmp_path / "out"):
         assert main(words()) == 2
     assert "another run writes into" in capsys.readouterr().err
     assert begun.exists()
@@ -267,3 +270,93 @@ def test_an_estimator_by_class_goes_around_another_with_the_options_of_both(word
     assert main([*build, *around, "--estimator.inner", "MCDropout", "--estimator.inner.samples", "2"]) == 0
     settings = json.loads((out / "run.json").read_text())["settings"]
     assert settings["estimator"].startswith("sliding_window(window=32") and "mc_dropout" in settings["estimator"]
+
+
+# --- the size of images goes along
+
+
+@pytest.fixture(scope="module")
+def trained_small(discs, tmp_path_factory):
+    """A training on images that are resized to half their size."""
+    out = tmp_path_factory.mktemp("small") / "run"
+    assert main(fit_words(discs, out, "--data.size", "[32, 48]", "--trainer.max_epochs", "1")) == 0
+    return out / "last.ckpt"
+
+
+def test_a_network_is_given_images_of_the_size_that_it_was_trained_on_and_maps_have_that_of_the_images(
+    discs, trained_small, tmp_path, monkeypatch
+):
+    seen = []
+    forward = SegmentationTask.forward
+    monkeypatch.setattr(SegmentationTask, "forward", lambda s, x: (seen.append(tuple(x.shape[2:])), forward(s, x))[1])
+    words = ["predict", "--checkpoint", str(trained_small), "--images", str(discs / "images" / "pool")]
+    assert main([*words, "--out", str(tmp_path / "out"), "--estimator", "deterministic"]) == 0
+    maps = UncertaintyMaps.load(tmp_path / "out" / "maps" / "pool0.npz")
+    assert set(seen) == {(32, 48)}
+    assert maps.prediction.shape == maps["predictive_entropy"].shape == (1, 64, 64)
+
+
+def test_a_calibrator_is_fitted_on_images_of_the_size_of_the_training(discs, trained_small, tmp_path, monkeypatch):
+    checkpoint = shutil.copy(trained_small, tmp_path / "a.ckpt")
+    words = ["calibrate", "--checkpoint", str(checkpoint), "--data", str(discs), "--num_workers", "0"]
+    assert main([*words, "--estimator", "deterministic"]) == 0
+    task = SegmentationTask.load(checkpoint)
+    data = SegmentationData(discs, size=(32, 48), num_workers=0)
+    with torch.no_grad():
+        pairs = [(task(batch["image"]), batch["mask"]) for batch in data.dataloader("val")]
+    expected = TemperatureScaling().fit(pairs).temperature
+    assert task.calibrators["deterministic"].temperature == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("size", "told"), [("64", "resized to 64 x 64 pixels"), ("null", "as they are")])
+def test_another_size_is_taken_with_a_word(size, told, discs, trained_small, tmp_path, capsys):
+    words = ["predict", "--checkpoint", str(trained_small), "--images", str(discs / "images" / "pool")]
+    words += ["--out", str(tmp_path / "out"), "--estimator", "deterministic", "--size", size, "--pictures", "false"]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert f"by --size images are {told}, but in training they were resized to 32 x 48 pixels" in said
+
+
+def test_a_folder_that_was_made_at_another_size_is_refused(discs, trained_small, tmp_path, capsys):
+    words = ["predict", "--checkpoint", str(trained_small), "--images", str(discs / "images" / "pool")]
+    words += ["--out", str(tmp_path / "out"), "--estimator", "deterministic", "--pictures", "false"]
+    assert main(words) == 0
+    assert main([*words, "--size", "null"]) == 2
+    assert "size was [32, 48], now None" in capsys.readouterr().err
+
+
+# --- what is not finite
+
+
+def test_weights_of_nan_are_refused_and_nothing_is_written(discs, trained, tmp_path, capsys):
+    content = torch.load(trained / "best.ckpt", weights_only=True)
+    name = "model.segmentation_head.0.bias"
+    content["state_dict"][name].fill_(float("nan"))
+    torch.save(content, tmp_path / "a.ckpt")
+    words = ["predict", "--checkpoint", str(tmp_path / "a.ckpt"), "--images", str(discs / "images" / "pool")]
+    assert main([*words, "--out", str(tmp_path / "out"), "--pictures", "false"]) == 1
+    assert f"a.ckpt cannot be used: its weights '{name}' hold NaN" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_logits_that_are_not_finite_are_refused_and_the_image_is_named(discs, trained, tmp_path, capsys):
+    content = torch.load(trained / "best.ckpt", weights_only=True)
+    content["state_dict"]["model.segmentation_head.0.weight"].fill_(3e38)
+    torch.save(content, tmp_path / "a.ckpt")
+    words = ["predict", "--checkpoint", str(tmp_path / "a.ckpt"), "--images", str(discs / "images" / "pool")]
+    words += ["--estimator", "deterministic", "--pictures", "false"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 1
+    assert "of image 'pool0' holds NaN or infinite values: the model's logits are not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.npz"))
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "quantum"])
+def test_a_device_that_computes_nothing_is_one_sentence(device, discs, trained, tmp_path, capsys):
+    words = ["predict", "--checkpoint", str(trained / "best.ckpt"), "--images", str(discs / "images" / "pool")]
+    assert main([*words, "--out", str(tmp_path / "out"), "--device", device]) == 2
+    assert f"there is no device '{device}' here: use auto, cpu or cuda" in capsys.readouterr().err
+
+
+def test_a_nul_in_an_option_is_named(discs, tmp_path, capsys):
+    assert main(["predict", "--checkpoint", "a\0b", "--images", str(discs), "--out", str(tmp_path / "out")]) == 2
+    assert "--checkpoint holds a NUL character" in capsys.readouterr().err

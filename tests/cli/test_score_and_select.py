@@ -310,7 +310,23 @@ def test_an_unfinished_prediction_is_not_scored(predicted, tmp_path, capsys):
     shutil.copytree(predicted, part)
     (part / "maps" / "pool0.npz").unlink()
     assert main(["score", "--predictions", str(part), "--out", str(tmp_path / "t.parquet")]) == 2
-    assert "holds no maps yet of 1 images" in capsys.readouterr().err
+    assert "holds no maps any more of 1 of its 5 images" in capsys.readouterr().err
+
+
+def test_a_prediction_that_was_killed_is_not_scored_wherever_its_images_are_now(predicted, tmp_path, capsys):
+    part = tmp_path / "part"
+    shutil.copytree(predicted, part)
+    run = json.loads((part / "run.json").read_text())
+    run["settings"]["images"], run["complete"] = str(tmp_path / "moved"), False
+    (part / "run.json").write_text(json.dumps(run))
+    assert main(["score", "--predictions", str(part), "--out", str(tmp_path / "t.parquet")]) == 2
+    assert "part is not finished" in capsys.readouterr().err
+    (part / "run.json").write_text(json.dumps({**run, "complete": True}))
+    assert main(["score", "--predictions", str(part), "--out", str(tmp_path / "t.parquet")]) == 0
+    (part / "maps" / "pool0.npz").unlink()
+    words = ["score", "--predictions", str(part), "--out", str(tmp_path / "t.parquet"), "--overwrite"]
+    assert main(words) == 2
+    assert "holds no maps any more of 1 of its 5 images, such as 'pool0'" in capsys.readouterr().err
 
 
 def test_pictures_of_an_earlier_selection_do_not_stay(table, predicted, tmp_path):
@@ -318,3 +334,42 @@ def test_pictures_of_an_earlier_selection_do_not_stay(table, predicted, tmp_path
     assert main([*words, "--budget.images", "4"]) == 0
     assert main([*words, "--budget.images", "1", "--overwrite"]) == 0
     assert len(list((tmp_path / "s").rglob("*.png"))) == 1
+
+
+def test_masks_that_lie_where_pictures_would_are_neither_removed_nor_replaced(table, predicted, tmp_path, capsys):
+    out, words = tmp_path / "s.json", ["select", "--scores", str(table), "--budget.images", "9", "--overwrite"]
+    assert main([*words, "--out", str(out)]) == 0
+    (tmp_path / "s").mkdir()
+    masks = [tmp_path / "s" / f"{image_id}.png" for image_id in Selection.load(out).image_ids]
+    for mask in masks:
+        mask.write_text("an annotator's")
+    before = out.read_bytes()
+    assert main([*words, "--out", str(out)]) == 0
+    assert main([*words, "--out", str(out), "--predictions", str(predicted)]) == 1
+    assert "by somebody else" in capsys.readouterr().err
+    assert all(mask.read_text() == "an annotator's" for mask in masks)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("bad", ["../x", "{tmp}/x"])
+def test_an_edited_selection_removes_nothing_elsewhere(table, tmp_path, capsys, bad):
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    out, words = folder / "s.json", ["select", "--scores", str(table), "--budget.regions", "3", "--overwrite"]
+    assert main([*words, "--out", str(out)]) == 0
+    victims = [tmp_path / "x.png", folder / "x.png"]
+    for victim in victims:
+        victim.touch()
+    content = json.loads(out.read_text())
+    content["regions"][0]["image_id"] = bad.format(tmp=tmp_path)
+    out.write_text(json.dumps(content))
+    assert main([*words, "--out", str(out)]) == 1
+    assert "cannot be the name of a file" in capsys.readouterr().err
+    assert all(victim.exists() for victim in victims)
+
+
+def test_a_selection_of_nothing_is_a_failure_that_writes_nothing(table, tmp_path, capsys):
+    words = ["select", "--scores", str(table), "--budget.pixels", "10", "--out", str(tmp_path / "s.json")]
+    assert main(words) == 1
+    assert "nothing was selected" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from seguq.core.checks import require_choice, require_dims, require_target_range, require_target_shape
+from seguq.core.checks import (
+    require_choice,
+    require_dims,
+    require_plain_name,
+    require_target_range,
+    require_target_shape,
+)
 from seguq.core.errors import SeguqError, UsageError
 
 
@@ -86,3 +92,35 @@ def test_a_word_outside_the_choice_raises_with_name_choice_and_word(word):
 @pytest.mark.parametrize("error", [SeguqError, UsageError])
 def test_every_error_for_a_mistake_of_the_user_is_a_value_error(error):
     assert issubclass(error, ValueError)
+
+
+@pytest.mark.parametrize("name", ["a", "street/0001", "a.b c", ".hidden", "..a", "ü/漢", "a:b", "\udcff", "CON"])
+def test_a_plain_name_passes(name):
+    require_plain_name("the image id", name)
+
+
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "../a",
+    "a/../b",
+    "a/..",
+    "/a",
+    "a//b",
+    "a/",
+    "..\\a",
+    "\\a",
+    "C:\\a",
+    "c:/a",
+    "a\0b",
+    7,
+    None,
+]
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, ".seguq-tmp-a", "a/.seguq-tmp-b"])
+def test_a_name_that_leads_out_of_its_folder_or_is_none_is_named(name):
+    with pytest.raises(SeguqError) as error:
+        require_plain_name("the image id", name)
+    assert f"the image id {name!r} cannot be the name of a file" in str(error.value)

@@ -2,8 +2,10 @@
 
 import copy
 import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import lightning.pytorch
 import pytest
@@ -12,8 +14,9 @@ import torch
 from torch import nn
 
 from seguq.callbacks.hooks import stand_in
-from seguq.core.lightning import Callback, LightningDataModule, has_own, quiet
+from seguq.core.lightning import Callback, LightningDataModule, WholeCheckpointIO, has_own, quiet, whole_checkpoints
 
+ROOT = Path(__file__).parents[2]
 PACKAGES = {"pytorch_lightning": pytorch_lightning, "lightning.pytorch": lightning.pytorch}
 both_names = pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)
 STEPS = ("forward", "training_step", "validation_step", "predict_step", "on_save_checkpoint")
@@ -84,6 +87,7 @@ def test_a_copy_of_a_module_with_a_stand_in_has_no_method_of_its_own(package):
 
 IMPORT = """
 import sys
+from pathlib import Path
 import {first}
 from seguq.core.lightning import Callback
 import pytorch_lightning, lightning.pytorch
@@ -101,6 +105,7 @@ def test_it_makes_no_difference_which_package_was_imported_first(first):
 
 WITHOUT = """
 import sys
+from pathlib import Path
 sys.modules["lightning"] = sys.modules["lightning.pytorch"] = None
 import pytorch_lightning
 from seguq.callbacks import Calibrate
@@ -125,3 +130,52 @@ def test_quiet_keeps_lightning_to_warnings(name):
         assert logger.level == logging.WARNING
     finally:
         logger.setLevel(level)
+
+
+LIMITED = """
+import importlib, resource, signal, sys, warnings
+import torch
+from seguq.core.lightning import WholeCheckpointIO, whole_checkpoints
+package = importlib.import_module(sys.argv[1])
+class Module(package.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(300, 300)
+plugins = [WholeCheckpointIO()] if sys.argv[3] == "plugin" else []
+trainer = package.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, plugins=plugins)
+trainer.strategy.connect(Module())
+trainer.strategy.setup_environment()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def save():
+    with whole_checkpoints(trainer):
+        trainer.save_checkpoint(sys.argv[2], weights_only=True)
+save()
+before = open(sys.argv[2], "rb").read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    save()
+except OSError as error:
+    print(error)
+print(open(sys.argv[2], "rb").read() == before)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="resource limits are those of POSIX")
+@pytest.mark.parametrize("given", ["plugin", "block"])
+@pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path, package, given):
+    pytest.importorskip(package)
+    path, other = tmp_path / "a.ckpt", "/dev/shm" if os.path.isdir("/dev/shm") else str(tmp_path)
+    command = [sys.executable, "-c", LIMITED, package, str(path), given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "TMPDIR": other})
+    assert done.stdout.splitlines()[-2:] == [f"[Errno 27] File too large: '{path}'", "True"], done.stderr
+    assert [item.name for item in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_a_plugin_of_the_users_own_for_checkpoints_is_used(tmp_path):
+    class Mine(WholeCheckpointIO):
+        pass
+
+    trainer = pytorch_lightning.Trainer(logger=False, enable_checkpointing=False, plugins=[Mine()], accelerator="cpu")
+    with whole_checkpoints(trainer):
+        assert type(trainer.strategy.checkpoint_io) is Mine

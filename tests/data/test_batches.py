@@ -79,7 +79,7 @@ def test_keys_that_mean_nothing_here_are_left_alone() -> None:
 
 def test_a_batch_of_this_kind_is_handed_on() -> None:
     batch = Batch(IMAGE, MASK, ("a", "b"))
-    assert unpack_batch(batch) is batch
+    assert unpack_batch(batch) == batch
 
 
 def test_volumes_are_taken_in() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -77,8 +78,36 @@ def test_the_selection_is_taken_from_the_table(demo):
 def test_a_folder_that_is_no_demos_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "holds other files" in capsys.readouterr().err
+    assert "holds files that no demo has written" in capsys.readouterr().err
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+OTHERS = ["notes.txt", "pool/maps/mine.npz", "pool/heatmaps/mine/a.png", "selection/mask.png", "pool-images/mine.jpg"]
+
+
+@pytest.mark.parametrize("other", [*OTHERS, None])
+def test_an_earlier_demo_is_replaced_only_where_it_alone_is_in_the_folder(demo, tmp_path, capsys, monkeypatch, other):
+    out = tmp_path / "out"
+    shutil.copytree(demo[0], out)
+    monkeypatch.setattr("seguq.demo.run._run", lambda folder, *_: None)
+    before = sorted(path for path in out.rglob("*") if path.is_file())
+    if other is not None:
+        (out / other).parent.mkdir(exist_ok=True, parents=True)
+        (out / other).write_text("mine")
+    assert main(["demo", "--out", str(out)]) == (0 if other is None else 2)
+    if other is None:
+        assert list(out.iterdir()) == []
+    else:
+        assert other in capsys.readouterr().err
+        assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted([*before, out / other])
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"finished": true}'])
+def test_a_demo_json_of_something_else_makes_no_folder_a_demo(tmp_path, content):
+    (tmp_path / "demo.json").write_text(content)
+    (tmp_path / "model.ckpt").write_text("mine")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert (tmp_path / "model.ckpt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("words", [("--steps", "0"), ("--samples", "1"), ("--images", "1"), ("--regions", "0")])

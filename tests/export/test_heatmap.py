@@ -67,8 +67,11 @@ def test_color_bar_is_as_high_as_asked_and_of_one_width(height):
     assert color_bar(height, UNIT, "entropy (nats)").shape == (height, 78, 3)
 
 
-def test_color_bar_is_drawn_once_for_one_scale_and_label():
-    assert color_bar(256, UNIT, "cached") is color_bar(256, Scale(0.0, 1.0), "cached")
+def test_drawing_over_a_color_bar_does_not_change_the_next_one():
+    first = color_bar(256, Scale(0.0, 1.0), "cached")
+    kept = first.copy()
+    first[:] = 0
+    assert (color_bar(256, Scale(0.0, 1.0), "cached") == kept).all()
 
 
 def test_color_bar_shows_the_scale():

@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -299,11 +300,46 @@ def test_the_package_hands_on_the_function():
     assert seguq.inject_dropout is inject_dropout
 
 
-@pytest.mark.parametrize("package", ["timm.layers.drop", "transformers.models.swin.modeling_swin", "monai.networks"])
-def test_stochastic_depth_of_known_packages_is_dropout(package):
-    name = "SwinDropPath" if package.startswith("transformers") else "DropPath"
-    assert is_dropout(type(name, (nn.Module,), {"__module__": package})())
-    assert not is_dropout(type(name, (nn.Module,), {"__module__": "timmy"})())
+@pytest.mark.parametrize("name", ["DropPath", "SwinDropPath", "DropBlock2d", "StochasticDepth", "MyDropout"])
+def test_a_module_without_parameters_that_is_called_dropout_is_dropout(name):
+    made = type(name, (nn.Module,), {"__module__": "elsewhere"})
+    assert is_dropout(made())
+    assert is_dropout(type("Derived", (made,), {})())
+    whole = made()
+    whole.part = nn.Conv2d(1, 1, 1)  # a network of such a name is no layer
+    assert not is_dropout(whole)
+
+
+class Noise(nn.Module):
+    """Random in training, and no dropout by its name; it counts, and keeps a state."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.register_buffer("level", torch.zeros(()))
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        self.calls += 1
+        self.level += 1
+        return x + torch.randn_like(x)
+
+
+def test_what_is_random_in_training_but_stays_off_is_named_once_and_left_as_it_was():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5), Noise(), nn.Conv2d(4, 2, 1)).eval()
+    images, before = torch.rand(1, 3, 8, 8), torch.get_rng_state()
+    est = seguq.MCDropout(model, samples=2, seed=0, calibrator=None)
+    with pytest.warns(UserWarning, match=r"leaves off what is random in training.*: 2 \(Noise\); pass layers='all'"):
+        est(images)
+    assert torch.equal(before, torch.get_rng_state())
+    assert (model[2].calls, float(model[2].level)) == (0, 0)
+    assert not any(part.training for part in model.modules())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        est(torch.rand(1, 3, 8, 8))
+        quiet = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)).eval()
+        seguq.MCDropout(quiet, samples=2, calibrator=None)(torch.rand(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("container", [nn.ModuleList([nn.Identity()]), nn.ModuleDict({"0": nn.Identity()})])

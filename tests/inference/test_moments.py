@@ -167,5 +167,5 @@ def test_one_set_of_weights_cannot_be_drawn_from():
 def test_a_damaged_state_is_told_in_one_sentence(damage):
     state = collected(trajectory(4)).state()
     damage(state)
-    with pytest.raises(SeguqError, match="collected for SWAG cannot be understood"):
+    with pytest.raises(SeguqError, match="collected for SWAG is damaged"):
         WeightMoments.from_state(state)

@@ -189,7 +189,7 @@ def test_images_that_are_all_alike_leave_no_doubt():
 
 
 def test_a_value_of_exactly_0_begins_at_0():
-    probs, target = torch.tensor([[1.0, 0.0]]).expand(12, 2), torch.zeros(12, dtype=torch.long)
+    probs, target = torch.tensor([[[1.0], [0.0]]]).expand(12, 2, 1), torch.zeros(12, 1, dtype=torch.long)
     metric = filled((probs, target))
     assert ends(metric) == [0, 0]
     assert float(metric.compute_debiased()) == 0

@@ -274,7 +274,7 @@ def test_a_diagram_can_be_drawn_into_given_axes():
 
 
 def test_the_diagram_has_a_band_only_where_images_are_known():
-    images = ids(10)
+    images = ["all of it"]  # flat values are one image
     assert (len(diagram(two_bins())[1].collections), len(diagram(two_bins(), group=images)[1].collections)) == (0, 1)
 
 
@@ -293,3 +293,56 @@ def test_drawing_opens_no_window_manager_figure():
     before = pyplot.get_fignums()
     diagram(two_bins())
     assert pyplot.get_fignums() == before
+
+
+# --- what is ignored, what is flat, and logits
+
+
+def of_each_kind(**arguments):
+    return [kind(3, n_boot=10, **arguments) for kind in (CalibrationError, NegativeLogLikelihood, BrierScore)]
+
+
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, -9999.0])
+def test_the_probabilities_of_an_ignored_pixel_may_be_anything(garbage):
+    probs, target = probs_and_target(classes=3, ignored=0.3)
+    for metric, other in zip(of_each_kind(), of_each_kind(), strict=True):
+        metric.update(probs.masked_fill((target == 255).unsqueeze(1), garbage), target)
+        other.update(probs, target)
+        assert metric.compute() == other.compute()
+
+
+def test_nan_at_a_labeled_pixel_is_refused():
+    probs, target = probs_and_target(classes=3, ignored=0.3)
+    for metric in of_each_kind():
+        with pytest.raises(SeguqError, match="NaN"):
+            metric.update(probs.masked_fill((target != 255).unsqueeze(1), math.nan), target)
+
+
+def test_flat_probabilities_are_one_image():
+    probs, target = probs_and_target(classes=3, images=1)
+    flat, labels = probs.flatten(2)[0].T, target.flatten()
+    for metric, other in zip(of_each_kind(), of_each_kind(), strict=True):
+        metric.update(flat, labels, group=["a"])
+        other.update(probs, target, group=["a"])
+        torch.testing.assert_close(metric.compute(), other.compute())
+        torch.testing.assert_close(metric.replicates, other.replicates)
+        assert metric.replicates.any()
+
+
+def test_the_likelihood_of_logits_is_not_clamped():
+    logits = torch.tensor([[[400.0, 0.0], [0.0, 3.0]]])
+    target = torch.tensor([[1, 1]])
+    metric = NegativeLogLikelihood(2, from_logits=True)
+    metric.update(logits, target)
+    expected = torch.nn.functional.cross_entropy(logits.double(), target)
+    torch.testing.assert_close(metric.compute(), expected.float())
+    assert float(expected) > 200
+
+
+def test_logits_of_an_ignored_pixel_may_be_anything_and_those_of_a_labeled_one_not():
+    logits, target = torch.tensor([[[1.0, math.nan], [0.0, math.nan]]]), torch.tensor([[1, 255]])
+    metric = NegativeLogLikelihood(2, from_logits=True)
+    metric.update(logits, target)
+    assert float(metric.compute()) == pytest.approx(math.log(1 + math.e))
+    with pytest.raises(SeguqError, match="logits hold NaN"):
+        metric.update(logits, torch.tensor([[1, 0]]))

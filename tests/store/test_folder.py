@@ -77,7 +77,12 @@ def later(path, than, seconds=10):
 
 def test_a_new_folder_keeps_its_settings(tmp_path):
     PredictionFolder(tmp_path / "new" / "out", SETTINGS)
-    assert read_run(tmp_path / "new" / "out") == {"version": 1, "settings": SETTINGS}
+    assert read_run(tmp_path / "new" / "out") == {
+        "version": 2,
+        "settings": SETTINGS,
+        "complete": False,
+        "images": [],
+    }
 
 
 def test_an_empty_folder_is_taken(tmp_path):
@@ -154,9 +159,74 @@ def test_clearing_removes_the_results_and_keeps_the_settings_and_what_is_not_its
     folder.draw("a", images["a"], SCALES)
     folder.keep_scales(SCALES)
     (folder.dir / "regions.parquet").write_text("mine")
+    others = ["maps/c.npz", "predictions/mine/a.png", "heatmaps/mine/a.png", "overlays/energy/c.png", "images/c.png"]
+    for name in others:
+        (folder.dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.dir / name).write_text("mine")
     folder.clear()
-    assert files(folder.dir) == ["regions.parquet", "run.json"]
+    assert files(folder.dir) == sorted(["regions.parquet", "run.json", *others])
     assert read_run(folder.dir)["settings"] == SETTINGS
+
+
+def test_what_a_run_of_other_settings_has_not_written_stays(folder):
+    (folder.dir / "maps" / "c.npz").write_text("mine")
+    PredictionFolder(folder.dir, {**SETTINGS, "samples": 1}, overwrite=True)
+    assert files(folder.dir) == ["maps/c.npz", "run.json"]
+
+
+def test_each_image_is_listed_before_anything_of_it_is_written(tmp_path, monkeypatch):
+    folder = PredictionFolder(tmp_path, SETTINGS)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seguq.store.folder.write_index_png", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.save(make_maps("a", "b"))
+    assert PredictionFolder(tmp_path, SETTINGS).images == {"a", "b"}
+    assert read_run(tmp_path)["images"] == ["a", "b"]
+
+
+def test_a_run_is_complete_between_finish_and_the_next_start(folder, images):
+    assert not read_run(folder.dir)["complete"]
+    folder.finish()
+    assert read_run(folder.dir) == {"version": 2, "settings": SETTINGS, "complete": True, "images": sorted(images)}
+    PredictionFolder(folder.dir, SETTINGS).expect(["c"])
+    found = read_run(folder.dir)
+    assert (found["complete"], found["images"]) == (False, ["a", "c", "sub/b"])
+
+
+def test_what_several_processes_have_noted_comes_together(tmp_path):
+    first = PredictionFolder(tmp_path, SETTINGS)
+    for process, image_id in enumerate("ab"):
+        PredictionFolder(tmp_path, SETTINGS, clean=False, process=process).save(make_maps(image_id))
+    first.finish()
+    assert (first.images, read_run(tmp_path)["images"]) == ({"a", "b"}, ["a", "b"])
+    assert not list(tmp_path.glob(".images*"))
+
+
+@pytest.mark.parametrize("bad", ["../a", "/a", "", "a/../../b"])
+def test_ids_that_lead_out_of_the_folder_are_refused_wherever_they_come_from(tmp_path, bad):
+    folder = PredictionFolder(tmp_path / "out", SETTINGS)
+    run, lists = tmp_path / "out" / "run.json", tmp_path / "out" / ".images-00000.jsonl"
+    attempts = [
+        lambda: folder.save(make_maps(bad)),
+        lambda: folder.expect([bad]),
+        lambda: folder.remove([bad]),
+        lambda: folder.maps_file(bad),
+        lambda: folder.draw(bad, None, SCALES),
+    ]
+    for attempt in attempts:
+        with pytest.raises(SeguqError, match="cannot be the name of a file"):
+            attempt()
+    content = run.read_text()
+    lists.write_text(json.dumps(bad) + "\n")
+    with pytest.raises(SeguqError, match="cannot be the name of a file"):
+        PredictionFolder(folder.dir, SETTINGS)
+    lists.unlink()
+    run.write_text(json.dumps({**json.loads(content), "images": [bad]}))
+    with pytest.raises(SeguqError, match="cannot be the name of a file"):
+        read_run(folder.dir)
 
 
 # --- maps ---------------------------------------------------------------------------------------------------------
@@ -178,6 +248,7 @@ def test_the_prediction_lies_beside_the_maps_as_class_indices(folder, images):
 
 def test_multilabel_maps_have_no_mask_of_class_indices(tmp_path):
     folder = PredictionFolder(tmp_path / "out", SETTINGS)
+    folder.expect("a")
     folder.save(make_maps("a", multilabel=True))
     assert files(folder.dir) == ["maps/a.npz", "run.json"]
 
@@ -236,7 +307,7 @@ def test_read_run_refuses_a_folder_that_is_none_of_predictions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 1}', b'{"version": 1, "settings": 3}', b"\xff\xfe"]
+    "content", [b"", b"{", b"[]", b'{"version": 2}', b'{"version": 2, "settings": 3}', b"\xff\xfe"]
 )
 def test_read_run_calls_a_damaged_file_by_its_name(folder, content):
     (folder.dir / "run.json").write_bytes(content)

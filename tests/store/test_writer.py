@@ -458,7 +458,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_of_the_new(tmp_path, monkey
     assert (names(tmp_path), path.read_bytes()) == (["a.npz"], b"old")
 
 
-def test_a_write_that_fails_in_a_jobs_own_code_names_the_folder(tmp_path, writer):
+def test_a_write_that_fails_in_a_jobs_own_code_names_the_file(tmp_path, writer):
     def job():
         with whole_file(tmp_path / "a.npz") as temporary:
             full(temporary)
@@ -466,7 +466,7 @@ def test_a_write_that_fails_in_a_jobs_own_code_names_the_folder(tmp_path, writer
     writer.submit(job, 1)
     with pytest.raises(SeguqError) as caught:
         writer.close()
-    assert str(caught.value) == f"Heat maps cannot write {tmp_path}: the disk is full"
+    assert str(caught.value) == f"Heat maps cannot write {tmp_path / 'a.npz'}: the disk is full"
     assert names(tmp_path) == []
 
 

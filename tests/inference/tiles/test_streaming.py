@@ -302,7 +302,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         run(tmp_path / "thesis.txt")
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "maps.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"maps\.json is damaged"):
+    with pytest.raises(SeguqError, match=r"maps\.json is damaged"):
         run(tmp_path / "m")
 
 
