@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seguq.calibration import Calibrator
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.errors import SeguqError, UsageError, printable
 from seguq.functional.logits import Task
 from seguq.inference import Estimator
 from seguq.inference.measures import checked_measures, named_measures
@@ -107,14 +107,22 @@ def with_interval(value: Tensor | float, interval: tuple[Tensor, Tensor] | tuple
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
     """A table on the terminal."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left")
+    def plain(text: str) -> Text:  # no markup, no emoji codes, no control codes: it may hold names of files
+        return Text(printable(text))
+
+    table = Table(
+        title=plain(title),
+        caption=None if caption is None else plain(caption),
+        title_justify="left",
+        caption_justify="left",
+    )
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i > 0)
+        table.add_column(plain(column), justify="left" if i == 0 else "right", no_wrap=i > 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     console = Console()
     # a table that is narrower than its numbers hides them, when the output goes to a file above all
     console.width = max(console.width, 100)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from seguq import __version__
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.errors import SeguqError, UsageError, printable
 
 _COMMANDS = {
     "demo": "train a small model on real images and look at what it does not know (start here)",
@@ -160,7 +160,7 @@ def _one_sentence(message: str) -> str:
 
 
 def _complain(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     return status
 
 
@@ -175,7 +175,7 @@ def _plain_warnings() -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        print(f"seguq: warning: {message}", file=sys.stderr)
+        print(printable(f"seguq: warning: {message}"), file=sys.stderr)
 
     warnings.showwarning = show
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):

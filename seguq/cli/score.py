@@ -8,6 +8,7 @@ from typing import Any
 
 from seguq.cli.common import refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
+from seguq.core.checks import require_text
 from seguq.core.errors import UsageError
 from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.log import logger
@@ -85,6 +86,8 @@ def score(
             f"{folder} holds no maps yet of {len(missing)} images of {images}, such as {missing[0]!r}: "
             "start seguq predict again, it goes on where it stopped"
         )
+    for image_id in ids:
+        require_text("the image id", image_id)
     parts = partition if partition is not None else Grid(32)
     absent = [name for name in parts.needs if name not in measures]
     if absent:

@@ -165,3 +165,11 @@ def require_plain_name(what: str, name: Any) -> None:
     drive = isinstance(name, str) and (re.match(r"[A-Za-z]:[\\/]", name) or (os.name == "nt" and ":" in name))
     if bad or drive or "\0" in name:
         raise SeguqError(f"{what} {name!r} cannot be the name of a file in a folder: use names like 'street/0001'")
+
+
+def require_text(what: str, name: str) -> None:
+    """Raise for a name of a file that is no UTF-8, which tables and JSON of other programs cannot hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise SeguqError(f"{what} {name} is no UTF-8, so that no table can hold it: rename the file") from error

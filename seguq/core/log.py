@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import logging
 
+from seguq.core.errors import printable
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The message, in which names of files write no control codes."""
+        return printable(super().formatMessage(record))
+
+
 logger = logging.getLogger("seguq")
 logger.setLevel(logging.INFO)
 if not logger.handlers:
     _handler = logging.StreamHandler()
-    _handler.setFormatter(logging.Formatter("seguq: %(message)s"))
+    _handler.setFormatter(_OneLine("seguq: %(message)s"))
     logger.addHandler(_handler)
     logger.propagate = False
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from typing import Generic, TypeVar
 
+from seguq.core.errors import printable
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,6 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None, 
         done: how many of ``total`` were done before (a resumed run).
     """
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -31,15 +32,15 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None, 
     if total is None and isinstance(items, Sized):
         total = len(items) + done
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(escape(description), total=total, completed=done)
+    with Progress(*columns, console=Console(stderr=True, emoji=False)) as bar:
+        task = bar.add_task(printable(description), total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)

@@ -74,8 +74,8 @@ class RasterReader:
         normalization: as in `ArrayReader`.
         bands: numbers of the bands that are the channels, from 1; None: all of them.
 
-    Pixels without data (the file's nodata value, NaN) are given the mean of the normalization, which is 0 for the
-    network.
+    Pixels without data (the file's nodata value, of unsigned numbers in all bands; NaN) are given the mean of the
+    normalization, which is 0 for the network.
 
     Raises:
         UsageError: if rasterio is not installed, or the file is missing, cannot be read, has no such band, or bands
@@ -129,9 +129,15 @@ class RasterReader:
                 f"{self._file.name} cannot be read at row {top}, column {left}: the file is damaged"
             ) from error
         values = normalized(pixels, self._normalization)
-        for channel, nodata in enumerate(self._nodata):
-            if nodata is not None:
-                values[channel][torch.from_numpy(pixels[channel] == nodata)] = 0
+        absent = np.stack(
+            [
+                np.zeros(band.shape, np.bool_) if nodata is None else band == nodata
+                for band, nodata in zip(pixels, self._nodata, strict=True)
+            ]
+        )
+        if pixels.dtype.kind == "u":  # in one band alone 0 or 255 may well be a color
+            absent[:] = absent.all(0)
+        values[torch.from_numpy(absent)] = 0
         return values.nan_to_num_(nan=0.0)
 
 

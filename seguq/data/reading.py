@@ -144,8 +144,8 @@ def read_picture(path: str | os.PathLike[str], channels: int | None = None, scal
 def _filled(pixels: Array, absent: Array, missing: Array) -> Array:
     """Pixels with the mean of the others in place of those without data.
 
-    A pixel has none where all its channels say so. In one channel alone a whole number such as 0 may well be a color,
-    and stays; a float such as -9999 does not.
+    A pixel has none where all its channels say so. In one channel alone 0 or 255 may well be a color, and stays; a
+    float such as -9999 does not.
     """
     pixels = pixels.copy()
     for channel in range(pixels.shape[2]):

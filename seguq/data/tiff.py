@@ -131,9 +131,12 @@ def _pixels(path: Path, series: Any) -> Array:
         try:
             array: Array = series.asarray()
             return array
-        except (ValueError, ImportError) as error:
+        except (ValueError, NotImplementedError, ImportError) as error:
             if not (isinstance(error, ImportError) or "imagecodecs" in str(error)):
                 raise
+    elif int(page.tags.valueof(274, default=1)) != 1:
+        # those who make RGB of them also turn them, each in a way of its own
+        raise SeguqError(f"{path} holds colors as YCBCR that have to be turned: convert it to RGB")
     pages = [_page(path, one) for one in series.pages]
     stacked: Array = np.stack(pages).reshape(series.shape)
     return stacked

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from seguq.core.checks import require_choice
+from seguq.core.checks import require_choice, require_text
 from seguq.core.errors import SeguqError
 from seguq.functional.regions import AGGREGATES, Aggregate, region_boxes, region_majority, region_scores
 from seguq.inference import UncertaintyMaps
@@ -91,6 +91,7 @@ def _single(
 def _regions(one: UncertaintyMaps, image: Any, partition: Partition, by: str, aggregate: Aggregate) -> Any:
     """The rows of one image, as a pyarrow batch."""
     (image_id,) = one.image_ids
+    require_text("the image id", image_id)
     if image is None and partition.needs_image:
         raise SeguqError(f"{partition!r} looks at the image, but there is none of {image_id!r}: pass images= or pairs")
     values = one[by].cpu()

@@ -399,3 +399,9 @@ def test_regions_of_a_class_derived_from_a_grid_keep_their_shapes():
     maps = UncertaintyMaps(torch.full((1, 2, 8, 8), 0.5), {"variance": torch.rand(1, 8, 8)}, ["a"])
     found = score(maps, Stairs(4), by="variance").to_pandas()
     assert [shape is None for shape in found["rle"]] == [False, True, False]
+
+
+def test_an_id_that_no_table_can_hold_is_one_sentence():
+    maps = UncertaintyMaps(torch.full((1, 2, 4, 4), 0.5), {"variance": torch.zeros(1, 4, 4)}, ["Z\udcfcrich"])
+    with pytest.raises(SeguqError, match=r"Z\\udcfcrich is no UTF-8"):
+        score(maps, Grid(2), by="variance")
