@@ -145,7 +145,6 @@ class _Writing(Run):
     def _prepare(self, path: Path, settings: dict[str, Any], overwrite: bool) -> None:
         with writing("HeatmapWriter"):
             folder = PredictionFolder(path, settings, overwrite=overwrite)
-            folder.expect()
         if self.stage != "predict":  # what an earlier training has left may show other images
             folder.clear()
             return

@@ -121,15 +121,19 @@ class PredictionFolder:
         self._keep_run()
 
     def note(self, image_ids: Iterable[str]) -> None:
-        """Note images that were not expected, before anything of them is written."""
+        """Note images before anything of them is written, where `expect` was not told of them.
+
+        Where all maps were written before, they count as unfinished from now on.
+        """
         new = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in self.images]
-        if not new:
+        if not new and not self.complete:
             return
         for image_id in new:
             require_plain_name("the image id", image_id)
         with naming(self._list), self._list.open("ab") as file:
             file.write("".join(f"\n{json.dumps(image_id)}\n" for image_id in new).encode())
         self.images.update(new)
+        self.complete = False
 
     def finish(self) -> None:
         """Note that the maps of all images are written; by one process, when all are done."""
@@ -326,6 +330,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
             text(settings["images"], "'images'")
         images = [text(image_id, "an image id") for image_id in listing(content.get("images", []), "'images'")]
         complete = bool(content.get("complete"))
+        complete = complete and not any(Path(path).glob(_LISTS))  # what was noted since is not finished
     if version != _SCHEMA_VERSION:
         raise SeguqError(f"{file} was written by another version of seguq (schema {version})")
     for image_id in images:

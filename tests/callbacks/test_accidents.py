@@ -3,6 +3,7 @@
 import copy
 import csv
 import math
+import os
 import pickle
 import warnings
 
@@ -15,6 +16,7 @@ import seguq
 from seguq.calibration import TemperatureScaling
 from seguq.callbacks import Calibrate, HeatmapWriter, RegionScorer, UncertaintyMetrics
 from seguq.callbacks.observer import is_turned
+from seguq.cli import main
 from seguq.core.errors import SeguqError, UsageError
 from seguq.store.folder import read_run
 from seguq.weights import weights_sha256
@@ -28,6 +30,7 @@ from tests.callbacks.tiny import (
     runs_of,
     with_predict_step,
 )
+from tests.core.test_locks import Holder
 
 MEASURES = ("predictive_entropy",)
 
@@ -392,3 +395,79 @@ def test_a_predict_step_of_ones_own_is_judged_by_the_swapped_weights_too(tmp_pat
     writer = HeatmapWriter(tmp_path / "heat", measures=MEASURES)
     make_trainer(pytorch_lightning, tmp_path, writer, swapping(pytorch_lightning)).predict(module, loader(Images(2)))
     assert read_run(tmp_path / "heat" / "predict")["settings"]["weights"] != weights_sha256(module)
+
+
+# other runs in the same folders
+
+HOLD_SHARD = """
+import sys, time
+import torch
+from seguq import UncertaintyMaps, regions
+from seguq.store.shards import ShardWriter
+maps = UncertaintyMaps(torch.full((1, 2, 4, 4), 0.5), {"variance": torch.ones(1, 4, 4)}, ["a"])
+writer = ShardWriter(sys.argv[1], 0)
+writer.add(regions.score(maps, regions.Grid(2), by="variance"))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def other_run(kind, folder):
+    """A callback, and the folder that it writes into in a prediction."""
+    return (HeatmapWriter(folder), folder / "predict") if kind == "maps" else (RegionScorer(folder), folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+@pytest.mark.parametrize("kind", ["maps", "regions"])
+def test_another_run_in_the_same_folder_is_refused_and_finds_it_free_when_the_first_is_gone(tmp_path, kind):
+    callback, folder = other_run(kind, tmp_path / "out")
+    folder.mkdir(parents=True)
+    module = make_module(pytorch_lightning)
+    with Holder(folder), pytest.raises(UsageError, match="another run writes into"):
+        make_trainer(pytorch_lightning, tmp_path, callback).predict(module, loader(Images(2)))
+    assert files(tmp_path / "out") == []
+    make_trainer(pytorch_lightning, tmp_path, callback).predict(module, loader(Images(2)))
+    with Holder(folder):  # nothing is held any more
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_a_run_in_a_folder_above_leaves_the_shard_of_one_below(tmp_path):
+    (tmp_path / "runs" / "mc").mkdir(parents=True)
+    with Holder(tmp_path / "runs" / "mc", code=HOLD_SHARD):
+        before = files(tmp_path / "runs" / "mc")
+        scorer = RegionScorer(tmp_path / "runs")
+        make_trainer(pytorch_lightning, tmp_path, scorer).predict(make_module(pytorch_lightning), loader(Images(2)))
+        assert len(before) == 1 and files(tmp_path / "runs" / "mc") == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_a_training_beside_another_takes_no_scale_away(tmp_path):
+    fit(pytorch_lightning, tmp_path, loader(Images(2)), HeatmapWriter(tmp_path / "heat"))
+    scale = tmp_path / "heat" / "val" / "scale.json"
+    before = scale.read_text()
+    with Holder(scale.parent), pytest.raises(UsageError, match="another run writes into"):
+        fit(pytorch_lightning, tmp_path, loader(Images(2)), HeatmapWriter(tmp_path / "heat"))
+    assert scale.read_text() == before
+
+
+def test_a_scale_json_of_somebody_else_is_not_replaced(tmp_path):
+    (tmp_path / "data" / "val").mkdir(parents=True)
+    (tmp_path / "data" / "val" / "scale.json").write_text('{"pixels": 3}')
+    with pytest.raises(UsageError, match=r"scale\.json was not written by HeatmapWriter"):
+        fit(pytorch_lightning, tmp_path, loader(Images(2)), HeatmapWriter(tmp_path / "data"))
+    assert (tmp_path / "data" / "val" / "scale.json").read_text() == '{"pixels": 3}'
+
+
+def test_heat_maps_of_a_prediction_that_failed_are_not_scored(tmp_path, capsys):
+    class Fails(Images):
+        def __getitem__(self, index):
+            if index == 3:
+                raise ZeroDivisionError
+            return super().__getitem__(index)
+
+    trainer = make_trainer(pytorch_lightning, tmp_path, HeatmapWriter(tmp_path / "heat"))
+    with pytest.raises(ZeroDivisionError):
+        trainer.predict(make_module(pytorch_lightning), loader(Fails(5), 1))
+    assert main(["score", "--predictions", str(tmp_path / "heat" / "predict")]) == 2
+    assert "is not finished" in capsys.readouterr().err

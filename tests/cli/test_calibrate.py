@@ -1,16 +1,20 @@
 """``seguq calibrate``: a temperature goes into the checkpoint, with its figures out of sample."""
 
+import os
 import shutil
+import stat
 import sys
 
 import pytest
 import torch
 
 from seguq.calibration import TemperatureScaling
+from seguq.calibration.checkpoint import save_calibrator
 from seguq.cli import main
 from seguq.data import SegmentationData
 from seguq.inference import Deterministic
 from seguq.task import SegmentationTask
+from tests.core.test_locks import Holder
 
 
 @pytest.fixture
@@ -152,3 +156,60 @@ def test_the_split_of_the_training_is_fitted_on_with_a_warning(checkpoint, discs
 def test_another_split_is_fitted_on_without_a_warning(checkpoint, discs, capsys):
     assert main(_words(checkpoint, discs)) == 0
     assert "was trained on the split" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and links are those of POSIX")
+def test_a_checkpoint_keeps_its_permissions_and_a_link_stays_one(checkpoint, discs, tmp_path):
+    model, link = tmp_path / "model.ckpt", tmp_path / "folder" / "link.ckpt"
+    model.chmod(0o600)
+    link.parent.mkdir()
+    link.symlink_to(model)
+    assert main(_words(link, discs)) == 0
+    assert link.is_symlink()
+    assert stat.S_IMODE(model.stat().st_mode) == 0o600
+    assert "deterministic" in SegmentationTask.load(model).calibrators
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_a_write_protected_checkpoint_is_refused_before_work_starts(checkpoint, discs, tmp_path, monkeypatch, capsys):
+    before = (tmp_path / "model.ckpt").read_bytes()
+    (tmp_path / "model.ckpt").chmod(0o444)
+    monkeypatch.setattr("seguq.cli.calibrate._fit_and_show", None)
+    assert main(_words(checkpoint, discs)) == 1
+    assert "model.ckpt is write-protected" in capsys.readouterr().err
+    assert (tmp_path / "model.ckpt").read_bytes() == before
+
+
+def test_only_a_checkpoint_is_replaced_by_one(checkpoint, discs, tmp_path):
+    (tmp_path / "notes.ckpt").write_text("mine")
+    assert main(_words(checkpoint, discs, "--out", str(tmp_path / "notes.ckpt"), "--overwrite")) == 1
+    assert (tmp_path / "notes.ckpt").read_text() == "mine"
+
+
+def test_a_checkpoint_that_was_replaced_in_the_meantime_gets_no_calibrator(
+    checkpoint, discs, tmp_path, monkeypatch, capsys
+):
+    def replaced(*arguments):
+        content = torch.load(checkpoint, weights_only=True)
+        first = next(name for name, value in content["state_dict"].items() if value.is_floating_point())
+        content["state_dict"][first] += 1
+        torch.save(content, checkpoint)
+        save_calibrator(*arguments)
+
+    monkeypatch.setattr("seguq.cli.calibrate.save_calibrator", replaced)
+    assert main(_words(checkpoint, discs)) == 1
+    assert "was replaced while the calibrator was fitted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+@pytest.mark.parametrize("shared", [True, False])
+def test_it_runs_beside_another_but_not_beside_a_training(checkpoint, discs, tmp_path, capsys, shared):
+    with Holder(tmp_path, *["shared"] * shared):
+        assert main(_words(checkpoint, discs)) == (0 if shared else 2)
+    assert ("another run writes into" in capsys.readouterr().err) != shared
+
+
+def test_what_a_killed_run_has_left_is_removed(checkpoint, discs, tmp_path):
+    (tmp_path / ".seguq-tmp-1.ckpt").write_text("half")
+    assert main(_words(checkpoint, discs)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]

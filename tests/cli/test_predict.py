@@ -97,6 +97,29 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_maps(predicted, words, tmp_
             assert np.allclose(maps[name], expected[image_id][name], atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_a_killed_run_whose_loading_processes_live_on_can_be_started_again_at_once(words, tmp_path):
+    out = tmp_path / "killed"
+    slow = (
+        "import sys, time, numpy as np; save = np.savez\n"
+        "def slow(file, **arrays):\n    save(file, **arrays); time.sleep(1.0)\n"
+        "np.savez = slow\n"
+        "from seguq.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    given = words("--batch_size", "1", "--num_workers", "2", out=out)
+    process = subprocess.Popen([sys.executable, "-c", slow, *given], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(out.glob(f"maps/{TEMPORARY_PREFIX}*")):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert main(given) == 0  # at once: those that load data notice within 5 s that they are alone
+    assert not list(out.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
 @pytest.mark.parametrize(
     ("more", "text"),
     [

@@ -80,7 +80,9 @@ def test_one_process_may_take_it_many_times(path):
 
 
 def test_a_forked_process_does_not_inherit_it(path):
-    code = HOLD.replace('print("held", flush=True)', "child = os.fork()\nif child: print('held', flush=True)")
+    code = HOLD.replace(
+        'print("held", flush=True)', "child = os.fork()\nif not child: print('held', flush=True)  # it runs"
+    )
     code += "\n"
     with Holder(path, code=code.replace("time.sleep(600)", "time.sleep(20)")) as other:
         other.kill()  # the child lives on
