@@ -44,6 +44,7 @@ class Lock:
         path: a folder or file that is there.
         shared: let others in that come to share it, too.
         wait: wait for another process, instead of refusing.
+        alone: refuse also where this process has it already.
 
     Example:
         >>> folder = getfixture("tmp_path")
@@ -51,8 +52,8 @@ class Lock:
         ...     (folder / "a.txt").touch()
     """
 
-    def __init__(self, path: Path, *, shared: bool = False, wait: bool = False) -> None:
-        self.path, self.shared, self.wait = path, shared, wait
+    def __init__(self, path: Path, *, shared: bool = False, wait: bool = False, alone: bool = False) -> None:
+        self.path, self.shared, self.wait, self.alone = path, shared, wait, alone
         self._key: _Key | None = None
 
     def take(self) -> None:
@@ -76,6 +77,8 @@ class Lock:
             key = _key(os.fstat(handle))
             if key in _held:
                 os.close(handle)
+                if self.alone:
+                    return False
                 _held[key][1] += 1
             elif not _lock(handle, self.shared):
                 os.close(handle)

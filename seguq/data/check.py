@@ -56,7 +56,8 @@ def _is_entry(entry: Any) -> bool:
     size, wrong = record.get("size"), record.get("wrong", [])
     if not isinstance(size, list) or len(size) != 2 or not isinstance(wrong, list):
         return False
-    known = "wrong" in record or "channels" in record
+    image = {"channels", "alpha", "range", "largest"} <= set(record)
+    known = image or "wrong" in record
     sizes = (*size, record.get("channels", 1))
     return known and all(is_whole(number, 1) for number in sizes) and all(map(is_whole, wrong))
 

@@ -49,6 +49,7 @@ class PositionCounter:
         self._seen = 0
         self._indices: Iterator[int] | None = None
         self._distributed: DistributedSampler[Any] | None = None
+        wrapped_in_order = False
         self._numbered = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
         if self._numbered and loader.batch_sampler is None:  # the items of its data set are batches
             self._numbered = not isinstance(loader.sampler, SequentialSampler)
@@ -60,15 +61,18 @@ class PositionCounter:
         if type(batches) is BatchSampler:
             # a sampler that Lightning wrapped into a distributed one stands in the place of the data set
             ordered = isinstance(sampler, DistributedSampler) and sampler.dataset is loader.dataset
+            inner = getattr(getattr(sampler, "dataset", None), "_sampler", None)
+            wrapped_in_order = isinstance(inner, SequentialSampler) and not getattr(sampler, "shuffle", True)
             if sampler is not None and (isinstance(sampler, SequentialSampler) or ordered):
                 self._indices = iter(sampler)
         elif isinstance(batches, (list, tuple)):
             self._indices = (int(index) for batch in batches for index in batch)
+        self._in_order = wrapped_in_order or self._indices is not None
 
     @property
     def shuffles(self) -> bool:
         """Whether the images have numbers, and come in another order, or one that is not known."""
-        return self._numbered and self._indices is None
+        return self._numbered and not self._in_order
 
     def take(self, size: int) -> Positions:
         """The positions of the next ``size`` images."""

@@ -42,7 +42,8 @@ import numpy.typing as npt
 from seguq.core.checks import is_number
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.classes import Classes
-from seguq.data.decoding import Raster, decode_image, decode_mask
+from seguq.data.decoding import decode_image, decode_mask
+from seguq.data.raster import Raster
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 

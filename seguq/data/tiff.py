@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from seguq.core.errors import SeguqError
-from seguq.data.decoding import Array, Raster
+from seguq.data.raster import Array, Raster
 
 _GRAY_OR_COLOR = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR", "LINEAR_RAW")
 _JPEG = (6, 7, 34892)  # old, new, lossy

@@ -66,7 +66,7 @@ class MapFiles:
         self._rows = 0
         self._ended = False
         self._files: dict[str, str] = {}  # types by name
-        self._lock = Lock(self.dir)
+        self._lock = Lock(self.dir, alone=True)
 
     def begin(self, about: dict[str, Any]) -> int:
         """Look at what is there; gives the number of rows that are done."""

@@ -25,7 +25,7 @@ class OwnFiles:
         >>> folder = getfixture("tmp_path") / "pictures"
         >>> OwnFiles(folder).write("a.png", b"a picture")
         >>> _ = (folder / "b.png").write_bytes(b"somebody else's")
-        >>> OwnFiles(folder).clear()
+        >>> _ = OwnFiles(folder).clear()
         >>> [path.name for path in folder.iterdir()]
         ['b.png']
     """
