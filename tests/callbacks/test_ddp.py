@@ -197,14 +197,14 @@ def test_no_temporary_file_is_left(two):
         ("full disk of the second", "the disk is full"),
         ("no mask on the second", "Calibrate needs labels, but a validation batch has no mask"),
         ("no mask for the metrics of the second", "UncertaintyMetrics needs labels, but a batch has no mask"),
-        ("no place for the scale", "HeatmapWriter cannot write"),
+        ("no place for the scale", "was not written by HeatmapWriter: give it another folder"),
         ("numbers of other data", "no ids by which those of other data could be told apart"),
     ],
 )
 def test_an_error_of_one_process_ends_both_and_one_says_why(two, name, told):
     errors = [found["errors"][name] for found in two[1]]
     assert all(errors), errors
-    assert any(told in error for error in errors)
+    assert any(told in error for error in errors), errors
     assert all(told in error or error == "another process has failed, and says why" for error in errors)
 
 
