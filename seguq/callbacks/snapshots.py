@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import warnings
@@ -14,7 +13,7 @@ from seguq.callbacks.agreement import together
 from seguq.callbacks.rates import RateCallback, set_rates, with_new_groups
 from seguq.core.checks import require_choice, require_count
 from seguq.core.errors import UsageError
-from seguq.core.files import remove_leftovers
+from seguq.core.files import file_sha256, remove_leftovers
 from seguq.core.lightning import whole_checkpoints
 from seguq.core.locks import Lock
 from seguq.core.log import logger
@@ -156,7 +155,7 @@ class Snapshots(RateCallback):
 
     def _is_own(self, name: str) -> bool:
         path = self.dir / name
-        return path.is_file() and _sha256(path) == self._hashes.get(name)
+        return path.is_file() and file_sha256(path) == self._hashes.get(name)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fail now where the training cannot be cut into cycles."""
@@ -288,7 +287,7 @@ class Snapshots(RateCallback):
             trainer.save_checkpoint(self.dir / name, weights_only=True)
         self._kept.append((name, cycle, value))
         if trainer.is_global_zero:  # which alone removes files, and whose state is kept
-            self._hashes[name] = _sha256(self.dir / name)
+            self._hashes[name] = file_sha256(self.dir / name)
         for dropped in [] if self.keep is None else self._ranked()[self.keep :]:  # now that the new file is there
             self._kept.remove(dropped)
             if trainer.is_global_zero and self._is_own(dropped[0]):
@@ -313,11 +312,3 @@ class Snapshots(RateCallback):
             )
         if trainer.is_global_zero:
             logger.info("Snapshots: %d models in %s", len(self._kept), self.dir)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ from seguq.cli.common import make_estimator, pick_device, require_folder
 from seguq.cli.model import Size, image_size, load_model
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.files import file_sha256
 from seguq.core.locks import Lock
 from seguq.core.log import logger
 from seguq.core.progress import progress
@@ -124,7 +123,7 @@ def predict(
     data = SegmentationFolder(folder, transform=transform, channels=model.channels, scale=scale)
     sizes = check_files(data.images, channels=model.channels, scale=scale, folder=folder)
     settings = {
-        "checkpoint": [_sha256(path) for path in [checkpoint, *(members or [])]],
+        "checkpoint": [file_sha256(path) for path in [checkpoint, *(members or [])]],
         "images": str(folder.resolve()),
         "estimator": est.tag,
         "samples": getattr(est, "number_of_samples", None),
@@ -230,11 +229,3 @@ def _batches(
             size = sizes[image_id]
         batches[-1].append(position[image_id])
     return batches
-
-
-def _sha256(path: str | os.PathLike[str]) -> str:
-    with Path(path).open("rb") as file:
-        digest = hashlib.sha256()
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

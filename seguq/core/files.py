@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -175,3 +176,12 @@ def remove_leftovers(folder: str | os.PathLike[str], *, below: bool = False) -> 
         if not is_held(leftover):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of what a file holds, read in pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

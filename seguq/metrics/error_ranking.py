@@ -145,8 +145,8 @@ class ErrorRanking(BootstrapMetric):
         ):
             right, wrong, mixed = self._counts(self.sums)
         apart = mixed.repeat_interleave(2)
-        best = self._split(right, wrong, mixed, wrong_above=True)
-        worst = self._split(right, wrong, mixed, wrong_above=False)
+        best = self._split(right, wrong, mixed)
+        worst = self._split(wrong, right, mixed)[::-1]
         out = {}
         for name, statistic in self.statistics.items():
             pair = torch.stack([statistic(*best, apart), statistic(*worst, apart)])
@@ -154,15 +154,11 @@ class ErrorRanking(BootstrapMetric):
         return out
 
     @staticmethod
-    def _split(right: Tensor, wrong: Tensor, mixed: Tensor, *, wrong_above: bool) -> tuple[Tensor, Tensor]:
-        """Of each bin two, the lower one first: what is right and what is wrong apart where the bin is mixed."""
-        nothing = torch.zeros_like(right)
-        moved, kept = (wrong, right) if wrong_above else (right, wrong)
-        pairs = {
-            "moved": torch.stack((moved.where(~mixed, nothing), moved.where(mixed, nothing)), -1).flatten(-2),
-            "kept": torch.stack((kept, nothing), -1).flatten(-2),
-        }
-        return (pairs["kept"], pairs["moved"]) if wrong_above else (pairs["moved"], pairs["kept"])
+    def _split(lower: Tensor, upper: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
+        """Two counts in twice the bins: of each mixed one, ``upper`` scores above all of ``lower``."""
+        nothing = torch.zeros_like(lower)
+        apart = torch.stack((upper.where(~mixed, nothing), upper.where(mixed, nothing)), -1)
+        return torch.stack((lower, nothing), -1).flatten(-2), apart.flatten(-2)
 
     def _boot_sums(self, sums: Tensor) -> Tensor:
         return split_last(sums, 2 * _BOOT_BINS, _BINS // _BOOT_BINS).sum(-1)
