@@ -16,6 +16,8 @@ from seguq.core.files import TEMPORARY_PREFIX
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+_AT_ONCE = 1 << 20  # pixels
+
 
 def require_dims(name: str, tensor: Tensor, layout: str, *, at_least: int) -> None:
     """Raise unless ``tensor`` has at least ``at_least`` dimensions.
@@ -55,6 +57,16 @@ def require_target_range(target: Tensor, num_classes: int, ignore_index: int | N
     """Raise where a target is neither a class index in ``0 .. num_classes - 1`` nor ``ignore_index``."""
     if target.is_floating_point() or target.is_complex():
         raise SeguqError(f"{name} must hold class indices in an integer type, but has dtype {target.dtype}")
+    if not target.numel():
+        return
+    low, high = (int(end) for end in target.aminmax())
+    if low >= 0 and high < num_classes:
+        return
+    if target.numel() > _AT_ONCE:  # in parts: what is made for the comparison is several times as large as a mask
+        flat = target.reshape(-1)
+        for start in range(0, len(flat), _AT_ONCE):
+            require_target_range(flat[start : start + _AT_ONCE], num_classes, ignore_index, name=name)
+        return
     target = target.long()  # compared as they are, 255 of 8 bits would be -1
     wrong = (target < 0) | (target >= num_classes)
     if ignore_index is not None:

@@ -98,14 +98,30 @@ def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignor
                  [0.0000, 1.0000]]], dtype=torch.float64)
     """
     require_target_shape(probs, target, scores_name="probs")
-    confidence, prediction = probs.max(1)
+    if target.ndim == 1:
+        probs, target = probs.T.unsqueeze(0), target.unsqueeze(0)
+    labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+    confidence = probs.amax(1).masked_fill_(~labeled, 0)  # it may be NaN where it is ignored
     edges = (torch.arange(1, n_bins, dtype=torch.float64, device=probs.device) / n_bins).to(confidence.dtype)
     bins = flat_images(torch.bucketize(confidence, edges))
-    labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
-    weights = torch.stack((labeled, confidence.double() * labeled, (prediction == target) & labeled)).double()
+    weights = torch.stack((labeled, confidence.double(), _predicted(probs, target, labeled, confidence))).double()
     out = torch.zeros(3, len(bins), n_bins, dtype=torch.float64, device=probs.device)
     out.scatter_add_(2, bins.expand(3, *bins.shape), weights.reshape(3, *bins.shape))
     return out.transpose(0, 1)
+
+
+def _predicted(probs: Tensor, target: Tensor, labeled: Tensor, confidence: Tensor) -> Tensor:
+    """Which labeled pixels are predicted rightly, ``(B, *spatial)``, given the largest probability of each.
+
+    Of several largest ones the first is the prediction, as argmax has it. That kernel is slow on a CPU, so it is asked
+    only where there are ties.
+    """
+    index = target.long().where(labeled, 0)
+    right = (probs.gather(1, index.unsqueeze(1)).squeeze(1) == confidence) & labeled
+    largest = torch.count_nonzero(probs == confidence.unsqueeze(1))
+    if int(largest) > int(labeled.sum()):  # an ignored pixel may make it so without need
+        right &= probs.max(1).indices == index
+    return right
 
 
 def expected_calibration_error(bins: Tensor) -> Tensor:
