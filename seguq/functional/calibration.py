@@ -100,6 +100,7 @@ def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignor
     require_target_shape(probs, target, scores_name="probs")
     if target.ndim == 1:
         probs, target = probs.T.unsqueeze(0), target.unsqueeze(0)
+    target = target.long()  # 156 of 8 bits compares as equal to an ignore_index of -100
     labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
     confidence = probs.amax(1).masked_fill_(~labeled, 0)  # it may be NaN where it is ignored
     edges = (torch.arange(1, n_bins, dtype=torch.float64, device=probs.device) / n_bins).to(confidence.dtype)
@@ -116,7 +117,7 @@ def _predicted(probs: Tensor, target: Tensor, labeled: Tensor, confidence: Tenso
     Of several largest ones the first is the prediction, as argmax has it. That kernel is slow on a CPU, so it is asked
     only where there are ties.
     """
-    index = target.long().where(labeled, 0)
+    index = target.where(labeled, 0)
     right = (probs.gather(1, index.unsqueeze(1)).squeeze(1) == confidence) & labeled
     largest = torch.count_nonzero(probs == confidence.unsqueeze(1))
     if int(largest) > int(labeled.sum()):  # an ignored pixel may make it so without need

@@ -39,6 +39,7 @@ class BootstrapMetric(Metric):
 
     Args:
         size: number of sums.
+        ignore_index: value of the target that is left out.
         n_boot: number of replicates of the bootstrap.
         seed: seed of the bootstrap.
         boot_size: number of sums kept for each replicate; by default as many as ``size``.
@@ -53,18 +54,28 @@ class BootstrapMetric(Metric):
     ungrouped: Tensor
 
     def __init__(
-        self, size: int, *, n_boot: int = 200, seed: int = 0, boot_size: int | None = None, **kwargs: Any
+        self,
+        size: int,
+        ignore_index: int = 255,
+        *,
+        n_boot: int = 200,
+        seed: int = 0,
+        boot_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if n_boot < 2:
             raise SeguqError(f"n_boot must be at least 2, but is {n_boot}")
+        self.ignore_index = ignore_index
         self.n_boot = n_boot
         self.seed = seed
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         replicates = torch.zeros(n_boot, boot_size or size, dtype=torch.float64)
         self.add_state("replicates", replicates, dist_reduce_fx="sum")
-        # torchmetrics' collections take metrics of equal states for one; a state of each class's own tells them apart
-        self.add_state(f"is_{type(self).__name__}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # torchmetrics' collections take metrics for one whose states are equal after the first batch, which may not
+        # have had a pixel to ignore: the name of a state tells them apart
+        kind = f"is_{type(self).__name__}_{ignore_index}_{seed}".replace("-", "_")
+        self.add_state(kind, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("labels", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("ungrouped", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -72,16 +83,17 @@ class BootstrapMetric(Metric):
     def _value(self, sums: Tensor) -> Tensor | dict[str, Tensor]:
         """The metric of sums ``(..., size)``, for one or for all replicates at once."""
 
-    def _add(self, images: int, group: Sequence[str] | None, sums_of: Callable[[slice], Tensor]) -> None:
+    def _add(self, target: Tensor, group: Sequence[str] | None, sums_of: Callable[[slice], Tensor]) -> None:
         """Take in images, so many at a time that their sums stay within 128 MiB.
 
         Args:
-            images: how many.
+            target: checked class indices ``(B, *spatial)``.
             group: one id an image, or None.
             sums_of: the sums of some of the images, ``(n, size)`` float64.
         """
-        self._require_ids(images, group)
-        for part in parts_of(images, self.sums.numel()):
+        self._require_ids(len(target), group)
+        self._look(target)
+        for part in parts_of(len(target), self.sums.numel()):
             sums = sums_of(part)
             self._own("sums").add_(sums.sum(0))
             self._draw(sums, None if group is None else group[part])
@@ -112,9 +124,9 @@ class BootstrapMetric(Metric):
                 "images of one value each are (N, 1))"
             )
 
-    def _look(self, target: Tensor, ignore_index: int) -> None:
+    def _look(self, target: Tensor) -> None:
         """Note which labels a batch of targets holds, for a word where they seem to be masks of 0 and 255."""
-        watch = LabelWatch(ignore_index)
+        watch = LabelWatch(self.ignore_index)
         watch.seen = self.labels
         watch.look(target)
         self.labels = watch.seen.to(self.labels.device)
@@ -133,7 +145,7 @@ class BootstrapMetric(Metric):
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         """The value over everything seen; NaN where it is not defined."""
-        watch = LabelWatch(getattr(self, "ignore_index", None))
+        watch = LabelWatch(self.ignore_index)
         watch.seen = self.labels
         watch.report(f"the targets of {type(self).__name__}")
         value: Tensor | dict[str, Tensor] = _map(Tensor.float, self._value(self.sums))

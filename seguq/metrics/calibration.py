@@ -55,8 +55,8 @@ class CalibrationError(BootstrapMetric):
         require_choice("kind", kind, ("top1",))
         if n_bins < 1:
             raise SeguqError(f"n_bins must be at least 1, but is {n_bins}")
-        super().__init__(3 * n_bins, **kwargs)
-        self.num_classes, self.n_bins, self.kind, self.ignore_index = num_classes, n_bins, kind, ignore_index
+        super().__init__(3 * n_bins, ignore_index, **kwargs)
+        self.num_classes, self.n_bins, self.kind = num_classes, n_bins, kind
 
     def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch.
@@ -71,7 +71,7 @@ class CalibrationError(BootstrapMetric):
         def sums_of(part: slice) -> Tensor:
             return sums_in_pieces(probs[part], target[part], 3 * self.n_bins, self._bins_of)
 
-        self._add(len(target), group, sums_of)
+        self._add(target, group, sums_of)
 
     def _bins_of(self, probs: Tensor, target: Tensor) -> Tensor:
         return top1_calibration_bins(probs, target, self.n_bins, self.ignore_index).flatten(1)
@@ -181,18 +181,18 @@ class _PixelMean(BootstrapMetric):
     higher_is_better = False
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(2, **kwargs)
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        super().__init__(2, ignore_index, **kwargs)
+        self.num_classes = num_classes
 
     def _add_means(self, scores: Tensor, target: Tensor, group: Sequence[str] | None) -> None:
         """Take in checked scores ``(B, C, *spatial)``, of which the labeled pixels count."""
         sums = sums_in_pieces(scores, target, 2, self._sums_of)
-        self._add(len(sums), group, lambda part: sums[part])
+        self._add(target, group, lambda part: sums[part])
 
     def _sums_of(self, scores: Tensor, target: Tensor) -> Tensor:
         """Number of labeled pixels and the sum of their values, of each image: ``(b, 2)``."""
         labeled = target != self.ignore_index
-        values = self._values(scores, target.long().where(labeled, 0))
+        values = self._values(scores, target.where(labeled, 0))
         values = values.masked_fill(~labeled, 0)  # an ignored pixel may hold NaN
         if bool(values.isnan().any()):
             raise SeguqError("logits hold NaN, or an infinity that leaves no probability")
@@ -280,4 +280,6 @@ class BrierScore(_PixelMean):
         self._add_means(*checked_probs(probs, target, self.num_classes, self.ignore_index), group)
 
     def _values(self, scores: Tensor, target: Tensor) -> Tensor:
-        return scores.square().sum(1) - 2 * of_true_class(scores, target) + 1
+        # not 1 - 2 p + p^2, of which a sure model's small scores would lose their digits
+        others = scores.square().scatter_(1, target.unsqueeze(1), 0).sum(1)
+        return others.add_((1 - of_true_class(scores, target)).square_())

@@ -77,8 +77,7 @@ class ErrorRanking(BootstrapMetric):
     highest: Tensor
 
     def __init__(self, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(2 * _BINS, boot_size=2 * _BOOT_BINS, **kwargs)
-        self.ignore_index = ignore_index
+        super().__init__(2 * _BINS, ignore_index, boot_size=2 * _BOOT_BINS, **kwargs)
         # the least and the largest score in each bin tell whether its scores are equal
         self.add_state("lowest", torch.full((_BINS,), torch.inf), dist_reduce_fx="min")
         self.add_state("highest", torch.full((_BINS,), -torch.inf), dist_reduce_fx="max")
@@ -114,7 +113,7 @@ class ErrorRanking(BootstrapMetric):
     def _check(self, uncertainty: Tensor, error: Tensor) -> None:
         """Raise for what cannot be ranked, before any of it is taken in."""
         for place in pieces_of(error):
-            wrong, scores = error[place], uncertainty[place]
+            wrong, scores = _whole(error[place]), uncertainty[place]
             if bool(((wrong != 0) & (wrong != 1) & (wrong != self.ignore_index)).any()):
                 raise SeguqError(f"error must hold 0 (right), 1 (wrong) or ignore_index={self.ignore_index}")
             # the largest of values with a NaN is NaN
@@ -126,7 +125,7 @@ class ErrorRanking(BootstrapMetric):
         sums, lowest, highest = self._own("sums"), self._own("lowest"), self._own("highest")
         counted = sums[:0]
         for rows, columns in pieces_of(error):
-            label, scores = error[rows, columns], uncertainty[rows, columns].float()
+            label, scores = _whole(error[rows, columns]), uncertainty[rows, columns].float()
             ignored = label == self.ignore_index
             least = largest = scores
             if bool(ignored.any()):  # they count nothing, wherever they lie
@@ -200,3 +199,8 @@ class ErrorRanking(BootstrapMetric):
         fine, coarse = self._value(self.sums), self._value(self._boot_sums(self.sums))
         values = self._value(self.replicates)
         return {name: (values[name] + fine[name] - coarse[name]).clamp(0, 1) for name in values}
+
+
+def _whole(error: Tensor) -> Tensor:
+    """Labels of one type, since -1 of 8 bits compares as equal to an ``ignore_index`` of 255; floating ones stay."""
+    return error if error.is_floating_point() else error.long()

@@ -37,8 +37,8 @@ class MeanIoU(BootstrapMetric):
     higher_is_better = True
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(3 * num_classes, **kwargs)
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        super().__init__(3 * num_classes, ignore_index, **kwargs)
+        self.num_classes = num_classes
 
     def update(self, prediction: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch of class indices: both ``(B, *spatial)``; ``group`` one image id an item."""
@@ -48,9 +48,8 @@ class MeanIoU(BootstrapMetric):
             )
         require_target_range(target, self.num_classes, self.ignore_index)
         require_target_range(prediction, self.num_classes, None, name="prediction")
-        self._look(target, self.ignore_index)
         said, true = flat_images(prediction), flat_images(target)
-        self._add(len(true), group, lambda part: self._counts(said[part], true[part]))
+        self._add(true, group, lambda part: self._counts(said[part], true[part]))
 
     def _counts(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Pixels of each class predicted rightly, predicted, and true, in each image: ``(n, 3 * C)``."""

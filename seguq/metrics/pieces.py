@@ -36,15 +36,16 @@ def pieces_of(rows: Tensor, values: int = 4) -> Iterator[tuple[slice, slice]]:
 
 
 def in_pieces(scores: Tensor, target: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """The images of each piece, their scores ``(b, C, p)``, at least float32, and their target ``(b, p)``.
+    """The images of each piece, their scores ``(b, C, p)``, at least float32, and their target ``(b, p)``, int64.
 
     Args:
         scores: ``(B, C, *spatial)``.
         target: ``(B, *spatial)``.
     """
-    scores, target = scores.flatten(2) if scores.ndim > 2 else scores.unsqueeze(2), flat_images(target)
-    for rows, columns in pieces_of(target, max(1, scores.shape[1])):
-        yield rows, full_precision(scores[rows, :, columns]), target[rows, columns]
+    scores, target = scores.flatten(2), flat_images(target)
+    for rows, columns in pieces_of(target, scores.shape[1]):
+        # int64, since 156 of 8 bits compares as equal to an ignore_index of -100
+        yield rows, full_precision(scores[rows, :, columns]), target[rows, columns].long()
 
 
 def sums_in_pieces(scores: Tensor, target: Tensor, size: int, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -68,6 +69,8 @@ def checked_scores(
         SeguqError: for a wrong shape, number of classes, or a target out of range.
     """
     require_target_shape(scores, target, scores_name=name)
+    if not scores.is_floating_point():
+        raise SeguqError(f"{name} must be floating point, but have dtype {scores.dtype}")
     if scores.shape[1] != num_classes:
         raise SeguqError(
             f"{name} have {scores.shape[1]} classes in shape {tuple(scores.shape)}, but num_classes={num_classes}"
