@@ -58,7 +58,7 @@ def require_target_range(target: Tensor, num_classes: int, ignore_index: int | N
     if target.is_floating_point() or target.is_complex():
         raise SeguqError(f"{name} must hold class indices in an integer type, but has dtype {target.dtype}")
     # in parts, since what is made for the comparison is several times as large as a mask
-    for part in target.reshape(-1).split(_AT_ONCE):
+    for part in torch.split(target.reshape(-1), _AT_ONCE):
         part = part.long()  # compared as they are, 255 of 8 bits would be -1
         if not len(part) or (int(part.min()) >= 0 and int(part.max()) < num_classes):
             continue
@@ -109,7 +109,7 @@ class LabelWatch:
         if self.ignore_index != 255 or int(self.seen[1]):
             return
         found = torch.zeros(3, dtype=torch.bool, device=target.device)
-        for part in target.reshape(-1).split(_AT_ONCE):
+        for part in torch.split(target.reshape(-1), _AT_ONCE):
             ignored = part == self.ignore_index
             found |= torch.stack([(~ignored).any(), ((part > 0) & ~ignored).any(), ignored.any()])
         self.seen = self.seen.to(found.device) + found
