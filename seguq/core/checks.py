@@ -16,6 +16,8 @@ from seguq.core.files import TEMPORARY_PREFIX
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+_AT_ONCE = 1 << 20  # pixels
+
 
 def require_dims(name: str, tensor: Tensor, layout: str, *, at_least: int) -> None:
     """Raise unless ``tensor`` has at least ``at_least`` dimensions.
@@ -55,16 +57,20 @@ def require_target_range(target: Tensor, num_classes: int, ignore_index: int | N
     """Raise where a target is neither a class index in ``0 .. num_classes - 1`` nor ``ignore_index``."""
     if target.is_floating_point() or target.is_complex():
         raise SeguqError(f"{name} must hold class indices in an integer type, but has dtype {target.dtype}")
-    target = target.long()  # compared as they are, 255 of 8 bits would be -1
-    wrong = (target < 0) | (target >= num_classes)
-    if ignore_index is not None:
-        wrong &= target != ignore_index
-    if bool(wrong.any()):
-        value = int(target[wrong][0])
-        raise SeguqError(
-            f"{name} holds the value {value}, which is no class index in 0..{num_classes - 1} "
-            f"and not ignore_index={ignore_index}: correct the {name}, num_classes or ignore_index"
-        )
+    # in parts, since what is made for the comparison is several times as large as a mask
+    for part in torch.split(target.reshape(-1), _AT_ONCE):
+        part = part.long()  # compared as they are, 255 of 8 bits would be -1
+        if not len(part) or (int(part.min()) >= 0 and int(part.max()) < num_classes):
+            continue
+        wrong = (part < 0) | (part >= num_classes)
+        if ignore_index is not None:
+            wrong &= part != ignore_index
+        if bool(wrong.any()):
+            value = int(part[wrong][0])
+            raise SeguqError(
+                f"{name} holds the value {value}, which is no class index in 0..{num_classes - 1} "
+                f"and not ignore_index={ignore_index}: correct the {name}, num_classes or ignore_index"
+            )
 
 
 class LabelWatch:
@@ -102,8 +108,10 @@ class LabelWatch:
         """Take in a batch of class indices of any shape; after the first with a class above 0, there is no doubt."""
         if self.ignore_index != 255 or int(self.seen[1]):
             return
-        ignored: Tensor = target == self.ignore_index
-        found = torch.stack([(~ignored).any(), ((target > 0) & ~ignored).any(), ignored.any()])
+        found = torch.zeros(3, dtype=torch.bool, device=target.device)
+        for part in torch.split(target.reshape(-1), _AT_ONCE):
+            ignored = part == self.ignore_index
+            found |= torch.stack([(~ignored).any(), ((part > 0) & ~ignored).any(), ignored.any()])
         self.seen = self.seen.to(found.device) + found
 
     def report(self, whose: str) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seguq.core.checks import flat_images, require_target_shape
 
+_FEW_BINS = 1 << 10
 _SMALL = 1 << 16  # logits
 _CPU_VALUES = 1 << 18  # logits at once: more would leave the cache
 _GPU_VALUES = 1 << 26
@@ -98,14 +99,44 @@ def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignor
                  [0.0000, 1.0000]]], dtype=torch.float64)
     """
     require_target_shape(probs, target, scores_name="probs")
-    confidence, prediction = probs.max(1)
-    edges = (torch.arange(1, n_bins, dtype=torch.float64, device=probs.device) / n_bins).to(confidence.dtype)
-    bins = flat_images(torch.bucketize(confidence, edges))
+    if target.ndim == 1:
+        probs, target = probs.T.unsqueeze(0), target.unsqueeze(0)
+    target = target.long()  # 156 of 8 bits compares as equal to an ignore_index of -100
     labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
-    weights = torch.stack((labeled, confidence.double() * labeled, (prediction == target) & labeled)).double()
+    confidence = probs.amax(1).masked_fill(~labeled, 0)  # it may be NaN where it is ignored
+    bins = flat_images(_bin_numbers(confidence, n_bins))
+    right = _predicted(probs.detach(), target, labeled, confidence.detach())
+    weights = torch.stack((labeled, confidence.double(), right)).double()
     out = torch.zeros(3, len(bins), n_bins, dtype=torch.float64, device=probs.device)
     out.scatter_add_(2, bins.expand(3, *bins.shape), weights.reshape(3, *bins.shape))
     return out.transpose(0, 1)
+
+
+def _bin_numbers(confidence: Tensor, n_bins: int) -> Tensor:
+    """How many edges lie below each confidence, int64: what `torch.bucketize` finds, which is slow on a CPU."""
+    edges = (torch.arange(1, n_bins, dtype=torch.float64, device=confidence.device) / n_bins).to(confidence.dtype)
+    if n_bins > _FEW_BINS or confidence.dtype not in (torch.float32, torch.float64):
+        return torch.bucketize(confidence, edges)
+    # rounded, it is off by one at most
+    bins = (confidence * n_bins).clamp_(0, n_bins - 1).long().clamp_(0)  # the second for NaN
+    none = edges.new_full((1,), torch.nan)  # neither above nor below
+    bins -= (confidence <= torch.cat((none, edges)).take(bins)).long()
+    bins += (confidence > torch.cat((edges, none)).take(bins)).long()
+    return bins
+
+
+def _predicted(probs: Tensor, target: Tensor, labeled: Tensor, confidence: Tensor) -> Tensor:
+    """Which labeled pixels are predicted rightly, ``(B, *spatial)``, given the largest probability of each.
+
+    Of several largest ones the first is the prediction, as argmax has it. That kernel is slow on a CPU, so it is asked
+    only where there are ties.
+    """
+    index = target.where(labeled, 0)
+    right = (probs.gather(1, index.unsqueeze(1)).squeeze(1) == confidence) & labeled
+    largest = torch.eq(probs, confidence.unsqueeze(1), out=torch.empty_like(probs)).sum(1)  # as bool it takes longer
+    if bool((largest > 1).logical_and_(labeled).any()):
+        right &= probs.max(1).indices == index
+    return right
 
 
 def expected_calibration_error(bins: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def order_bins(values: Tensor, bits: int = 16) -> Tensor:
         [64, 128, 128, 176, 191]
     """
     values = values.float() + 0.0  # -0.0 + 0.0 is 0.0: the two zeros are one value
-    if bool(values.isnan().any()):
+    if values.numel() and bool(values.amax().isnan()):  # the largest of values with a NaN is NaN
         raise SeguqError("uncertainty holds NaN: a pixel without a value cannot be ranked")
     pattern = values.view(torch.int32)
     # a negative float's pattern falls as the value rises: flip all bits but the sign

@@ -13,15 +13,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from seguq.core.checks import LabelWatch, flat_images, require_target_range, require_target_shape
+from seguq.core.checks import LabelWatch
 from seguq.core.errors import SeguqError
 from seguq.core.seeds import derive_seed
-from seguq.functional.logits import full_precision
+from seguq.metrics.pieces import parts_of
 
 Interval = tuple[Tensor, Tensor]
-
-_PART_VALUES = 1 << 24  # sums of images held at once: 128 MiB
-_CPU_PIECE, _GPU_PIECE = 1 << 19, 1 << 26
 
 
 @lru_cache(maxsize=65536)
@@ -42,6 +39,7 @@ class BootstrapMetric(Metric):
 
     Args:
         size: number of sums.
+        ignore_index: value of the target that is left out.
         n_boot: number of replicates of the bootstrap.
         seed: seed of the bootstrap.
         boot_size: number of sums kept for each replicate; by default as many as ``size``.
@@ -56,18 +54,28 @@ class BootstrapMetric(Metric):
     ungrouped: Tensor
 
     def __init__(
-        self, size: int, *, n_boot: int = 200, seed: int = 0, boot_size: int | None = None, **kwargs: Any
+        self,
+        size: int,
+        ignore_index: int = 255,
+        *,
+        n_boot: int = 200,
+        seed: int = 0,
+        boot_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if n_boot < 2:
             raise SeguqError(f"n_boot must be at least 2, but is {n_boot}")
+        self.ignore_index = ignore_index
         self.n_boot = n_boot
         self.seed = seed
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         replicates = torch.zeros(n_boot, boot_size or size, dtype=torch.float64)
         self.add_state("replicates", replicates, dist_reduce_fx="sum")
-        # torchmetrics' collections take metrics of equal states for one; a state of each class's own tells them apart
-        self.add_state(f"is_{type(self).__name__}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # torchmetrics' collections take metrics for one whose states are equal after the first batch, which may not
+        # have had a pixel to ignore: the name of a state tells them apart
+        kind = f"is_{type(self).__name__}_{ignore_index}_{seed}".replace("-", "_")
+        self.add_state(kind, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("labels", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("ungrouped", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -75,19 +83,19 @@ class BootstrapMetric(Metric):
     def _value(self, sums: Tensor) -> Tensor | dict[str, Tensor]:
         """The metric of sums ``(..., size)``, for one or for all replicates at once."""
 
-    def _add(self, images: int, group: Sequence[str] | None, sums_of: Callable[[slice], Tensor]) -> None:
+    def _add(self, target: Tensor, group: Sequence[str] | None, sums_of: Callable[[slice], Tensor]) -> None:
         """Take in images, so many at a time that their sums stay within 128 MiB.
 
         Args:
-            images: how many.
+            target: checked class indices ``(B, *spatial)``.
             group: one id an image, or None.
             sums_of: the sums of some of the images, ``(n, size)`` float64.
         """
-        self._require_ids(images, group)
-        for part in parts_of(images, self.sums.numel()):
+        self._require_ids(len(target), group)
+        self._look(target)
+        for part in parts_of(len(target), self.sums.numel()):
             sums = sums_of(part)
-            # not in place: a state that Lightning reset under inference mode could not be changed outside of it
-            self.sums = self.sums + sums.sum(0)
+            self._own("sums").add_(sums.sum(0))
             self._draw(sums, None if group is None else group[part])
 
     def _draw(self, boot_sums: Tensor, group: Sequence[str] | None) -> None:
@@ -98,7 +106,15 @@ class BootstrapMetric(Metric):
         weights = np.stack([poisson_weights(self.seed, str(image_id), self.n_boot) for image_id in group])
         filled = boot_sums.any(0).nonzero().squeeze(1)  # of many bins, few hold a pixel
         drawn = torch.from_numpy(weights).to(boot_sums).T @ boot_sums[:, filled]
-        self.replicates = self.replicates.index_add(1, filled, drawn)
+        self._own("replicates").index_add_(1, filled, drawn)
+
+    def _own(self, name: str) -> Tensor:
+        """A state that may be changed in place: one that Lightning reset under inference mode may not outside of it."""
+        state: Tensor = getattr(self, name)
+        if state.is_inference() and not torch.is_inference_mode_enabled():
+            state = state.clone()
+            setattr(self, name, state)
+        return state
 
     @staticmethod
     def _require_ids(images: int, group: Sequence[str] | None) -> None:
@@ -108,9 +124,9 @@ class BootstrapMetric(Metric):
                 "images of one value each are (N, 1))"
             )
 
-    def _look(self, target: Tensor, ignore_index: int) -> None:
+    def _look(self, target: Tensor) -> None:
         """Note which labels a batch of targets holds, for a word where they seem to be masks of 0 and 255."""
-        watch = LabelWatch(ignore_index)
+        watch = LabelWatch(self.ignore_index)
         watch.seen = self.labels
         watch.look(target)
         self.labels = watch.seen.to(self.labels.device)
@@ -129,7 +145,7 @@ class BootstrapMetric(Metric):
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         """The value over everything seen; NaN where it is not defined."""
-        watch = LabelWatch(getattr(self, "ignore_index", None))
+        watch = LabelWatch(self.ignore_index)
         watch.seen = self.labels
         watch.report(f"the targets of {type(self).__name__}")
         value: Tensor | dict[str, Tensor] = _map(Tensor.float, self._value(self.sums))
@@ -292,71 +308,6 @@ def axes_for(ax: Any) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def parts_of(images: int, values: int) -> Iterator[slice]:
-    """Slices of images, of which each has so many values, that hold at most 2^24 values and at least one image."""
-    step = max(1, _PART_VALUES // values)
-    return (slice(start, start + step) for start in range(0, images, step))
-
-
-def pieces_of(rows: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Cut ``(B, n)`` into pieces that stay in the cache of a processor, or are large enough for a GPU."""
-    most = _GPU_PIECE if rows.is_cuda else _CPU_PIECE
-    images = max(1, most // max(1, rows.shape[1]))
-    for top in range(0, len(rows), images):
-        for left in range(0, rows.shape[1], most):
-            yield slice(top, top + images), slice(left, left + most)
-
-
 def split_last(sums: Tensor, *shape: int) -> Tensor:
     """``(..., n)`` as ``(..., *shape)``."""
     return sums.reshape(*sums.shape[:-1], *shape)
-
-
-def checked_scores(
-    scores: Tensor, target: Tensor, num_classes: int, ignore_index: int, name: str = "logits"
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Check the shapes of what a metric is given, and the target; the scores of ignored pixels may be anything.
-
-    Returns:
-        The scores (at least float32) ``(B, C, *spatial)``, the target with ignored pixels set to 0, and which pixels
-        are labeled. Flat ones, ``(N, C)`` and ``(N,)``, come back as the one image that they are.
-
-    Raises:
-        SeguqError: for a wrong shape, number of classes, or a target out of range.
-    """
-    require_target_shape(scores, target, scores_name=name)
-    if scores.shape[1] != num_classes:
-        raise SeguqError(
-            f"{name} have {scores.shape[1]} classes in shape {tuple(scores.shape)}, but num_classes={num_classes}"
-        )
-    require_target_range(target, num_classes, ignore_index)
-    labeled = target != ignore_index
-    target = target.long().where(labeled, 0)
-    if target.ndim == 1:
-        scores, target, labeled = scores.T.unsqueeze(0), target.unsqueeze(0), labeled.unsqueeze(0)
-    return full_precision(scores), target, labeled
-
-
-def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Check what a metric of probabilities is given: as `checked_scores`, and their values at labeled pixels."""
-    probs, target, labeled = checked_scores(probs, target, num_classes, ignore_index, "probs")
-    if not _are_probs(probs):
-        # rasters have no value where there are no data, and such pixels are ignored
-        probs = probs.masked_fill(~labeled.unsqueeze(1), 0)
-        if not _are_probs(probs):
-            nan = bool(probs.isnan().any())
-            problem = "hold NaN" if nan else "are not between 0 and 1: apply softmax to logits first"
-            raise SeguqError(f"probs {problem}")
-    return probs, target, labeled
-
-
-def _are_probs(probs: Tensor) -> bool:
-    if not probs.numel():
-        return True
-    low, high = probs.aminmax()  # NaN if there is one
-    return bool((low >= -1e-3) & (high <= 1.001))
-
-
-def image_sum(values: Tensor, labeled: Tensor) -> Tensor:
-    """Sum a map over the labeled pixels of each image: ``(B, *spatial)`` to ``(B,)`` float64."""
-    return flat_images(values.masked_fill(~labeled, 0)).sum(1, dtype=torch.float64)

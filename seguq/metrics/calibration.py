@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,16 +17,8 @@ from seguq.functional.calibration_interval import (
     calibration_error_interval,
     debiased_calibration_error,
 )
-from seguq.metrics.bootstrap import (
-    BootstrapMetric,
-    Interval,
-    axes_for,
-    checked_probs,
-    checked_scores,
-    image_sum,
-    is_history,
-    split_last,
-)
+from seguq.metrics.bootstrap import BootstrapMetric, Interval, axes_for, is_history, split_last
+from seguq.metrics.pieces import checked_probs, checked_scores, of_true_class, sums_in_pieces
 
 
 class CalibrationError(BootstrapMetric):
@@ -62,8 +55,8 @@ class CalibrationError(BootstrapMetric):
         require_choice("kind", kind, ("top1",))
         if n_bins < 1:
             raise SeguqError(f"n_bins must be at least 1, but is {n_bins}")
-        super().__init__(3 * n_bins, **kwargs)
-        self.num_classes, self.n_bins, self.kind, self.ignore_index = num_classes, n_bins, kind, ignore_index
+        super().__init__(3 * n_bins, ignore_index, **kwargs)
+        self.num_classes, self.n_bins, self.kind = num_classes, n_bins, kind
 
     def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch.
@@ -73,14 +66,15 @@ class CalibrationError(BootstrapMetric):
             target: class indices ``(B, *spatial)``.
             group: one image id an item, for `compute_interval`.
         """
-        probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
-        self._look(target, self.ignore_index)
-        index = index.masked_fill(~labeled, -1)
+        probs, target = checked_probs(probs, target, self.num_classes, self.ignore_index)
 
         def sums_of(part: slice) -> Tensor:
-            return top1_calibration_bins(probs[part], index[part], self.n_bins, ignore_index=-1).flatten(1)
+            return sums_in_pieces(probs[part], target[part], 3 * self.n_bins, self._bins_of)
 
-        self._add(len(index), group, sums_of)
+        self._add(target, group, sums_of)
+
+    def _bins_of(self, probs: Tensor, target: Tensor) -> Tensor:
+        return top1_calibration_bins(probs, target, self.n_bins, self.ignore_index).flatten(1)
 
     def compute_interval(self, level: float = 0.95) -> Interval:
         """The interval of the calibration error over images, free of the value's upward bias.
@@ -187,14 +181,26 @@ class _PixelMean(BootstrapMetric):
     higher_is_better = False
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(2, **kwargs)
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        super().__init__(2, ignore_index, **kwargs)
+        self.num_classes = num_classes
 
-    def _add_values(self, values: Tensor, labeled: Tensor, group: Sequence[str] | None) -> None:
-        """Take in a map ``(B, *spatial)``, of which the labeled pixels count."""
-        count, total = image_sum(labeled.double(), labeled), image_sum(values, labeled)
-        sums = torch.stack((count, total), 1)
-        self._add(len(sums), group, lambda part: sums[part])
+    def _add_means(self, scores: Tensor, target: Tensor, group: Sequence[str] | None) -> None:
+        """Take in checked scores ``(B, C, *spatial)``, of which the labeled pixels count."""
+        sums = sums_in_pieces(scores, target, 2, self._sums_of)
+        self._add(target, group, lambda part: sums[part])
+
+    def _sums_of(self, scores: Tensor, target: Tensor) -> Tensor:
+        """Number of labeled pixels and the sum of their values, of each image: ``(b, 2)``."""
+        labeled = target != self.ignore_index
+        values = self._values(scores, target.where(labeled, 0))
+        values = values.masked_fill(~labeled, 0)  # an ignored pixel may hold NaN
+        if bool(values.isnan().any()):
+            raise SeguqError("logits hold NaN, or an infinity that leaves no probability")
+        return torch.stack((labeled.sum(1), values.sum(1, dtype=torch.float64)), 1)
+
+    @abstractmethod
+    def _values(self, scores: Tensor, target: Tensor) -> Tensor:
+        """The value of each pixel ``(b, n)``, of scores ``(b, C, n)`` and class indices ``(b, n)``."""
 
     def _value(self, sums: Tensor) -> Tensor:
         return sums[..., 1] / sums[..., 0]
@@ -239,17 +245,14 @@ class NegativeLogLikelihood(_PixelMean):
             target: class indices ``(B, *spatial)``.
             group: one image id an item, for `compute_interval`.
         """
-        self._look(target, self.ignore_index)
+        check = checked_scores if self.from_logits else checked_probs
+        self._add_means(*check(probs, target, self.num_classes, self.ignore_index), group)
+
+    def _values(self, scores: Tensor, target: Tensor) -> Tensor:
         if self.from_logits:
-            logits, index, labeled = checked_scores(probs, target, self.num_classes, self.ignore_index)
-            loss = torch.nn.functional.cross_entropy(logits, index, reduction="none")
-            if bool((loss.isnan() & labeled).any()):
-                raise SeguqError("logits hold NaN, or an infinity that leaves no probability")
-        else:
-            probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
-            true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
-            loss = -true.clamp_min(torch.finfo(true.dtype).tiny).log()
-        self._add_values(loss, labeled, group)
+            return torch.nn.functional.cross_entropy(scores, target, reduction="none")
+        true = of_true_class(scores, target)
+        return -true.clamp_min(torch.finfo(true.dtype).tiny).log()
 
 
 class BrierScore(_PixelMean):
@@ -274,7 +277,9 @@ class BrierScore(_PixelMean):
 
     def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch: ``probs`` (B, C, *spatial), ``target`` (B, *spatial), ``group`` one image id an item."""
-        probs, index, labeled = checked_probs(probs, target, self.num_classes, self.ignore_index)
-        self._look(target, self.ignore_index)
-        true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
-        self._add_values(probs.square().sum(1) - 2 * true + 1, labeled, group)
+        self._add_means(*checked_probs(probs, target, self.num_classes, self.ignore_index), group)
+
+    def _values(self, scores: Tensor, target: Tensor) -> Tensor:
+        # not 1 - 2 p + p^2, of which a sure model's small scores would lose their digits
+        others = scores.square().scatter_(1, target.unsqueeze(1), 0).sum(1)
+        return others.add_((1 - of_true_class(scores, target)).square_())

@@ -20,7 +20,8 @@ from seguq.functional.ranking import (
     fpr_at_tpr,
     order_bins,
 )
-from seguq.metrics.bootstrap import BootstrapMetric, Interval, parts_of, pieces_of, split_last
+from seguq.metrics.bootstrap import BootstrapMetric, Interval, split_last
+from seguq.metrics.pieces import parts_of, pieces_of
 
 _BITS = 18
 _BOOT_BITS = 12
@@ -76,8 +77,7 @@ class ErrorRanking(BootstrapMetric):
     highest: Tensor
 
     def __init__(self, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(2 * _BINS, boot_size=2 * _BOOT_BINS, **kwargs)
-        self.ignore_index = ignore_index
+        super().__init__(2 * _BINS, ignore_index, boot_size=2 * _BOOT_BINS, **kwargs)
         # the least and the largest score in each bin tell whether its scores are equal
         self.add_state("lowest", torch.full((_BINS,), torch.inf), dist_reduce_fx="min")
         self.add_state("highest", torch.full((_BINS,), -torch.inf), dist_reduce_fx="max")
@@ -100,39 +100,51 @@ class ErrorRanking(BootstrapMetric):
             )
         uncertainty, error = flat_images(uncertainty), flat_images(error)
         self._require_ids(len(error), group)
-        if bool(((error != 0) & (error != 1) & (error != self.ignore_index)).any()):
-            raise SeguqError(f"error must hold 0 (right), 1 (wrong) or ignore_index={self.ignore_index}")
+        self._check(uncertainty, error)
         if group is None:
             self._count(uncertainty, error)
             self.ungrouped = self.ungrouped + len(error)
             return
         for part in parts_of(len(error), 2 * _BOOT_BINS):
-            counts = self.sums.new_zeros(len(error[part]), 2 * _BOOT_BINS + 1, dtype=torch.int64)
+            counts = self.sums.new_zeros(len(error[part]), 2 * _BOOT_BINS)
             self._count(uncertainty[part], error[part], counts)
-            self._draw(counts[:, :-1].double(), group[part])
+            self._draw(counts, group[part])
+
+    def _check(self, uncertainty: Tensor, error: Tensor) -> None:
+        """Raise for what cannot be ranked, before any of it is taken in."""
+        for place in pieces_of(error):
+            wrong, scores = _whole(error[place]), uncertainty[place]
+            if bool(((wrong != 0) & (wrong != 1) & (wrong != self.ignore_index)).any()):
+                raise SeguqError(f"error must hold 0 (right), 1 (wrong) or ignore_index={self.ignore_index}")
+            # the largest of values with a NaN is NaN
+            if bool(scores.amax().isnan()) and bool((scores.isnan() & (wrong != self.ignore_index)).any()):
+                raise SeguqError("uncertainty holds NaN: a pixel without a value cannot be ranked")
 
     def _count(self, uncertainty: Tensor, error: Tensor, of_images: Tensor | None = None) -> None:
         """Take in scores ``(B, n)``, and count them in the replicates' bins of each image where these are given."""
-        lowest = torch.full((_BINS + 1,), torch.inf, device=error.device)  # one bin more, of what is left out
-        highest = -lowest
-        sums = torch.zeros(2 * _BINS + 1, dtype=torch.int64, device=error.device)
+        sums, lowest, highest = self._own("sums"), self._own("lowest"), self._own("highest")
+        counted = sums[:0]
         for rows, columns in pieces_of(error):
-            wrong, counted = error[rows, columns] == 1, error[rows, columns] != self.ignore_index
-            scores = uncertainty[rows, columns].float().masked_fill(~counted, 0) + 0.0  # one zero
-            bins = order_bins(scores, _BITS)
-            places = bins.masked_fill(~counted, _BINS).flatten()
-            lowest.scatter_reduce_(0, places, scores.flatten(), "amin")
-            highest.scatter_reduce_(0, places, scores.flatten(), "amax")
-            index = bins.add_(wrong.long() << _BITS).masked_fill_(~counted, 2 * _BINS)
-            sums += torch.bincount(index.flatten(), minlength=len(sums))
+            label, scores = _whole(error[rows, columns]), uncertainty[rows, columns].float()
+            ignored = label == self.ignore_index
+            least = largest = scores
+            if bool(ignored.any()):  # they count nothing, wherever they lie
+                counted = (~ignored).flatten().double()
+                scores = scores.masked_fill(ignored, 0)
+                least, largest = scores.masked_fill(ignored, torch.inf), scores.masked_fill(ignored, -torch.inf)
+            elif len(counted) != label.numel() or not bool(counted.all()):
+                counted = torch.ones_like(scores, dtype=torch.float64).flatten()
+            places = order_bins(scores, _BITS)
+            lowest.scatter_reduce_(0, places.flatten(), least.flatten(), "amin")
+            highest.scatter_reduce_(0, places.flatten(), largest.flatten(), "amax")
+            index = (label == 1).long().bitwise_left_shift_(_BITS).add_(places)
+            sums.scatter_add_(0, index.flatten(), counted)
             if of_images is not None:
                 # the leading 12 bits of a pattern are those of its leading 18
-                counts, coarse = of_images[rows], index >> (_BITS - _BOOT_BITS)
-                coarse += torch.arange(len(coarse), device=coarse.device).unsqueeze(1) * counts.shape[1]
-                counts += torch.bincount(coarse.flatten(), minlength=counts.numel()).view_as(counts)
-        # not in place: a state that Lightning reset under inference mode could not be changed outside of it
-        self.sums = self.sums + sums[:-1].double()
-        self.lowest, self.highest = self.lowest.minimum(lowest[:-1]), self.highest.maximum(highest[:-1])
+                coarse = index.bitwise_right_shift_(_BITS - _BOOT_BITS)
+                if len(coarse) > 1:
+                    coarse += torch.arange(len(coarse), device=coarse.device).unsqueeze(1) * of_images.shape[1]
+                of_images[rows].view(-1).scatter_add_(0, coarse.flatten(), counted)
 
     def compute_bounds(self) -> dict[str, Interval]:
         """The least and the greatest value that any scores in these bins could have: that of the raw scores is between.
@@ -187,3 +199,8 @@ class ErrorRanking(BootstrapMetric):
         fine, coarse = self._value(self.sums), self._value(self._boot_sums(self.sums))
         values = self._value(self.replicates)
         return {name: (values[name] + fine[name] - coarse[name]).clamp(0, 1) for name in values}
+
+
+def _whole(error: Tensor) -> Tensor:
+    """Labels of one type, since -1 of 8 bits compares as equal to an ``ignore_index`` of 255; floating ones stay."""
+    return error if error.is_floating_point() else error.long()

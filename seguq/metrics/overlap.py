@@ -10,7 +10,8 @@ from torch import Tensor
 
 from seguq.core.checks import flat_images, require_target_range
 from seguq.core.errors import SeguqError
-from seguq.metrics.bootstrap import BootstrapMetric, pieces_of, split_last
+from seguq.metrics.bootstrap import BootstrapMetric, split_last
+from seguq.metrics.pieces import pieces_of
 
 
 class MeanIoU(BootstrapMetric):
@@ -36,8 +37,8 @@ class MeanIoU(BootstrapMetric):
     higher_is_better = True
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(3 * num_classes, **kwargs)
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        super().__init__(3 * num_classes, ignore_index, **kwargs)
+        self.num_classes = num_classes
 
     def update(self, prediction: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch of class indices: both ``(B, *spatial)``; ``group`` one image id an item."""
@@ -47,21 +48,25 @@ class MeanIoU(BootstrapMetric):
             )
         require_target_range(target, self.num_classes, self.ignore_index)
         require_target_range(prediction, self.num_classes, None, name="prediction")
-        self._look(target, self.ignore_index)
         said, true = flat_images(prediction), flat_images(target)
-        self._add(len(true), group, lambda part: self._counts(said[part], true[part]))
+        self._add(true, group, lambda part: self._counts(said[part], true[part]))
 
     def _counts(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Pixels of each class predicted rightly, predicted, and true, in each image: ``(n, 3 * C)``."""
         nothing = self.num_classes  # one class more, of what is left out
-        counts = target.new_zeros(3, len(target), self.num_classes + 1, dtype=torch.int64)
+        counts = target.new_zeros(3, len(target), nothing + 1, dtype=torch.int64)
         for rows, columns in pieces_of(target):
-            labeled = target[rows, columns] != self.ignore_index
-            true = target[rows, columns].long().where(labeled, nothing)
-            said = prediction[rows, columns].long().where(labeled, nothing)
-            offset = (nothing + 1) * torch.arange(len(true), device=true.device).unsqueeze(1)
-            for count, each in zip(counts[:, rows], (true.where(true == said, nothing), said, true), strict=True):
-                count += torch.bincount((each + offset).flatten(), minlength=count.numel()).view_as(count)
+            true, said = target[rows, columns].long(), prediction[rows, columns].long()
+            labeled = true != self.ignore_index
+            if not bool(labeled.all()):
+                true, said = true.where(labeled, nothing), said.where(labeled, nothing)
+            if len(true) * (nothing + 1) ** 2 <= true.numel():  # one count of pairs has it all
+                pairs = _bincount(torch.add(said, true, alpha=nothing + 1), (nothing + 1) ** 2)
+                pairs = split_last(pairs, nothing + 1, nothing + 1)
+                found = [pairs.diagonal(dim1=1, dim2=2), pairs.sum(1), pairs.sum(2)]
+            else:
+                found = [_bincount(each, nothing + 1) for each in (true.where(true == said, nothing), said, true)]
+            counts[:, rows] += torch.stack(found)
         return counts[..., :-1].transpose(0, 1).flatten(1).double()
 
     def _value(self, sums: Tensor) -> Tensor:
@@ -78,3 +83,10 @@ class MeanIoU(BootstrapMetric):
     def per_class(self) -> Tensor:
         """``(C,)`` intersection over union of each class; NaN for a class that neither occurs nor is predicted."""
         return self._iou(self.sums).float()
+
+
+def _bincount(values: Tensor, size: int) -> Tensor:
+    """How often each number below ``size`` is in each row of ``(b, n)``: ``(b, size)``."""
+    offset = size * torch.arange(len(values), device=values.device).unsqueeze(1)
+    each = values + offset if len(values) > 1 else values
+    return torch.bincount(each.flatten(), minlength=size * len(values)).view(len(values), size)

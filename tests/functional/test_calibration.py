@@ -223,3 +223,14 @@ def test_expected_calibration_error_is_1_where_certain_predictions_are_wrong():
 
 def test_expected_calibration_error_of_nothing_is_nan():
     assert expected_calibration_error(torch.zeros(3, 15)).isnan()
+
+
+def test_top1_calibration_bins_do_not_depend_on_the_probabilities_of_ignored_pixels():
+    probs, target = torch.tensor([[[0.9, 0.2], [0.1, 0.8]]]), torch.tensor([[0, 255]])
+    spoiled = probs.masked_fill((target == 255).unsqueeze(1), math.nan)
+    assert torch.equal(top1_calibration_bins(spoiled, target), top1_calibration_bins(probs, target))
+
+
+def test_of_classes_that_tie_the_first_is_predicted():
+    bins = top1_calibration_bins(torch.full((1, 2, 2), 0.5), torch.tensor([[0, 1]]), n_bins=1)
+    assert bins[0, :, 0].tolist() == [2, 1, 1]
