@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as nn_functional
 
@@ -28,7 +29,6 @@ def patch_errors(uncertainty: Tensor, error: Tensor, window: int, ignore_index: 
         Mukhoti and Gal, Evaluating Bayesian Deep Learning Methods for Semantic Segmentation, 2018, section 3.
 
     Example:
-        >>> import torch
         >>> patch_errors(torch.tensor([[0.2, 0.4, 0.9]]), torch.tensor([[0, 1, 0]]), window=2)
         (tensor([[0.3000, 0.9000]]), tensor([[1, 0]]))
     """
@@ -45,6 +45,56 @@ def patch_errors(uncertainty: Tensor, error: Tensor, window: int, ignore_index: 
     pixels, mistakes, total = (_patch_sums(values.double(), window) for values in (counted, wrong, scores))
     inaccurate = (2 * mistakes >= pixels).long().masked_fill(pixels == 0, ignore_index)
     return (total / pixels.clamp_min(1)).float(), inaccurate
+
+
+def patches_right(accurate: Tensor, inaccurate: Tensor, certain: Tensor) -> Tensor:
+    """PAvPU where given shares of the patches, the least uncertain ones, are called certain.
+
+    Where a share ends within a bin, the expectation over the random orders of its patches is given.
+
+    Args:
+        accurate: counts of accurate patches by uncertainty, ``(..., n_bins)``, lowest first, float64.
+        inaccurate: counts of the others, the same shape.
+        certain: shares, ``(n,)`` from 0 to 1.
+
+    Returns:
+        ``(..., n)`` from 0 to 1; NaN where nothing was counted.
+
+    Example:
+        >>> patches_right(torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.2500, 0.7500, 0.7500])
+    """
+    counts = accurate + inaccurate
+    total = counts.sum(-1, keepdim=True)
+    wanted, taken = certain.to(counts) * total, counts.cumsum(-1)
+    last = torch.searchsorted(taken, wanted).clamp_max(counts.shape[-1] - 1)
+    part = (wanted - taken.gather(-1, last) + counts.gather(-1, last)) / counts.gather(-1, last).clamp_min(1e-300)
+    gain = accurate - inaccurate
+    gained = gain.cumsum(-1).gather(-1, last) - (1 - part) * gain.gather(-1, last)
+    return (inaccurate.sum(-1, keepdim=True) + gained) / total
+
+
+def patches_right_best(accurate: Tensor, inaccurate: Tensor) -> Tensor:
+    """PAvPU at the best threshold, ``(...)``; arguments as in `patches_right`.
+
+    Example:
+        >>> patches_right_best(torch.tensor([2.0, 1.0]), torch.tensor([0.0, 2.0]))
+        tensor(0.8000)
+    """
+    gained = (accurate - inaccurate).cumsum(-1).amax(-1).clamp_min(0)
+    return (inaccurate.sum(-1) + gained) / (accurate + inaccurate).sum(-1)
+
+
+def patches_right_area(accurate: Tensor, inaccurate: Tensor) -> Tensor:
+    """The mean of PAvPU over all shares that may be called certain, ``(...)``; arguments as in `patches_right`.
+
+    Example:
+        >>> patches_right_area(torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0]))
+        tensor(0.6250)
+    """
+    counts, gain = accurate + inaccurate, accurate - inaccurate
+    total = counts.sum(-1)
+    return (inaccurate.sum(-1) + (counts * (gain.cumsum(-1) - gain / 2)).sum(-1) / total) / total
 
 
 def _patch_sums(values: Tensor, window: int) -> Tensor:
