@@ -81,6 +81,8 @@ class FailureDetection(BootstrapMetric):
             raise SeguqError("score holds NaN: an item without a score cannot be ranked")
         if not bool(((error >= 0) & (error <= 1)).all()):
             raise SeguqError("error must be from 0 (right) to 1, such as 1 - Dice")
+        if not len(score):
+            return
         seeds = torch.zeros(len(score), dtype=torch.int64)
         if group is not None:
             seeds = torch.tensor([image_seed(self.seed, str(image_id)) for image_id in group], dtype=torch.int64)
