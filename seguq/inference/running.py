@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -10,18 +11,19 @@ from torch import Tensor
 
 from seguq.core.memory import Workspace
 from seguq.functional.uncertainty import predictive_entropy
+from seguq.inference.log_sums import LOWEST, RULED_OUT, add_small, log_of, sum_of
 
 _ENTROPIES = frozenset(("expected_entropy", "mutual_information", "total_entropy"))
-_RULED_OUT = -1e4  # a class so far below the first has no share in any precision, and its product with 0 must be 0
 _VALUES = 1 << 19  # logits at once on a CPU: what is made of them stays in the cache
 
 
 class RunningMeasures:
     """Running sums over samples: memory does not grow with their number, and no sample is kept.
 
-    On a CPU each sample is gone through in parts that stay in the cache, elsewhere as a whole, without waiting for the
-    device; with one exponential a logit: with the distances d of the logits below the first, s = sum exp(d), the
-    entropy is log s - sum exp(d) d / s.
+    On a CPU each sample is gone through in parts that stay in the cache, elsewhere as a whole, with one exponential a
+    logit: with the distances d of the logits below the first, s = sum exp(d), the entropy is
+    log s - sum exp(d) d / s. Where a class is far behind in the first sample and all since, logarithms are added up
+    instead (`log_sums`); to see it, the first sample waits for the device, and the others do only if there is one.
 
     Args:
         names: the measures that will be asked for; sums that none of them needs are not made, and those that are not
@@ -40,13 +42,21 @@ class RunningMeasures:
         self.count = 0
         self._shape: torch.Size | None = None
         self._sums: dict[str, Tensor] = {}  # (B, C or 1, pixels)
+        self._small = False  # whether some of the mean are kept as logarithms
         self._memory: Workspace | None = None
 
     @property
     def mean(self) -> Tensor:
         """The mean probabilities, ``(B, C, *spatial)``."""
         assert self._shape is not None, "no sample was added"
-        return self._sums["mean"].view(self._shape)
+        mean = self._sums["mean"].view(self._shape)
+        return sum_of(mean) if self._small else mean
+
+    @property
+    def pooled_logits(self) -> Tensor:
+        """The logarithm of the mean, ``(B, C, *spatial)``, finite also where the mean is 0 in a float."""
+        assert self._shape is not None, "no sample was added"
+        return log_of(self._sums["mean"]).view(self._shape)
 
     def add(self, logits: Tensor) -> None:
         """Take in one sample: class logits ``(B, C, *spatial)``, at least float32. They are not kept, and not changed.
@@ -96,13 +106,25 @@ class RunningMeasures:
         below = torch.sub(logits, logits.amax(-2, keepdim=True), out=memory("below"))
         if "losses" in sums:
             _count_losses(sums["losses"], logits, below, memory("probs"))
-        below.clamp_min_(_RULED_OUT)
+        below.clamp_min_(RULED_OUT)
+        mean = sums["mean"]
+        # a mean with one sample that is not small is not either
+        small = _least(below) < LOWEST if self.count == 1 else self._small and _least(mean) < 0
+        behind = below.clone() if small else below
         probs = torch.exp(below, out=memory("probs"))
         total = probs.sum(-2, keepdim=True)
         if "entropy" in sums:
             sums["entropy"].add_(total.log()).sub_(below.mul_(probs).sum(-2, keepdim=True).div_(total))
-        delta = probs.div_(total).sub_(sums["mean"])
-        sums["mean"].add_(delta, alpha=1 / self.count)
+        probs.div_(total)
+        if small:
+            self._small = True
+            before, shrink = sum_of(mean), (self.count - 1) / self.count
+            delta = probs.sub_(before)
+            logs = behind.sub_(total.log()).sub_(math.log(self.count))
+            add_small(mean, before.add_(delta, alpha=1 / self.count), shrink, logs)
+        else:
+            delta = probs.sub_(mean)
+            mean.add_(delta, alpha=1 / self.count)
         if "squares" in sums and self.count > 1:
             sums["squares"].add_(delta.square_().sum(-2, keepdim=True), alpha=(self.count - 1) / self.count)
 
@@ -125,10 +147,8 @@ class RunningMeasures:
         return {name: out[name] for name in self.names if name in out}
 
 
-def pooled_logits(probs: Tensor) -> Tensor:
-    """Class logits of pooled probabilities: their logarithms."""
-    # a probability may underflow to 0, and its logarithm must stay finite
-    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+def _least(values: Tensor) -> float:
+    return float(values.amin()) if values.numel() else math.inf
 
 
 def _count_losses(losses: Tensor, logits: Tensor, below: Tensor, memory: Tensor | None) -> None:

@@ -14,7 +14,7 @@ from seguq.core.log import say_once
 from seguq.inference.activated import is_first_batch, tell_of_probabilities
 from seguq.inference.estimator import Estimator
 from seguq.inference.measures import Source, computed, measure
-from seguq.inference.running import RunningMeasures, pooled_logits
+from seguq.inference.running import RunningMeasures
 
 
 class SamplingEstimator(Estimator):
@@ -42,7 +42,7 @@ class SamplingEstimator(Estimator):
         maps = running.maps()
         if others:
             maps |= computed("samples", torch.stack(kept), others)
-        return pooled_logits(running.mean), maps
+        return running.pooled_logits, maps
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The probabilities of one sample at a time, ``(B, C, *spatial)``, raw (never calibrated)."""

@@ -16,7 +16,7 @@ from seguq.core.checks import is_number, require_choice
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
 from seguq.inference.measures import Source, computed, own_measures_of
-from seguq.inference.running import RunningMeasures, pooled_logits
+from seguq.inference.running import RunningMeasures
 from seguq.inference.wrapping import WrappingEstimator
 
 _KINDS = ("none", "flips", "d4")
@@ -152,7 +152,7 @@ class TestTimeAugmentation(WrappingEstimator):
             maps["augmentation_variance"] = running.maps()["variance"]
         if own:
             maps |= computed("views", torch.stack(kept), own)
-        return pooled_logits(running.mean), maps
+        return running.pooled_logits, maps
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
         """The samples of the inner estimator in each view, put back, ``(B, C, *spatial)``, raw."""

@@ -153,6 +153,12 @@ class BootstrapMetric(Metric):
 
         return super()._apply(moved, *args)
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Take in states as copies: torchmetrics would share them with the dict, and updates change them in place."""
+        super()._load_from_state_dict(*args)
+        for name in self.metric_state:
+            setattr(self, name, getattr(self, name).clone())
+
     def compute(self) -> Tensor | dict[str, Tensor]:
         """The value over everything seen; NaN where it is not defined."""
         watch = LabelWatch(self.ignore_index)

@@ -41,14 +41,19 @@ class MeanIoU(BootstrapMetric):
         self.num_classes = num_classes
 
     def update(self, prediction: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:
-        """Take in a batch of class indices: both ``(B, *spatial)``; ``group`` one image id an item."""
+        """Take in a batch of class indices: both ``(B, *spatial)``; ``group`` one image id an item.
+
+        Where the target is ignored, the prediction may be anything.
+        """
         if prediction.shape != target.shape:
             raise SeguqError(
                 f"prediction of shape {tuple(prediction.shape)} does not go with target of shape {tuple(target.shape)}"
             )
         require_target_range(target, self.num_classes, self.ignore_index)
-        require_target_range(prediction, self.num_classes, None, name="prediction")
         said, true = flat_images(prediction), flat_images(target)
+        for place in pieces_of(true):
+            ignored = true[place].long() == self.ignore_index
+            require_target_range(said[place].masked_fill(ignored, 0), self.num_classes, None, name="prediction")
         self._add(true, group, lambda part: self._counts(said[part], true[part]))
 
     def _counts(self, prediction: Tensor, target: Tensor) -> Tensor:

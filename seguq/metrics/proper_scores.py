@@ -53,7 +53,8 @@ class NegativeLogLikelihood(_PixelMean):
     .. math:: -\tfrac1n \sum_i \log p_{i, y_i}
 
     Probabilities below 1e-38 are 0 in float32, so a model that is that sure of what is wrong is told apart from logits
-    alone: pass them where you have them. Over probabilities a pixel counts 87 nats at most.
+    alone: pass them where you have them (`pooled_logits` of an estimator are the logarithms of its probabilities,
+    however small). Over probabilities a pixel counts 87 nats at most.
 
     Args:
         num_classes: C.

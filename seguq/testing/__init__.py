@@ -2,5 +2,6 @@
 
 from seguq.testing.calibrators import check_calibrator
 from seguq.testing.estimators import check_estimator
+from seguq.testing.metrics import check_metric
 
-__all__ = ["check_calibrator", "check_estimator"]
+__all__ = ["check_calibrator", "check_estimator", "check_metric"]

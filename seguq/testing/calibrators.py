@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from seguq.calibration.batches import FittingBatch
 from seguq.calibration.checkpoint import pack, unpack
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.seeds import other_generators
+from seguq.testing.claims import claim, named
 
 
 def check_calibrator(
@@ -61,7 +61,7 @@ def check_calibrator(
         warnings.simplefilter("ignore")  # of bounds, of few data: not what is looked at here
         for check in CALIBRATOR_CHECKS:
             problem = _Problem.drawn(num_classes, image_channels, spatial, calibrator.ignore_index)
-            with _named(calibrator, check.__name__):
+            with named(calibrator, check.__name__):
                 check(lambda: copy.deepcopy(calibrator), problem)
 
 
@@ -102,9 +102,9 @@ def _rebuilds_itself(make: Make, problem: _Problem) -> None:
     torch.save(pack(fitted, "weights", 3), file)
     file.seek(0)
     again = unpack("tag", torch.load(file, weights_only=True))
-    _claim(type(again) is type(fitted), "its name must be that of its own class, in a checkpoint too")
-    _claim(again.arguments() == fitted.arguments(), "arguments() must be what the constructor was given")
-    _claim(
+    claim(type(again) is type(fitted), "its name must be that of its own class, in a checkpoint too")
+    claim(again.arguments() == fitted.arguments(), "arguments() must be what the constructor was given")
+    claim(
         torch.equal(problem.probs(again), problem.probs(fitted)),
         "arguments() and state_dict() must rebuild it: through a checkpoint it calibrates otherwise",
     )
@@ -112,16 +112,16 @@ def _rebuilds_itself(make: Make, problem: _Problem) -> None:
 
 def _returns_itself_from_fit(make: Make, problem: _Problem) -> None:
     calibrator = make()
-    _claim(calibrator.fit(problem.batches()) is calibrator, "fit must return the calibrator itself")
+    claim(calibrator.fit(problem.batches()) is calibrator, "fit must return the calibrator itself")
 
 
 def _finds_the_same_again(make: Make, problem: _Problem) -> None:
     fitted, again = make().fit(problem.batches()), make().fit(problem.batches())
     same = torch.equal(problem.probs(fitted), problem.probs(again))
-    _claim(same, "fit must find the same on the same batches: draw from a generator of its own, with a seed")
+    claim(same, "fit must find the same on the same batches: draw from a generator of its own, with a seed")
     again.fit([FittingBatch(-batch.logits, batch.image, batch.target) for batch in problem.batches()])
     again.fit(problem.batches())
-    _claim(_close(problem.probs(again), problem.probs(fitted)), "fit must forget what was fitted before")
+    claim(_close(problem.probs(again), problem.probs(fitted)), "fit must forget what was fitted before")
 
 
 def _leaves_the_world_as_it_is(make: Make, problem: _Problem) -> None:
@@ -130,16 +130,16 @@ def _leaves_the_world_as_it_is(make: Make, problem: _Problem) -> None:
     fitted = make().fit(batches)
     logits, image = problem.logits.clone(), problem.image.clone()
     fitted(logits, image)
-    _claim(
+    claim(
         torch.equal(torch.get_rng_state(), states[0]) and other_generators() == states[1],
         "fit and forward must leave the global random generators as they were",
     )
     same = all(
         torch.equal(a, b) for one, other in zip(batches, kept, strict=True) for a, b in zip(one, other, strict=True)
     )
-    _claim(same, "fit must not change the tensors that it is given")
+    claim(same, "fit must not change the tensors that it is given")
     same = torch.equal(problem.logits, logits) and torch.equal(problem.image, image)
-    _claim(same, "forward must not change the tensors that it is given")
+    claim(same, "forward must not change the tensors that it is given")
 
 
 def _leaves_ignored_pixels_out(make: Make, problem: _Problem) -> None:
@@ -149,10 +149,10 @@ def _leaves_ignored_pixels_out(make: Make, problem: _Problem) -> None:
     nothing = FittingBatch(other, problem.image[:2], torch.full_like(problem.target[:2], calibrator.ignore_index))
     with_nothing = make().fit([*problem.batches(), nothing])
     same = _close(problem.probs(with_nothing), problem.probs(calibrator.fit(problem.batches())))
-    _claim(same, "a batch whose target is ignore_index everywhere must change nothing in fit")
+    claim(same, "a batch whose target is ignore_index everywhere must change nothing in fit")
     without = FittingBatch(torch.full_like(other, float("nan")), nothing.image, nothing.target)
     same = _close(problem.probs(make().fit([*problem.batches(), without])), problem.probs(with_nothing))
-    _claim(same, "logits where the target is ignore_index may be NaN (fitting_pairs leaves them out)")
+    claim(same, "logits where the target is ignore_index may be NaN (fitting_pairs leaves them out)")
 
 
 def _refuses_what_cannot_be_fitted(make: Make, problem: _Problem) -> None:
@@ -161,14 +161,14 @@ def _refuses_what_cannot_be_fitted(make: Make, problem: _Problem) -> None:
     try:
         make().fit(damaged)
     except SeguqError as error:
-        _claim("batch 1" in str(error), "the error for logits with NaN must say which batch they are in, as 'batch 1'")
+        claim("batch 1" in str(error), "the error for logits with NaN must say which batch they are in, as 'batch 1'")
     else:
-        _claim(False, "fit must raise a SeguqError for logits with NaN")
+        claim(False, "fit must raise a SeguqError for logits with NaN")
     try:
         make().fit(iter(problem.batches()))
     except SeguqError:
         return
-    _claim(False, "fit must raise a SeguqError for batches that can be read only once (fitting_pairs does it)")
+    claim(False, "fit must raise a SeguqError for batches that can be read only once (fitting_pairs does it)")
 
 
 def _keeps_shape_type_and_device(make: Make, problem: _Problem) -> None:
@@ -179,23 +179,23 @@ def _keeps_shape_type_and_device(make: Make, problem: _Problem) -> None:
             out = fitted(logits, problem.image)
             exact = fitted(logits.to(wanted), problem.image)
         shape = tuple(out.shape)
-        _claim(shape == tuple(logits.shape), f"logits {tuple(logits.shape)} must keep their shape, but become {shape}")
-        _claim(out.dtype == wanted, f"logits of {given} must become {wanted}, but become {out.dtype}")
-        _claim(out.device == logits.device, f"logits on {logits.device} must stay there, but go to {out.device}")
-        _claim(bool(torch.isfinite(out).all()), "calibrated logits must be finite")
-        _claim(_close(out.softmax(1), exact.softmax(1), 1e-3), f"logits of {given} must be computed in {wanted}")
+        claim(shape == tuple(logits.shape), f"logits {tuple(logits.shape)} must keep their shape, but become {shape}")
+        claim(out.dtype == wanted, f"logits of {given} must become {wanted}, but become {out.dtype}")
+        claim(out.device == logits.device, f"logits on {logits.device} must stay there, but go to {out.device}")
+        claim(bool(torch.isfinite(out).all()), "calibrated logits must be finite")
+        claim(_close(out.softmax(1), exact.softmax(1), 1e-3), f"logits of {given} must be computed in {wanted}")
 
 
 def _is_the_same_for_an_offset(make: Make, problem: _Problem) -> None:
     offset = 50 * torch.randn(2, 1, *problem.logits.shape[2:], generator=torch.Generator().manual_seed(2))
     fitted, elsewhere = make().fit(problem.batches()), make().fit(problem.batches(offset))
     both = torch.cat((offset, offset))
-    _claim(
+    claim(
         _close(problem.probs(fitted, both), problem.probs(fitted), 1e-3),
         "logits z and z + c must give the same probabilities: feed log_softmax(z) where z itself is read",
     )
     same = _close(problem.probs(elsewhere), problem.probs(fitted), 1e-3)
-    _claim(same, "fitted on logits z + c it must be as fitted on z")
+    claim(same, "fitted on logits z + c it must be as fitted on z")
 
 
 def _takes_each_image_for_itself(make: Make, problem: _Problem) -> None:
@@ -203,18 +203,18 @@ def _takes_each_image_for_itself(make: Make, problem: _Problem) -> None:
     with torch.no_grad():
         alone = fitted(problem.logits[:1], problem.image[:1]).softmax(1)
     same = _close(alone, problem.probs(fitted)[:1])
-    _claim(same, "an image alone must be calibrated as among others: is a layer still in training mode?")
+    claim(same, "an image alone must be calibrated as among others: is a layer still in training mode?")
 
 
 def _keeps_the_order(make: Make, problem: _Problem) -> None:
     calibrator = make()
-    _claim(isinstance(calibrator.order_preserving, bool), "order_preserving must be True or False")
+    claim(isinstance(calibrator.order_preserving, bool), "order_preserving must be True or False")
     fitted = calibrator.fit(problem.batches())
     for scale in (0.01, 1.0, 10.0):
         logits = scale * problem.logits
         with torch.no_grad():
             kept = torch.equal(fitted(logits, problem.image).argmax(1), logits.argmax(1))
-        _claim(kept or not calibrator.order_preserving, "order_preserving is True, but the predicted class changes")
+        claim(kept or not calibrator.order_preserving, "order_preserving is True, but the predicted class changes")
 
 
 def _works_in_inference_mode(make: Make, problem: _Problem) -> None:
@@ -222,9 +222,9 @@ def _works_in_inference_mode(make: Make, problem: _Problem) -> None:
     with torch.inference_mode():
         inside = make().fit([FittingBatch(*(tensor.clone() for tensor in batch)) for batch in problem.batches()])
         called = fitted(problem.logits, problem.image).softmax(1)
-    _claim(_close(called, problem.probs(fitted)), "a call in inference mode must be like one outside of it")
+    claim(_close(called, problem.probs(fitted)), "a call in inference mode must be like one outside of it")
     same = _close(problem.probs(inside), problem.probs(fitted))
-    _claim(same, "fitted in inference mode it must be as fitted outside of it")
+    claim(same, "fitted in inference mode it must be as fitted outside of it")
     inside.fit(problem.batches())  # buffers that were made inside could not be filled
 
 
@@ -232,7 +232,7 @@ def _streams_what_it_fits(make: Make, problem: _Problem) -> None:
     calibrator = make()
     streams = [calibrator.stream() for _ in range(3)]
     if any(stream is None for stream in streams):
-        _claim(all(stream is None for stream in streams), "stream() must always or never be None")
+        claim(all(stream is None for stream in streams), "stream() must always or never be None")
         return
     whole, *parts = [stream for stream in streams if isinstance(stream, Stream)]
     size = whole.sums.shape
@@ -240,17 +240,17 @@ def _streams_what_it_fits(make: Make, problem: _Problem) -> None:
         ids, numbers = [f"{2 * number}", f"{2 * number + 1}"], [2 * number, 2 * number + 1]
         for stream in (whole, parts[number]):
             stream.add(batch.logits, batch.target, ids, numbers, batch.image)
-    _claim(whole.sums.shape == size, "the sums of a stream must not grow")
+    claim(whole.sums.shape == size, "the sums of a stream must not grow")
     together = parts[0].sums + parts[1].sums
-    _claim(torch.allclose(together, whole.sums, rtol=1e-4, atol=1e-3), "the sums of two processes must add up")
+    claim(torch.allclose(together, whole.sums, rtol=1e-4, atol=1e-3), "the sums of two processes must add up")
     found = whole.fit()
-    _claim(isinstance(found, type(calibrator)), "a stream must fit a calibrator of the same kind")
+    claim(isinstance(found, type(calibrator)), "a stream must fit a calibrator of the same kind")
     assert isinstance(found, Calibrator)
     same = _close(problem.probs(found), problem.probs(calibrator.fit(problem.batches())), 5e-3)
-    _claim(same, "what a stream finds must be what fit finds")
+    claim(same, "what a stream finds must be what fit finds")
     measured = found.summary()
-    _claim((measured.images, measured.groups) == (4, 4), "a stream must count the images and their groups")
-    _claim(measured.nll_after is not None, "a stream must know the likelihood out of sample")
+    claim((measured.images, measured.groups) == (4, 4), "a stream must count the images and their groups")
+    claim(measured.nll_after is not None, "a stream must know the likelihood out of sample")
 
 
 CALIBRATOR_CHECKS: tuple[Callable[[Make, _Problem], None], ...] = (
@@ -269,23 +269,5 @@ CALIBRATOR_CHECKS: tuple[Callable[[Make, _Problem], None], ...] = (
 )
 
 
-def _claim(kept: bool, promise: str) -> None:
-    if not kept:
-        raise AssertionError(promise)
-
-
 def _close(one: Tensor, other: Tensor, atol: float = 1e-4) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=atol)
-
-
-@contextmanager
-def _named(checked: object, check: str) -> Iterator[None]:
-    """Whose promise it is, in front of the sentence; what fails in another way has broken one, too."""
-    name = type(checked).__name__
-    try:
-        yield
-    except AssertionError as error:
-        raise AssertionError(f"{name}: {error}") from error
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        raise AssertionError(f"{name} fails where it is checked that it{check.replace('_', ' ')} ({what})") from error

@@ -13,7 +13,7 @@ from torch.nn import functional
 from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError
 from seguq.inference.estimator import Estimator
-from seguq.inference.tiles.blend import Blend, part, weights_like
+from seguq.inference.tiles.blend import Blend, answers_of, part, weights_like
 from seguq.inference.tiles.streaming import ImageReader, MapWriter, stream
 from seguq.inference.tiles.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
@@ -99,7 +99,7 @@ class SlidingWindow(WrappingEstimator):
             cut = torch.stack([part(images[row], place, sides) for row, place in some])
             named = tuple(f"{ids[row]}\x1fat{'x'.join(map(str, place))}" for row, place in some)
             logits, maps = self.inner.pool(cut, named, inside)
-            answers = {"probs": torch.softmax(logits, 1), **maps}
+            answers = answers_of(logits, maps)
             for number, (row, place) in enumerate(some):
                 blend.add(answers, number, row, place, self.windows.weight(place, padded, sides, like))
         if not places:  # no image: nothing to blend

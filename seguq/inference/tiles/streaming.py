@@ -14,7 +14,7 @@ from torch.nn import functional
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
 from seguq.inference.maps import UncertaintyMaps
-from seguq.inference.tiles.blend import Blend, weights_like
+from seguq.inference.tiles.blend import Blend, answers_of, weights_like
 from seguq.inference.tiles.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
 from seguq.weights import weights_sha256
@@ -176,7 +176,7 @@ class _Strips:
         names = tuple(f"{self.image_id}\x1fat{top}x{left}" for left in lefts)
         windows, names = self.est.take_in(windows, names)
         logits, maps = self.est.inner.pool(windows, names, self.est.names_inside(self.est.measures))
-        answers = {"probs": torch.softmax(logits, 1), **maps}
+        answers = answers_of(logits, maps)
         for number, left in enumerate(lefts):
             weight = self.windows.weight((top, left), self.padded, self.sides, weights_like(windows))
             self.blend.add(answers, number, 0, (0, left), weight)
