@@ -245,7 +245,7 @@ def _rises(gaps: Gaps, other: Gaps, level: float) -> Tensor:
     true_other = other.seen * (low / other.value).nan_to_num(0)
     share = ((gaps.noise * other.noise).mean(0) / other.noise.square().mean(0)).nan_to_num(0, 0, 0)
     # in this order: of a model beside itself the two are exactly the same
-    true = true_other + (gaps.seen - true_other) - share * (other.seen - true_other)
+    true = (gaps.seen - share * other.seen) + share * true_other
     shared = true + share * other.noise
     moved = gaps.norm(shared) - gaps.norm(true)
     hidden = gaps.norm(shared - (gaps.noise - share * other.noise)) - gaps.norm(shared)

@@ -102,5 +102,6 @@ def _patch_sums(values: Tensor, window: int) -> Tensor:
     missing = [-side % window for side in values.shape[1:]]
     padded = nn_functional.pad(values, [width for side in reversed(missing) for width in (0, side)])
     for axis in range(1, values.ndim):
-        padded = padded.reshape(*padded.shape[:axis], -1, window, *padded.shape[axis + 1 :]).sum(axis + 1)
+        number = padded.shape[axis] // window
+        padded = padded.reshape(*padded.shape[:axis], number, window, *padded.shape[axis + 1 :]).sum(axis + 1)
     return padded

@@ -29,7 +29,7 @@ from seguq.functional.calibration_kinds import (
     fine_bin_numbers,
     scatter_bins,
 )
-from seguq.functional.logits import TASKS, Task
+from seguq.functional.logits import TASKS, Task, full_precision
 from seguq.metrics.bootstrap import BootstrapMetric, Interval, axes_for, is_history, split_last
 from seguq.metrics.pieces import checked_probs, sums_in_pieces
 
@@ -37,6 +37,7 @@ Kind = Literal["top1", "classwise", "adaptive"]
 Average = Literal["pooled", "image", "nonempty"]
 Border = Literal["predicted", "true"]
 
+_NO_CLASS = -1
 _ORDERS = {"l1": 1.0, "l2": 2.0, "max": torch.inf}
 
 
@@ -60,7 +61,8 @@ class CalibrationError(BootstrapMetric):
       one sees rare classes and bins, to which pooled values of large volumes are blind.
     - ``near_border``: of pixels within that many of a border between *predicted* classes alone; with ``border="true"``
       of a border between true ones, as published. Pixels near a true border are chosen by knowing the truth: even a
-      perfectly calibrated model is over-confident there, so that this figure cannot fall to 0.
+      perfectly calibrated model is over-confident there, so that this figure cannot fall to 0. Ignored pixels make no
+      border.
 
     Over few images the value is biased upward: absolute gaps of a calibrated model do not average out. Where images
     scatter by .07 in accuracy, twenty show an error of .02 when there is none, and two hundred still one of .007. The
@@ -167,18 +169,18 @@ class CalibrationError(BootstrapMetric):
             raise SeguqError(
                 f"probs must be (B, L, *spatial) with {self.num_classes} labels, but have shape {tuple(probs.shape)}"
             )
+        probs = full_precision(probs)
         return torch.stack((1 - probs, probs), 1), target
 
     def _near_border(self, probs: Tensor, target: Tensor, distance: int) -> Tensor:
         """The target, in which pixels that are not near a border are ignored."""
         target = target.long()
-        classes = target if self.border == "true" else probs.max(1).indices
-        ignored = self.ignore_index if self.border == "true" else None
-        if self.task == "multilabel":  # each label has borders of its own
-            near = near_border(classes.flatten(0, 1), distance, ignored).view_as(classes)
-        else:
-            near = near_border(classes, distance, ignored)
-        return target.where(near, self.ignore_index)
+        classes = target
+        if self.border == "predicted":
+            classes = probs.max(1).indices.masked_fill(target == self.ignore_index, _NO_CLASS)
+        ignored = _NO_CLASS if self.border == "predicted" else self.ignore_index
+        images = classes.flatten(0, 1) if self.task == "multilabel" else classes  # each label has borders of its own
+        return target.where(near_border(images, distance, ignored).view_as(classes), self.ignore_index)
 
     def _bins_of_images(self, probs: Tensor, target: Tensor) -> Tensor:
         """The bins of each image, ``(B, rows * 3 * width)``."""
