@@ -72,7 +72,8 @@ def test_a_class_may_be_the_one_that_is_ignored(name):
 def test_metrics_of_a_collection_that_ignore_different_values_stay_apart(name):
     make, data = CASES[name]
     scores, target = data((6, 8))
-    together, alone = MetricCollection({"one": make(), "other": make(ignore_index=2)}), make(ignore_index=2)
+    one, other, alone = make(ignore_index=7), make(ignore_index=2), make(ignore_index=2)
+    together = MetricCollection({"one": one, "other": other})
     for batch in (target.where(target < 2, 1), target.where(target < 3, 1)):  # the first has nothing to ignore
         together.update(scores, batch)
         alone.update(scores, batch)
