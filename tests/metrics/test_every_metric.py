@@ -2,29 +2,33 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics import Metric, MetricCollection
 
 from seguq import metrics
+from seguq.core.errors import UsageError
+from seguq.metrics import BrierScore
 from seguq.testing import check_metric
 from tests.metrics.builders import probs_and_target, uncertainty_and_error
 
 
-def of_probs(size, ignore_index=255):
-    probs, target = probs_and_target(images=6, size=size)
+def of_probs(size, ignore_index=255, images=6):
+    probs, target = probs_and_target(images=images, size=size)
     return probs, target.where(target != 255, ignore_index)
 
 
-def of_logits(size, ignore_index=255):
-    probs, target = of_probs(size, ignore_index)
+def of_logits(size, ignore_index=255, images=6):
+    probs, target = of_probs(size, ignore_index, images)
     return 30 * probs.log(), target
 
 
-def of_classes(size, ignore_index=255):
-    probs, target = of_probs(size, ignore_index)
+def of_classes(size, ignore_index=255, images=6):
+    probs, target = of_probs(size, ignore_index, images)
     return probs.argmax(1), target
 
 
-def of_uncertainty(size, ignore_index=255):
-    uncertainty, error = uncertainty_and_error(images=6, size=size)
+def of_uncertainty(size, ignore_index=255, images=6):
+    uncertainty, error = uncertainty_and_error(images=images, size=size)
     return uncertainty, error.where(error != 255, ignore_index)
 
 
@@ -32,8 +36,8 @@ def case(name, data, /, *arguments, **options):
     return lambda **settings: getattr(metrics, name)(*arguments, n_boot=20, **options, **settings), data
 
 
-def of_labels(size, ignore_index=255):
-    uncertainty, error = of_uncertainty(size, ignore_index)
+def of_labels(size, ignore_index=255, images=6):
+    uncertainty, error = of_uncertainty(size, ignore_index, images)
     return torch.stack((uncertainty, uncertainty.flip(0)), 1), torch.stack((error, error.flip(0)), 1)
 
 
@@ -70,10 +74,208 @@ def test_every_metric_is_here():
 
 
 @every_metric
-def test_every_metric_keeps_its_promises(make, data):
-    check_metric(make, *data((6, 8)))
+@pytest.mark.parametrize(("size", "ignore_index"), [((6, 8), 255), ((3, 4, 2), -1), ((9,), 300)], ids=str)
+def test_every_metric_keeps_its_promises(make, data, size, ignore_index):
+    check_metric(lambda **settings: make(ignore_index=ignore_index, **settings), *data(size, ignore_index))
 
 
 @pytest.mark.parametrize(("make", "data"), WHOLE.values(), ids=WHOLE.keys())
 def test_metrics_that_look_around_a_pixel_keep_the_other_promises(make, data):
     check_metric(make, *data((6, 8)), by_pixel=False)
+
+
+@pytest.mark.parametrize("name", ["BrierScore", "CalibrationError", "NegativeLogLikelihood", "MeanIoU"])
+def test_a_class_may_be_the_one_that_is_ignored(name):
+    make, data = CASES[name]
+    check_metric(lambda **settings: make(ignore_index=0, **settings), *data((6, 8), 0))
+
+
+# --- what a collection takes for one metric, and what 8 bits compare as equal
+
+
+@pytest.mark.parametrize("name", ["BrierScore", "CalibrationError", "NegativeLogLikelihood", "MeanIoU"])
+def test_metrics_of_a_collection_that_ignore_different_values_stay_apart(name):
+    make, data = CASES[name]
+    scores, target = data((6, 8))
+    one, other, alone = make(ignore_index=7), make(ignore_index=2), make(ignore_index=2)
+    together = MetricCollection({"one": one, "other": other})
+    for batch in (target.where(target < 2, 1), target.where(target < 3, 1)):  # the first has nothing to ignore
+        together.update(scores, batch)
+        alone.update(scores, batch)
+    assert together.compute()["other"] == alone.compute()
+
+
+@pytest.mark.parametrize("kind", ["MeanIoU", "BrierScore", "CalibrationError"])
+def test_a_class_of_8_bits_is_not_taken_for_a_negative_ignore_index(kind):
+    target = torch.full((1, 4), 156, dtype=torch.uint8)  # as 8 bits, -100
+    scores = torch.zeros(1, 200, 4).index_fill(1, torch.tensor([156]), 1.0)
+    metric = getattr(metrics, name)(200, ignore_index=-100)
+    metric.update(scores.argmax(1) if kind == "MeanIoU" else scores, target)
+    assert not metric.compute().isnan()
+
+
+# --- memory does not grow with the pixels of a batch
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that an operation made, in bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and not func.is_view and func._schema.name != "aten::_reshape_alias":
+            self.found = max(self.found, out.numel() * out.element_size())
+        return out
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["without ids", "with ids"])
+@every_metric
+def test_an_update_makes_nothing_as_large_as_its_mask(make, data, grouped):
+    scores, target = data((1600, 1000), images=1)
+    metric = make()
+    with Largest() as largest:
+        metric.update(scores, target, group=["image"] if grouped else None)
+    assert largest.found <= 8 * 2**20 < target.numel() * target.element_size()
+
+
+# --- the check itself
+
+
+def test_it_wants_a_function_and_a_batch_that_shows_something():
+    probs, target = of_probs((6, 8))
+    with pytest.raises(UsageError, match="takes a function"):
+        check_metric(BrierScore(3), probs, target)
+    with pytest.raises(UsageError, match="at least 4 images"):
+        check_metric(lambda **settings: BrierScore(3, **settings), probs[:3], target[:3])
+    with pytest.raises(UsageError, match="ignore_index"):
+        check_metric(lambda **settings: BrierScore(3, **settings), probs, target.clamp_max(2))
+
+
+class AddsInSingle(BrierScore):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.add_state("sums", torch.zeros(2), dist_reduce_fx="sum")
+
+    def update(self, probs, target, group=None):
+        super().update(probs, target, group)
+        self.sums = self.sums.float()
+
+
+class KeepsAList(BrierScore):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.add_state("seen", [], dist_reduce_fx="cat")
+
+
+class WeighsBatchesAlike(BrierScore):
+    def update(self, probs, target, group=None):
+        before = self.sums.clone()
+        super().update(probs, target, group)
+        self.sums = before + (self.sums - before) / (self.sums - before)[0].clamp_min(1)
+
+
+class NamesTilesAnew(BrierScore):
+    def update(self, probs, target, group=None):
+        group = None if group is None else [f"{each} {target.shape[-1]}" for each in group]
+        super().update(probs, target, group)
+
+
+class IsFlatEachPixelAnImage(BrierScore):
+    def update(self, probs, target, group=None):
+        if target.ndim == 1:
+            probs, target = probs.unsqueeze(-1), target.unsqueeze(-1)
+            group = None if group is None else [f"{group[0]} {pixel}" for pixel in range(len(target))]
+        super().update(probs, target, group)
+
+
+class StaysInHalf(BrierScore):
+    def _values(self, scores, target):
+        return super()._values(scores.half(), target).float()
+
+    def update(self, probs, target, group=None):
+        super().update(probs.bfloat16() if probs.dtype == torch.float16 else probs, target, group)
+
+
+class ForgetsInferenceMode(BrierScore):
+    def _own(self, name):
+        return getattr(self, name)
+
+
+class FillsGaps(BrierScore):
+    def update(self, probs, target, group=None):
+        super().update(probs.nan_to_num(), target, group)
+
+
+class AddsBeforeItLooks(BrierScore):
+    def update(self, probs, target, group=None):
+        self.ungrouped = self.ungrouped + 0 if group is not None else self.ungrouped
+        self.labels = self.labels + 1
+        super().update(probs, target, group)
+
+
+class DropsItsEnds(BrierScore):
+    def compute_interval(self, level=0.95):
+        low, high = super().compute_interval(level)
+        return low + 0.1, high + 0.1
+
+
+class IsNeverNegative(BrierScore):
+    def compute_difference(self, other, level=0.95):
+        value, (low, high) = super().compute_difference(other, level)
+        return value.abs(), (low, high)
+
+
+class SharesWhatItLoads(BrierScore):
+    def _load_from_state_dict(self, *arguments):
+        Metric._load_from_state_dict(self, *arguments)
+
+
+class IsZeroAtFirst(BrierScore):
+    def compute(self):
+        return super().compute().nan_to_num()
+
+
+class DrawsElsewhere(BrierScore):
+    def plot(self, val=None, ax=None):
+        return super().plot(val)
+
+
+class SumsThatAreAveraged(BrierScore):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="max")
+
+
+class Draws(BrierScore):
+    def update(self, probs, target, group=None):
+        torch.rand(1)
+        super().update(probs, target, group)
+
+
+BROKEN = {
+    AddsInSingle: "its type|int64 or float64",
+    KeepsAList: "a tensor, and no list",
+    WeighsBatchesAlike: "as one batch",
+    NamesTilesAnew: "tiles under the id of their image",
+    IsFlatEachPixelAnImage: "must be one image",
+    StaysInHalf: "in float32",
+    ForgetsInferenceMode: "works in inference mode",
+    FillsGaps: "NaN at a pixel that counts must be a SeguqError",
+    AddsBeforeItLooks: "must take nothing in",
+    DropsItsEnds: "must hold the value",
+    IsNeverNegative: "the negative one",
+    SharesWhatItLoads: "leave the metric and the state_dict",
+    IsZeroAtFirst: "of nothing must be NaN",
+    DrawsElsewhere: "into the axes it is given",
+    SumsThatAreAveraged: "merged in any order",
+    Draws: "global random generators",
+}
+
+
+@pytest.mark.parametrize(("broken", "sentence"), BROKEN.items(), ids=[each.__name__ for each in BROKEN])
+def test_a_broken_promise_is_said_in_a_sentence(broken, sentence):
+    with pytest.raises(AssertionError, match=f"^{broken.__name__}.*({sentence})"):
+        check_metric(lambda **settings: broken(3, n_boot=20, **settings), *of_probs((6, 8)))
