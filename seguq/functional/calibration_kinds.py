@@ -42,9 +42,10 @@ def scatter_bins(numbers: Tensor, labeled: Tensor, confidence: Tensor, right: Te
     Returns:
         ``(B, K, 3, n_bins)`` float64: pixels, sum of confidences, number that is right.
     """
-    weights = torch.stack((labeled, confidence.masked_fill(~labeled, 0), right & labeled), 2).double()
-    out = torch.zeros(*weights.shape[:3], n_bins, dtype=torch.float64, device=weights.device)
-    return out.scatter_add_(3, numbers.unsqueeze(2).expand_as(weights), weights)
+    out = torch.zeros(3, *numbers.shape[:2], n_bins, dtype=torch.float64, device=numbers.device)
+    for place, weights in enumerate((labeled, confidence.detach().masked_fill(~labeled, 0), right & labeled)):
+        out[place].scatter_add_(2, numbers, weights.double())
+    return out.movedim(0, 2)
 
 
 def classwise_calibration_bins(probs: Tensor, right: Tensor, labeled: Tensor, n_bins: int = 15) -> Tensor:

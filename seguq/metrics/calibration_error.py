@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from seguq.core.checks import require_choice, require_count
+from seguq.core.checks import require_choice, require_count, require_target_range
 from seguq.core.errors import SeguqError
 from seguq.functional.borders import near_border
 from seguq.functional.calibration import predicted_rightly, top1_calibration_bins
@@ -29,9 +29,9 @@ from seguq.functional.calibration_kinds import (
     fine_bin_numbers,
     scatter_bins,
 )
-from seguq.functional.logits import TASKS, Task, full_precision
+from seguq.functional.logits import TASKS, Task
 from seguq.metrics.bootstrap import BootstrapMetric, Interval, axes_for, is_history, split_last
-from seguq.metrics.pieces import checked_probs, sums_in_pieces
+from seguq.metrics.pieces import checked_probs, require_probs, sums_in_pieces
 
 Kind = Literal["top1", "classwise", "adaptive"]
 Average = Literal["pooled", "image", "nonempty"]
@@ -139,10 +139,10 @@ class CalibrationError(BootstrapMetric):
         Raises:
             SeguqError: for shapes that do not go together, a target out of range, or what are no probabilities.
         """
-        if self.task != "multiclass":
-            probs, target = self._of_two(probs, target)
-        classes = self.num_classes if self.task == "multiclass" else 2
-        probs, target = checked_probs(probs, target, classes, self.ignore_index)
+        if self.task == "multiclass":
+            probs, target = checked_probs(probs, target, self.num_classes, self.ignore_index)
+        else:
+            probs, target = self._foreground(probs, target)
         if self.near_border is not None:
             target = self._near_border(probs, target, self.near_border)
 
@@ -156,28 +156,36 @@ class CalibrationError(BootstrapMetric):
 
         self._add(target, group, sums_of)
 
-    def _of_two(self, probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities of foreground as those of two classes; of several labels, these come first in ``spatial``."""
+    def _foreground(self, probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Check what a task of foreground and background is given; probabilities as ``(B, 1, *spatial)``.
+
+        Several labels come first in ``spatial``.
+        """
         if self.task == "binary" and probs.ndim == target.ndim + 1 and probs.shape[1] == 1:
             probs = probs.squeeze(1)
-        if probs.shape != target.shape:
+        if probs.shape != target.shape or not probs.is_floating_point():
             raise SeguqError(
-                f"probs of shape {tuple(probs.shape)} do not go with target of shape {tuple(target.shape)}: a "
-                f"{self.task} task has one probability for each value of the target"
+                f"probs of shape {tuple(probs.shape)} ({probs.dtype}) do not go with target of shape "
+                f"{tuple(target.shape)}: a {self.task} task has one probability for each value of the target"
             )
         if self.task == "multilabel" and (target.ndim < 2 or target.shape[1] != self.num_classes):
             raise SeguqError(
                 f"probs must be (B, L, *spatial) with {self.num_classes} labels, but have shape {tuple(probs.shape)}"
             )
-        probs = full_precision(probs)
-        return torch.stack((1 - probs, probs), 1), target
+        require_target_range(target, 2, self.ignore_index)
+        if target.ndim == 1:  # one image
+            probs, target = probs.unsqueeze(0), target.unsqueeze(0)
+        probs = probs.unsqueeze(1)
+        require_probs(probs, target, self.ignore_index)
+        return probs, target
 
     def _near_border(self, probs: Tensor, target: Tensor, distance: int) -> Tensor:
         """The target, in which pixels that are not near a border are ignored."""
         target = target.long()
         classes = target
         if self.border == "predicted":
-            classes = probs.max(1).indices.masked_fill(target == self.ignore_index, _NO_CLASS)
+            classes = probs.max(1).indices if self.task == "multiclass" else (probs.squeeze(1) > 0.5).long()
+            classes = classes.masked_fill(target == self.ignore_index, _NO_CLASS)
         ignored = _NO_CLASS if self.border == "predicted" else self.ignore_index
         images = classes.flatten(0, 1) if self.task == "multilabel" else classes  # each label has borders of its own
         return target.where(near_border(images, distance, ignored).view_as(classes), self.ignore_index)
@@ -192,6 +200,8 @@ class CalibrationError(BootstrapMetric):
 
     def _bins_of(self, probs: Tensor, target: Tensor) -> Tensor:
         """The bins of each image of a piece, of all classes or of one label."""
+        if self.task != "multiclass" and self.kind != "classwise":
+            probs = torch.cat((1 - probs, probs), 1)
         if self.kind == "top1":
             return top1_calibration_bins(probs, target, self.n_bins, self.ignore_index).flatten(1)
         labeled = target != self.ignore_index
@@ -200,13 +210,9 @@ class CalibrationError(BootstrapMetric):
             right = predicted_rightly(probs, target, labeled, confidence)
             rows = [part.unsqueeze(1) for part in (fine_bin_numbers(confidence), labeled, confidence, right)]
             return scatter_bins(rows[0], rows[1], rows[2], rows[3], FINE_BINS).flatten(1)
-        # of two classes, which binary and multilabel tasks have, the foreground's alone
-        classes = target.new_ones(1)
-        if self.task == "multiclass":
-            classes = torch.arange(self.num_classes, device=target.device)
-        right = target.unsqueeze(1) == classes.view(1, -1, 1)
-        said = probs[:, -len(classes) :]
-        return classwise_calibration_bins(said, right, labeled.unsqueeze(1).expand_as(right), self.n_bins).flatten(1)
+        classes = torch.ones(1, dtype=torch.int64) if self.task != "multiclass" else torch.arange(self.num_classes)
+        right = target.unsqueeze(1) == classes.to(target.device).view(1, -1, 1)
+        return classwise_calibration_bins(probs, right, labeled.unsqueeze(1).expand_as(right), self.n_bins).flatten(1)
 
     def _coarse(self, bins: Tensor) -> Tensor:
         """Bins ``(..., K, 3, width)`` as ``(..., K, 3, n_bins)``."""

@@ -277,7 +277,7 @@ def _turns_differences_around(make: Make, batch: MetricBatch) -> None:
     back = torch.stack((-turned, -turned_high, -turned_low))
     claim(agree(torch.stack((value, low, high)), back), "a difference turned around must be the negative one")
     claim(bool(((low <= value) & (value <= high)).all()), "the interval of a difference must hold it")
-    found = torch.stack([part.flatten() for part in _difference(one, filled(make(), batch))])
+    found = torch.cat([part.flatten() for part in _difference(one, filled(make(), batch))])
     claim(not bool(found.any()), "the difference from itself must be 0")
     without = filled(make(), batch, ids=False)
     _claim_refused(lambda: one.compute_difference(without), "a difference of images without ids", "group=")

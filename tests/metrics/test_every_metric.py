@@ -109,7 +109,7 @@ def test_metrics_of_a_collection_that_ignore_different_values_stay_apart(name):
 def test_a_class_of_8_bits_is_not_taken_for_a_negative_ignore_index(kind):
     target = torch.full((1, 4), 156, dtype=torch.uint8)  # as 8 bits, -100
     scores = torch.zeros(1, 200, 4).index_fill(1, torch.tensor([156]), 1.0)
-    metric = getattr(metrics, name)(200, ignore_index=-100)
+    metric = getattr(metrics, kind)(200, ignore_index=-100)
     metric.update(scores.argmax(1) if kind == "MeanIoU" else scores, target)
     assert not metric.compute().isnan()
 
