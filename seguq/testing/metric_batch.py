@@ -46,10 +46,9 @@ class MetricBatch:
         return replace(self, scores=self.scores.reshape(*lead, *spatial), target=target)
 
     def tiles(self) -> tuple[MetricBatch, MetricBatch]:
-        """The images cut in two."""
-        half = self.target.shape[-1] // 2
-        left = replace(self, scores=self.scores[..., :half], target=self.target[..., :half])
-        return left, replace(self, scores=self.scores[..., half:], target=self.target[..., half:])
+        """The images cut in two, of different sizes."""
+        left = replace(self, scores=self.scores[..., :1], target=self.target[..., :1])
+        return left, replace(self, scores=self.scores[..., 1:], target=self.target[..., 1:])
 
 
 def filled(metric: Any, *batches: MetricBatch, ids: bool = True) -> Any:

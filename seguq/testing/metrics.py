@@ -111,6 +111,8 @@ def _takes_images_in_any_order_and_number(make: Make, batch: MetricBatch) -> Non
 def _takes_tiles_for_their_image(make: Make, batch: MetricBatch) -> None:
     whole, (left, right) = filled(make(), batch), batch.tiles()
     _sees(filled(make(), left, right), whole, "tiles under the id of their image must be as the whole image")
+    twice = filled(make(), batch[[0, *range(len(batch))]])
+    _sees(twice, filled(make(), batch[[0]], batch), "an id may come twice in a batch, for tiles of one image")
 
 
 def _merges_in_any_order(make: Make, batch: MetricBatch) -> None:
@@ -152,9 +154,11 @@ def _takes_flat_values_for_one_image(make: Make, batch: MetricBatch) -> None:
     one = batch[[0]].shaped(batch.target[0].numel())
     target = one.target[0]
     scores = one.scores[0].T if one.scores.ndim > one.target.ndim else one.scores[0]
-    flat = make()
+    flat, kept, counted = make(), make(), target != batch.ignore_index
     flat.update(scores, target, group=one.ids)
+    kept.update(scores[counted], target[counted], group=one.ids)
     _sees(flat, filled(make(), one), "flat values, (N, C) or (N,), must be one image")
+    _sees(kept, flat, "ignored pixels must be as good as absent")
 
 
 def _computes_half_precision_in_full(make: Make, batch: MetricBatch) -> None:
@@ -209,6 +213,8 @@ def _leaves_ignored_pixels_out(make: Make, batch: MetricBatch) -> None:
         _sees(filled(make(), spoiled), whole, f"scores of ignored pixels may be anything, such as {garbage}")
     nothing = replace(batch, target=torch.full_like(batch.target, batch.ignore_index))
     _sees(filled(make(), batch, nothing), whole, "images of ignored pixels alone must change nothing")
+    alone = numbers(filled(make(), nothing).compute())
+    claim(bool(alone.isnan().all()), "the value of ignored pixels alone must be NaN")
 
 
 def _refuses_what_is_wrong_and_takes_nothing_in(make: Make, batch: MetricBatch) -> None:
@@ -242,6 +248,10 @@ def _refuses_what_is_wrong_and_takes_nothing_in(make: Make, batch: MetricBatch) 
 
 
 def _gives_intervals_that_hold_the_value(make: Make, batch: MetricBatch) -> None:
+    one = filled(make(), batch[[0]])
+    low, high = numbers(one.compute_interval()).view(-1, 2).T
+    value = numbers(one.compute())
+    claim(bool(((low <= value) & (value <= high)).all()), "the interval of one image must hold its value")
     metric = filled(make(), batch)
     value = numbers(metric.compute())
     narrow, wide = (numbers(metric.compute_interval(level)).view(-1, 2).T for level in (0.5, 0.95))

@@ -1,12 +1,9 @@
 import json
 import math
-import pickle
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from seguq.core.errors import SeguqError
 from seguq.metrics import BrierScore, CalibrationError, ErrorDetection, MeanIoU, NegativeLogLikelihood
@@ -123,41 +120,8 @@ def test_replicates_without_a_labeled_pixel_are_left_out(make, data, figure):
 
 
 @each_metric
-@given(seed=st.integers(0, 10_000), images=st.integers(1, IMAGES), level=st.sampled_from([0.01, 0.95]))
-@settings(max_examples=20, deadline=None)
-def test_the_interval_never_leaves_the_value_out(make, data, seed, images, level):
-    metric = filled(make, [tensor[:images] for tensor in data(seed=seed)], seed=seed)
-    value, interval = metric.compute(), metric.compute_interval(level)
-    found = [(value[name], interval[name]) for name in interval] if isinstance(interval, dict) else [(value, interval)]
-    for figure, (low, high) in found:
-        assert low <= figure <= high or low.isnan()
-
-
-@each_metric
-def test_the_interval_of_a_metric_that_has_seen_nothing_is_nan(make, data):
-    assert bounds(make()).isnan().all()
-
-
-@each_metric
-def test_a_wider_level_holds_a_narrower_one(make, data):
-    metric = filled(make, data())
-    wide, narrow = bounds(metric, 0.95).view(-1, 2), bounds(metric, 0.5).view(-1, 2)
-    assert (wide[:, 0] < narrow[:, 0]).all()
-    assert (narrow[:, 1] < wide[:, 1]).all()
-
-
-@each_metric
 def test_an_interval_is_not_the_same_under_another_seed(make, data):
     assert not torch.equal(bounds(filled(make, data(), seed=1)), bounds(filled(make, data(), seed=2)))
-
-
-@each_metric
-def test_asking_for_an_interval_does_not_change_the_value(make, data):
-    metric, alone = filled(make, data()), filled(make, data())
-    metric.compute_interval()
-    metric.update(*data(seed=1), group=ids(IMAGES))
-    alone.update(*data(seed=1), group=ids(IMAGES))
-    assert metric.compute() == alone.compute()
 
 
 def test_about_95_percent_intervals_hold_the_truth_about_95_times_in_100():
@@ -173,67 +137,6 @@ def test_about_95_percent_intervals_hold_the_truth_about_95_times_in_100():
         low, high = metric.compute_interval()
         held += bool(low <= 1 <= high)
     assert 176 <= held <= 198
-
-
-# --- what the interval does not depend on
-
-
-def in_pieces(batch):
-    """Each image as two tiles, one after the other, and the ids that go with them."""
-    cut = batch[1].shape[-1] // 2
-    left, right = [tensor[..., :cut] for tensor in batch], [tensor[..., cut:] for tensor in batch]
-    return left, right
-
-
-@each_metric
-def test_an_image_in_pieces_gives_the_interval_of_the_whole_image(make, data):
-    metric = make(n_boot=N_BOOT)
-    for tiles in in_pieces(data()):
-        metric.update(*tiles, group=ids(IMAGES))
-    torch.testing.assert_close(bounds(metric), bounds(filled(make, data())))
-
-
-@each_metric
-def test_pieces_of_an_image_may_come_in_one_batch(make, data):
-    scores, target = data()
-    cut = target.shape[-1] // 2
-    pieces = (
-        torch.cat((scores[..., :cut], scores[..., cut : 2 * cut])),
-        torch.cat((target[..., :cut], target[..., cut : 2 * cut])),
-    )
-    whole = (scores[..., : 2 * cut], target[..., : 2 * cut])
-    metric = filled(make, pieces, group=ids(IMAGES) * 2, batch_size=2 * IMAGES)
-    torch.testing.assert_close(bounds(metric), bounds(filled(make, whole)))
-
-
-@each_metric
-@given(order=st.permutations(range(IMAGES)))
-@settings(max_examples=15, deadline=None)
-def test_the_order_of_the_images_does_not_matter(make, data, order):
-    shuffled = filled(make, [tensor[list(order)] for tensor in data()], group=[ids(IMAGES)[n] for n in order])
-    torch.testing.assert_close(bounds(shuffled), bounds(filled(make, data())))
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 5])
-@each_metric
-def test_the_batch_size_does_not_matter(make, data, batch_size):
-    torch.testing.assert_close(bounds(filled(make, data(), batch_size=batch_size)), bounds(filled(make, data())))
-
-
-@each_metric
-def test_ids_may_be_numbers(make, data):
-    numbers = filled(make, data(), group=[*range(IMAGES)])
-    assert torch.equal(bounds(numbers), bounds(filled(make, data(), group=[str(n) for n in range(IMAGES)])))
-
-
-@each_metric
-def test_the_global_generators_are_left_alone(make, data):
-    torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002 - the global generator is what this is about
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    filled(make, data()).compute_interval()
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
 # --- the weights
@@ -271,88 +174,10 @@ def test_weights_depend_on_seed_and_id_alone():
 # --- wrong use
 
 
-@pytest.mark.parametrize("level", [0, 1, -0.1, 95, math.nan])
-@each_metric
-def test_a_level_out_of_range_is_an_error(make, data, level):
-    with pytest.raises(SeguqError, match="level must be above 0 and below 1"):
-        filled(make, data()).compute_interval(level)
-
-
-@each_metric
-def test_an_interval_without_ids_is_an_error_that_says_how_to_pass_them(make, data):
-    metric = make(n_boot=N_BOOT)
-    metric.update(*data())
-    with pytest.raises(SeguqError, match="pass group=image_ids to each update"):
-        metric.compute_interval()
-
-
-@each_metric
-def test_one_batch_without_ids_is_enough_for_that_error(make, data):
-    metric = filled(make, data())
-    metric.update(*data(seed=1))
-    with pytest.raises(SeguqError, match="group=image_ids"):
-        metric.compute_interval()
-
-
-@each_metric
-def test_the_value_needs_no_ids(make, data):
-    metric = make(n_boot=N_BOOT)
-    metric.update(*data())
-    assert metric.compute() == filled(make, data()).compute()
-
-
-WRONG_GROUPS = {"too few": ids(IMAGES - 1), "too many": ids(IMAGES + 1), "one name": "x" * IMAGES, "none": []}
-
-
-@pytest.mark.parametrize("group", WRONG_GROUPS.values(), ids=WRONG_GROUPS.keys())
-@each_metric
-def test_ids_that_do_not_go_with_the_images_are_an_error(make, data, group):
-    with pytest.raises(SeguqError, match=f"one image id for each of the {IMAGES} images"):
-        make(n_boot=N_BOOT).update(*data(), group=group)
-
-
-@each_metric
-def test_an_update_that_fails_takes_nothing_in(make, data):
-    metric = filled(make, data())
-    before = metric.sums.clone()
-    with pytest.raises(SeguqError):
-        metric.update(*data(), group=["lonely"])
-    assert torch.equal(metric.sums, before)
-
-
 @each_metric
 def test_fewer_than_2_replicates_are_an_error(make, data):
     with pytest.raises(SeguqError, match="n_boot must be at least 2, but is 1"):
         make(n_boot=1)
-
-
-# --- a torchmetrics metric
-
-
-@each_metric
-def test_a_metric_that_is_reset_is_like_a_new_one(make, data):
-    metric = filled(make, data(seed=1))
-    metric.update(*data())  # without ids
-    metric.reset()
-    metric.update(*data(seed=2), group=ids(IMAGES))
-    assert torch.equal(bounds(metric), bounds(filled(make, data(seed=2))))
-    assert metric.compute() == filled(make, data(seed=2)).compute()
-
-
-@each_metric
-def test_a_metric_goes_on_after_pickling(make, data):
-    metric = pickle.loads(pickle.dumps(filled(make, data(seed=1))))
-    straight = filled(make, data(seed=1))
-    for each in (metric, straight):
-        each.update(*data(seed=2), group=ids(IMAGES))
-    assert torch.equal(bounds(metric), bounds(straight))
-    assert metric.compute() == straight.compute()
-
-
-@each_metric
-def test_sums_and_replicates_are_float64(make, data):
-    metric = filled(make, data())
-    assert {metric.sums.dtype, metric.replicates.dtype} == {torch.float64}
 
 
 # --- two processes
@@ -403,12 +228,6 @@ def test_a_difference_is_bootstrapped_by_drawing_the_same_images_for_both(name):
     assert [float(bound) for bound in interval] == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)
 
 
-def test_the_difference_of_a_metric_with_itself_is_exactly_zero():
-    make, data, _ = CASES["BrierScore"]
-    value, (low, high) = filled(make, data()).compute_difference(filled(make, data()))
-    assert (float(value), float(low), float(high)) == (0, 0, 0)
-
-
 @pytest.mark.parametrize(
     ("first", "second", "text"),
     [
@@ -440,14 +259,6 @@ def test_a_difference_of_several_values_is_one_of_each():
         assert [float(bound) for bound in bounds[name]] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def test_a_difference_needs_the_image_ids():
-    probs, target = of_probs()
-    metric = BrierScore(3)
-    metric.update(probs, target)
-    with pytest.raises(SeguqError, match="group=image_ids"):
-        metric.compute_difference(metric.clone())
-
-
 # inside a user's own LightningModule
 
 
@@ -461,13 +272,3 @@ def test_sums_stay_exact_in_a_module_that_is_cast_to_half_precision(dtype):
         reference.update(probs, target, group=[str(number)])
     assert metric.sums.dtype == metric.replicates.dtype == torch.float64
     assert torch.equal(metric.sums, reference.sums) and torch.equal(metric.replicates, reference.replicates)
-
-
-def test_a_metric_that_was_reset_under_inference_mode_goes_on_outside_of_it():
-    metric = NegativeLogLikelihood(2)
-    probs, target = torch.full((1, 2, 4, 4), 0.5), torch.zeros(1, 4, 4, dtype=torch.long)
-    with torch.inference_mode():
-        metric.update(probs, target, group=["a"])
-        metric.reset()
-    metric.update(probs, target, group=["b"])
-    assert float(metric.compute()) == pytest.approx(math.log(2))

@@ -124,11 +124,6 @@ def test_a_difference_turned_around_has_the_interval_turned_around(batch):
     torch.testing.assert_close(torch.stack((value, low, high)), -torch.stack((turned, turned_high, turned_low)))
 
 
-def test_the_difference_of_a_calibration_error_with_itself_is_exactly_zero():
-    value, (low, high) = filled(calibrated(gap=0.05)).compute_difference(filled(calibrated(gap=0.05)))
-    assert (float(value), float(low), float(high)) == (0, 0, 0)
-
-
 # --- it is free of the value's bias
 
 
@@ -165,20 +160,7 @@ def test_copies_of_a_group_tell_nothing_new():
     assert ends(filled(frames, ids(20) * 5)) == pytest.approx(ends(filled((probs, target))), abs=1e-6)
 
 
-# --- states add up, and edges
-
-
-def test_two_halves_are_as_good_as_one():
-    probs, target = calibrated(gap=0.05)
-    halves = CalibrationError(2, n_boot=N_BOOT)
-    for part in (slice(0, 7), slice(7, 20)):
-        other = CalibrationError(2, n_boot=N_BOOT)
-        other.update(probs[part], target[part], group=ids(20)[part])
-        halves.sums, halves.replicates = halves.sums + other.sums, halves.replicates + other.replicates
-        halves._update_count += 1
-    whole = filled((probs, target))
-    assert ends(halves) == pytest.approx(ends(whole), abs=1e-6)
-    torch.testing.assert_close(halves.compute_debiased(), whole.compute_debiased())
+# --- edges
 
 
 def test_images_that_are_all_alike_leave_no_doubt():

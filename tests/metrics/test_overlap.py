@@ -52,16 +52,6 @@ def test_a_class_that_neither_occurs_nor_is_predicted_has_no_iou_and_does_not_co
     assert metric.per_class().isnan().tolist() == [False, False, True]
 
 
-def test_mean_iou_of_batches_is_that_of_one_batch():
-    prediction, target = prediction_and_target()
-    parts = [(prediction[:1], target[:1]), (prediction[1:], target[1:])]
-    assert value(MeanIoU(3), *parts) == value(MeanIoU(3), (prediction, target))
-
-
-def test_mean_iou_of_nothing_is_nan():
-    assert value(MeanIoU(3), (torch.zeros(2, 4).long(), torch.full((2, 4), 255))).isnan()
-
-
 ZEROS = torch.zeros(2, 4, dtype=torch.long)
 
 

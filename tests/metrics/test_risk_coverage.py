@@ -111,29 +111,10 @@ def test_a_constant_uncertainty_has_the_error_rate_for_aurc(labels, score):
     assert (found["aurc"], found["augrc"]) == pytest.approx((rate, rate / 2), abs=1e-6)
 
 
-@pytest.mark.parametrize("ignore_index", [255, -1, 7])
-def test_ignored_pixels_are_as_good_as_absent(ignore_index):
-    uncertainty, error = uncertainty_and_error(ignored=0.4)
-    kept = error != 255
-    marked = error.where(kept, ignore_index)
-    assert figures((uncertainty, marked), ignore_index=ignore_index) == figures((uncertainty[kept], error[kept]))
-
-
-def test_batches_and_images_of_different_sizes_are_as_good_as_one_batch():
-    small, large = uncertainty_and_error(seed=1, size=(3, 4)), uncertainty_and_error(seed=2, size=(9, 8))
-    together = tuple(torch.cat((a.flatten(), b.flatten()))[None] for a, b in zip(small, large, strict=True))
-    assert figures(small, large) == figures(together)
-
-
 @pytest.mark.parametrize(("label", "expected"), [(0, (0, 0, 0)), (1, (1, 0.5, 0))], ids=["right", "wrong"])
 def test_figures_where_every_pixel_is(label, expected):
     found = figures((torch.rand(1, 9), torch.full((1, 9), label)))
     assert tuple(found[name] for name in FIGURES) == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_of_ignored_pixels_alone_are_nan(name):
-    assert math.isnan(figures((torch.rand(1, 4), torch.full((1, 4), 255)))[name])
 
 
 def test_wrong_input_is_one_clear_error():
@@ -182,14 +163,6 @@ def test_a_collection_keeps_the_metrics_apart():
     assert {name: float(figure) for name, figure in together.compute().items()} == expected
 
 
-def test_the_state_does_not_grow_with_pixels_or_images():
-    metric = RiskCoverage(n_boot=5)
-    before = {name: state.shape for name, state in metric.metric_state.items()}
-    for seed in range(3):
-        metric.update(*uncertainty_and_error(seed, images=4, size=(60, 60)), group=ids(4))
-    assert {name: state.shape for name, state in metric.metric_state.items()} == before
-
-
 # --- the interval
 
 
@@ -229,42 +202,6 @@ def test_the_interval_is_that_of_drawing_images_again_up_to_3_percent_of_its_wid
     batch = shape(uncertainty), error
     low, high = drawn_again(batch, lambda *drawn: of_raw_scores(*drawn)[name], n_boot=60)
     assert interval(batch, n_boot=60)[name] == pytest.approx((low, high), abs=0.03 * (high - low))
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_the_interval_holds_the_value(name):
-    batch = uncertainty_and_error(images=20)
-    low, high = interval(batch, n_boot=100)[name]
-    assert low < figures(batch)[name] < high
-
-
-def test_an_interval_without_ids_is_an_error_that_says_how_to_pass_them():
-    metric = RiskCoverage(n_boot=2)
-    metric.update(*uncertainty_and_error())
-    with pytest.raises(SeguqError, match="pass group=image_ids to each update"):
-        metric.compute_interval()
-
-
-def test_value_and_interval_of_two_processes_are_those_of_one():
-    uncertainty, error = uncertainty_and_error(images=7)
-
-    def seen(images, **arguments):
-        metric = RiskCoverage(n_boot=20, **arguments)
-        metric.update(uncertainty[images], error[images], group=[ids(7)[n] for n in images])
-        return metric
-
-    other, alone = seen([1, 3, 4]), seen([*range(7)])
-
-    def gather(state, group=None):  # what torchmetrics asks for: the state of every process
-        (name,) = [name for name in other.metric_state if getattr(first, name) is state]
-        return [state, getattr(other, name)]
-
-    first = seen([0, 2, 5, 6], dist_sync_fn=gather, distributed_available_fn=lambda: True)
-    for found, expected in [
-        (first.compute_interval(), alone.compute_interval()),
-        (first.compute(), alone.compute()),
-    ]:
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 # --- the picture
@@ -361,11 +298,3 @@ def test_the_band_holds_the_curve():
 def test_a_picture_of_nothing_is_empty_axes():
     _, axes = picture()
     assert np.isnan(lines(axes, "-")[0][:, 1]).all()
-
-
-def test_drawing_opens_no_window_manager_figure():
-    from matplotlib import pyplot
-
-    before = pyplot.get_fignums()
-    picture(six_pixels())
-    assert pyplot.get_fignums() == before
