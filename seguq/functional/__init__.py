@@ -1,12 +1,26 @@
 """Pure tensor maths: torch in, torch out. Importing it loads torch and nothing heavier."""
 
+from seguq.functional.agreement import (
+    annotator_disagreement,
+    generalized_energy_distance,
+    normalized_cross_correlation,
+)
+from seguq.functional.borders import near_border
 from seguq.functional.calibration import expected_calibration_error, temperature_nll, top1_calibration_bins
 from seguq.functional.calibration_interval import (
     calibration_error_difference_interval,
     calibration_error_interval,
     debiased_calibration_error,
 )
+from seguq.functional.calibration_kinds import (
+    brier_parts,
+    calibration_error,
+    classwise_calibration_bins,
+    equal_mass,
+)
+from seguq.functional.correlation import rank_correlation
 from seguq.functional.logits import class_logits, class_target
+from seguq.functional.patches import patch_errors, patches_right, patches_right_area, patches_right_best
 from seguq.functional.ranking import (
     area_under_generalized_risk_coverage,
     area_under_risk_coverage,
@@ -31,30 +45,45 @@ from seguq.functional.uncertainty import (
     variance,
     variation_ratio,
 )
+from seguq.functional.working_points import risk_coverage_points, working_bin
 
 __all__ = [
+    "annotator_disagreement",
     "area_under_generalized_risk_coverage",
     "area_under_risk_coverage",
     "area_under_roc",
     "area_under_sparsification_error",
     "average_precision",
+    "brier_parts",
+    "calibration_error",
     "calibration_error_difference_interval",
     "calibration_error_interval",
     "class_logits",
     "class_target",
+    "classwise_calibration_bins",
     "debiased_calibration_error",
     "energy",
+    "equal_mass",
     "expected_calibration_error",
     "expected_entropy",
     "fpr_at_tpr",
+    "generalized_energy_distance",
     "least_confidence",
     "max_logit",
     "mutual_information",
+    "near_border",
+    "normalized_cross_correlation",
     "order_bins",
+    "patch_errors",
+    "patches_right",
+    "patches_right_area",
+    "patches_right_best",
     "predictive_entropy",
+    "rank_correlation",
     "region_boxes",
     "region_majority",
     "region_scores",
+    "risk_coverage_points",
     "selective_risk",
     "smallest_margin",
     "standardized_max_logit",
@@ -63,4 +92,5 @@ __all__ = [
     "total_entropy",
     "variance",
     "variation_ratio",
+    "working_bin",
 ]

@@ -251,13 +251,13 @@ def _gives_intervals_that_hold_the_value(make: Make, batch: MetricBatch) -> None
     one = filled(make(), batch[[0]])
     low, high = numbers(one.compute_interval()).view(-1, 2).T
     value = numbers(one.compute())
-    claim(bool(((low <= value) & (value <= high)).all()), "the interval of one image must hold its value")
+    claim(_holds(low, value, high), "the interval of one image must hold its value")
     metric = filled(make(), batch)
     value = numbers(metric.compute())
     narrow, wide = (numbers(metric.compute_interval(level)).view(-1, 2).T for level in (0.5, 0.95))
     for low, high in (narrow, wide):
-        claim(bool(((low <= value) & (value <= high)).all()), "the interval must hold the value")
-    nested = bool(((wide[0] <= narrow[0]) & (narrow[1] <= wide[1])).all())
+        claim(_holds(low, value, high), "the interval must hold the value")
+    nested = _holds(wide[0], narrow[0], narrow[1]) and _holds(narrow[0], narrow[1], wide[1])
     claim(nested, "the interval of a higher level must hold that of a lower one")
     claim(agree(numbers(metric.compute()), value), "asking for an interval must leave the value as it is")
     numbered = make()
@@ -266,6 +266,11 @@ def _gives_intervals_that_hold_the_value(make: Make, batch: MetricBatch) -> None
     _sees(numbered, texts, "ids may be numbers")
     for level in (0, 1, 95):
         _claim_refused(lambda level=level: metric.compute_interval(level), f"level={level}", "level")  # type: ignore[misc]
+
+
+def _holds(low: Tensor, value: Tensor, high: Tensor) -> bool:
+    """Whether each value lies between its bounds, where it is one."""
+    return bool((((low <= value) & (value <= high)) | value.isnan()).all())
 
 
 def _needs_ids_for_an_interval_alone(make: Make, batch: MetricBatch) -> None:
@@ -286,7 +291,7 @@ def _turns_differences_around(make: Make, batch: MetricBatch) -> None:
     turned, (turned_low, turned_high) = _difference(filled(make(), shifted), one)
     back = torch.stack((-turned, -turned_high, -turned_low))
     claim(agree(torch.stack((value, low, high)), back), "a difference turned around must be the negative one")
-    claim(bool(((low <= value) & (value <= high)).all()), "the interval of a difference must hold it")
+    claim(_holds(low, value, high), "the interval of a difference must hold it")
     found = torch.cat([part.flatten() for part in _difference(one, filled(make(), batch))])
     claim(not bool(found.any()), "the difference from itself must be 0")
     without = filled(make(), batch, ids=False)

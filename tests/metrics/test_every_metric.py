@@ -1,5 +1,7 @@
 """What every metric promises, asked of every metric that there is, and of some that break a promise."""
 
+import warnings
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,6 +11,8 @@ from seguq import metrics
 from seguq.core.errors import UsageError
 from seguq.metrics import BrierScore
 from seguq.testing import check_metric
+from seguq.testing.metric_batch import MetricBatch
+from seguq.testing.metrics import METRIC_CHECKS
 from tests.metrics.builders import probs_and_target, uncertainty_and_error
 
 
@@ -279,3 +283,38 @@ BROKEN = {
 def test_a_broken_promise_is_said_in_a_sentence(broken, sentence):
     with pytest.raises(AssertionError, match=f"^{broken.__name__}.*({sentence})"):
         check_metric(lambda **settings: broken(3, n_boot=20, **settings), *of_probs((6, 8)))
+
+
+# --- metrics of other things than pixels
+
+
+def of_items(images=12):
+    random = torch.Generator().manual_seed(0)
+    error = torch.rand(images, generator=random).square()
+    return error + 0.3 * torch.randn(images, generator=random), error
+
+
+def of_annotators(images=6):
+    masks = torch.randint(3, (images, 4, 6, 8), generator=torch.Generator().manual_seed(0))
+    masks[:, 0, 0, :2] = 255
+    return torch.rand(images, 6, 8, generator=torch.Generator().manual_seed(1)), masks
+
+
+PIXELS = {"tiles", "spatial", "flat", "ignored", "wrong", "half", "graph", "fixed"}
+FEWER = {"tiles", "spatial", "flat", "ignored", "wrong", "differences"}  # of masks there are several an image
+
+
+@pytest.mark.parametrize("check", [each for each in METRIC_CHECKS if not PIXELS & set(each.__name__.split("_"))])
+def test_a_metric_of_items_keeps_the_promises_that_are_not_of_pixels(check):
+    make = case("FailureDetection", of_items)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(make, MetricBatch.of(*of_items(), 255))
+
+
+@pytest.mark.parametrize("check", [each for each in METRIC_CHECKS if not FEWER & set(each.__name__.split("_"))])
+def test_a_metric_of_several_masks_an_image_keeps_the_promises_that_are_not_of_one(check):
+    make = case("HumanAgreement", of_annotators, 3)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(make, MetricBatch.of(*of_annotators(), 255))
