@@ -45,8 +45,8 @@ class HeatmapWriter(EstimatorCallback):
     (float32), ``predictions/ID.png`` (class indices), ``images/ID.png``, ``heatmaps/MEASURE/ID.png``,
     ``overlays/MEASURE/ID.png`` and ``scale.json``, and is one that `seguq score` reads. Maps are written in the
     background while the network runs; pictures are drawn at the end of the run, when the scale of their colors is
-    known. Where validation or test has several loaders, their number is put before the ids:
-    ``maps/dataloader_idx_1/ID.npz``.
+    known. Volumes have maps alone: pictures are of 2-D images only. Where validation or test has several loaders,
+    their number is put before the ids: ``maps/dataloader_idx_1/ID.npz``.
 
     A module without a ``predict_step`` of its own gets one for the time of a ``predict``, which returns the ids of a
     batch's images. Pass ``return_predictions=False`` where a module's own returns something large.
@@ -61,8 +61,11 @@ class HeatmapWriter(EstimatorCallback):
         calibrator: as in `EstimatorCallback`; in the validations of a training none is applied.
         batch_forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
+        copy_images: whether to keep pictures of the images, and the overlays that show them, too.
+        prefix: where given, images are called ``PREFIX000000``, ``PREFIX000001``, ... by their place in the data, in
+            place of the ids that the batches bring, which may say whose images they are; ``"case-"``, for example.
         overwrite: replace predictions in ``DIR/predict`` that are of other weights or settings, or of images that
-            cannot be told from these because neither have ids of their own, instead of refusing to.
+            cannot be told from these because neither go by ids of their own, instead of refusing to.
 
     Raises:
         SeguqError: for wrong arguments, image ids that cannot be file names or come twice, or files that cannot be
@@ -84,13 +87,19 @@ class HeatmapWriter(EstimatorCallback):
         calibrator: Calibrator | Literal["auto"] | None = "auto",
         batch_forward: BatchForward | None = None,
         task: Task | None = None,
+        copy_images: bool = True,
+        prefix: str | None = None,
         overwrite: bool = False,
     ) -> None:
         super().__init__(estimator, calibrator, batch_forward, task, every_n_epochs)
         require_count("images", images)
+        if prefix is not None:
+            require_plain_name("prefix", f"{prefix}0")
         self.dir = Path(dir)
         self.measures = named_measures(measures)
         self.images = images
+        self.copy_images = copy_images
+        self.prefix = prefix
         self.overwrite = overwrite
 
     def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
@@ -131,6 +140,8 @@ class _Writing(Run):
             "seed": getattr(est, "seed", None),
             "measures": list(self.names),
             "calibrated": self.calibrator is not None,
+            **({} if self.callback.copy_images else {"copy_images": False}),
+            **({} if self.callback.prefix is None else {"prefix": self.callback.prefix}),
         }
         folder, overwrite = self.callback.dir / PREFIX[self.stage], self.callback.overwrite
         if self.stage == "predict":
@@ -165,29 +176,29 @@ class _Writing(Run):
         return self.chosen[dataloader]
 
     def look(self, step: Step, dataloader: int) -> None:
-        multilabel, predicts = self.passes.estimator.task == "multilabel", self.stage == "predict"
-        if step.pooled.ndim != 4 + (step.pooled.ndim == 5 and multilabel):
-            raise SeguqError(
-                f"HeatmapWriter draws 2-D images, but the logits have shape {tuple(step.pooled.shape)}: call the "
-                "estimator yourself, and save its maps by maps.save(path)"
-            )
-        if not predicts and not self.passes.watch.in_order:
+        predicts, watch = self.stage == "predict", self.passes.watch
+        maps = step.maps_of(self.calibrator).cpu()
+        flat = len(maps.spatial) == 2
+        if not predicts and not watch.in_order:
             say_once("HeatmapWriter: the loader is shuffled, so that each validation shows other images")
-        if step.image is not None and not step.fits:
+        if not flat:
+            say_once("HeatmapWriter: pictures are of 2-D images only; volumes have maps alone")
+        elif step.image is not None and not step.fits:
             say_once("HeatmapWriter: the maps are not of the images' size, so that no picture of an image is kept")
-        if predicts and self.passes.watch.numbered:
+        if predicts and (watch.numbered or self.callback.prefix is not None):
             self._require_no_others()
         shown = [i for i, n in enumerate(step.positions) if predicts or n in self._of(dataloader)]
-        maps = step.maps_of(self.calibrator).cpu().split()
+        parts = maps.split()
         for i in shown:
-            if not all(bool(torch.isfinite(maps[i][name]).all()) for name in self.names):
+            if not all(bool(torch.isfinite(parts[i][name]).all()) for name in self.names):
                 raise SeguqError(
                     f"the maps of image {step.ids[i]!r} hold NaN: the model has diverged, or its input has it"
                 )
-        named = self._named([step.ids[i] for i in shown], dataloader)
+        named = self._named(step, shown, dataloader)
         for i, image_id in zip(shown, named, strict=True):
-            one = alone(maps[i], image_id, self.names)
-            picture = self._picture(step.image[i]) if step.image is not None and step.fits else None
+            one, picture = alone(parts[i], image_id, self.names), None
+            if self.callback.copy_images and flat and step.image is not None and step.fits:
+                picture = self._picture(step.image[i])
             self._find_scale(one)
             size = one.nbytes + (0 if picture is None else picture.nbytes)
             self.writer.submit(functools.partial(_write, self.folder, one, picture), size)
@@ -201,17 +212,24 @@ class _Writing(Run):
                 "overwrite=True"
             )
 
-    def _named(self, ids: Sequence[str], dataloader: int) -> list[str]:
+    def _named(self, step: Step, shown: Sequence[int], dataloader: int) -> list[str]:
         """What the files of images are called; all are checked before the first is written."""
-        prefix = ""
-        if self.stage != "predict" and len(loaders_of(self.trainer, self.stage)) > 1:  # they may show the same images
-            prefix = f"dataloader_idx_{dataloader}/"
-        for image_id in ids:
+        own, several = self.callback.prefix, len(loaders_of(self.trainer, self.stage)) > 1
+        folder = f"dataloader_idx_{dataloader}/" if several and (own is not None or self.stage != "predict") else ""
+        if own is not None and self.passes.watch.shuffles:
+            raise SeguqError(
+                f"the loader shuffles its images, so that prefix={own!r} and a number cannot say which is which: pass "
+                "shuffle=False"
+            )
+        names = []
+        for i in shown:
+            image_id = step.ids[i] if own is None else f"{own}{step.numbers[i]:06d}"
             require_plain_name("the image id", image_id)
-            if prefix + image_id in self.written:
+            names.append(folder + image_id)  # several loaders may show the same images
+            if names[-1] in self.written:
                 raise SeguqError(_TWICE.format(image_id))
-            self.written[prefix + image_id] = None
-        return [prefix + image_id for image_id in ids]
+            self.written[names[-1]] = None
+        return names
 
     def _find_scale(self, maps: UncertaintyMaps) -> None:
         for name, finder in self.finders.items():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from seguq.acquisition import Budget, Strategy, TopK, select
+from seguq.acquisition import Budget, Selection, Strategy, TopK, select
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import EstimatorCallback, require_own_folder
@@ -46,6 +47,8 @@ class RegionScorer(EstimatorCallback):
         aggregate: ``"mean"``, ``"sum"`` or ``"max"`` over the pixels of a region.
         budget: how much may be labeled, such as ``Budget(regions=50)``; None: nothing is selected.
         strategy: which regions are taken; None: the highest scores.
+        labeled: earlier selections, or the JSON files of them: their regions are in the table, and are not selected
+            again.
         seed: of the selection.
         estimator: as in `EstimatorCallback`.
         calibrator: as in `EstimatorCallback`.
@@ -73,6 +76,7 @@ class RegionScorer(EstimatorCallback):
         aggregate: Aggregate = "mean",
         budget: Budget | None = None,
         strategy: Strategy | None = None,
+        labeled: Sequence[Selection | str | os.PathLike[str]] = (),
         seed: int = 0,
         estimator: Estimator | str | None = None,
         calibrator: Calibrator | Literal["auto"] | None = "auto",
@@ -90,6 +94,10 @@ class RegionScorer(EstimatorCallback):
             raise SeguqError(f"budget must be one such as seguq.acquisition.Budget(regions=50), but is {budget!r}")
         if not (strategy is None or isinstance(strategy, Strategy)):
             raise SeguqError(f"strategy must be one such as seguq.acquisition.TopK(), but is {strategy!r}")
+        earlier = [labeled] if isinstance(labeled, (Selection, str, os.PathLike)) else list(labeled)
+        if earlier and budget is None:
+            raise SeguqError("labeled= says what is not to be selected again, but without budget= nothing is selected")
+        self.labeled = [one if isinstance(one, Selection) else Selection.load(one) for one in earlier]
         self.by = by
         self.aggregate: Aggregate = aggregate
         self.budget = budget
@@ -154,7 +162,13 @@ class _Scoring(Run):
             table = merge_shards(settings.dir, settings.dir / _TABLE)
         logger.info("RegionScorer: %d regions in %s", len(table), settings.dir / _TABLE)
         if settings.budget is not None:
-            selection = select(table, budget=settings.budget, strategy=settings.strategy, seed=settings.seed)
+            selection = select(
+                table,
+                budget=settings.budget,
+                strategy=settings.strategy,
+                labeled=settings.labeled,
+                seed=settings.seed,
+            )
             with writing("RegionScorer"):
                 selection.save(settings.dir / _SELECTION)
             logger.info("RegionScorer: %d of them to label next in %s", len(selection), settings.dir / _SELECTION)

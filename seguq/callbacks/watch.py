@@ -54,6 +54,11 @@ class Watch:
         """Whether the loader of the batch in hand goes through its data in an order that is known."""
         return self.place is None or self.place.indices is not None
 
+    @property
+    def shuffles(self) -> bool:
+        """Whether the images of the batch in hand come in another order than that of the data."""
+        return self._key is not None and self._counters[self._key[1]].shuffles
+
     def begin(self, batch: Any, key: tuple[int, int], batch_forward: BatchForward | None) -> None:
         """Take a batch in hand; a second time it is known already.
 

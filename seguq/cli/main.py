@@ -14,6 +14,7 @@ from typing import TextIO
 
 from seguq import __version__
 from seguq.core.errors import SeguqError, UsageError, printable
+from seguq.core.log import to_terminal
 
 _COMMANDS = {
     "demo": "train a small model on real images and look at what it does not know (start here)",
@@ -80,7 +81,7 @@ def _main(words: list[str]) -> int:
     if os.getcwd() not in sys.path and "" not in sys.path:  # a script has its own folder there instead
         sys.path.append(os.getcwd())  # for classes of one's own, by their import paths
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), to_terminal():
             if not debug:
                 _plain_warnings()
             rest = _without_imports(rest)

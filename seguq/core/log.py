@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 from seguq.core.errors import printable
 
@@ -13,13 +16,33 @@ class _OneLine(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
+class _ToTerminal(logging.StreamHandler[TextIO]):
+    """Writes to the terminal, but where records propagate to a program's own handlers, which then decide."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, or leave it to those."""
+        if not (logger.propagate and logging.getLogger().handlers):
+            super().emit(record)
+
+
 logger = logging.getLogger("seguq")
-logger.setLevel(logging.INFO)
+if logger.level == logging.NOTSET:  # or as the program has set it
+    logger.setLevel(logging.INFO)
+_terminal = _ToTerminal()
+_terminal.setFormatter(_OneLine("seguq: %(message)s"))
 if not logger.handlers:
-    _handler = logging.StreamHandler()
-    _handler.setFormatter(_OneLine("seguq: %(message)s"))
-    logger.addHandler(_handler)
-    logger.propagate = False
+    logger.addHandler(_terminal)
+
+
+@contextmanager
+def to_terminal() -> Iterator[None]:
+    """For a command: what is logged goes to the terminal, whatever handlers libraries have set up."""
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = before
+
 
 _said: set[str] = set()
 

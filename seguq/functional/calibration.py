@@ -104,15 +104,15 @@ def top1_calibration_bins(probs: Tensor, target: Tensor, n_bins: int = 15, ignor
     target = target.long()  # 156 of 8 bits compares as equal to an ignore_index of -100
     labeled = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
     confidence = probs.amax(1).masked_fill(~labeled, 0)  # it may be NaN where it is ignored
-    bins = flat_images(_bin_numbers(confidence, n_bins))
-    right = _predicted(probs.detach(), target, labeled, confidence.detach())
+    bins = flat_images(bin_numbers(confidence, n_bins))
+    right = predicted_rightly(probs.detach(), target, labeled, confidence.detach())
     weights = torch.stack((labeled, confidence.double(), right)).double()
     out = torch.zeros(3, len(bins), n_bins, dtype=torch.float64, device=probs.device)
     out.scatter_add_(2, bins.expand(3, *bins.shape), weights.reshape(3, *bins.shape))
     return out.transpose(0, 1)
 
 
-def _bin_numbers(confidence: Tensor, n_bins: int) -> Tensor:
+def bin_numbers(confidence: Tensor, n_bins: int) -> Tensor:
     """How many edges lie below each confidence, int64: what `torch.bucketize` finds, which is slow on a CPU."""
     edges = (torch.arange(1, n_bins, dtype=torch.float64, device=confidence.device) / n_bins).to(confidence.dtype)
     if n_bins > _FEW_BINS or confidence.dtype not in (torch.float32, torch.float64):
@@ -125,7 +125,7 @@ def _bin_numbers(confidence: Tensor, n_bins: int) -> Tensor:
     return bins
 
 
-def _predicted(probs: Tensor, target: Tensor, labeled: Tensor, confidence: Tensor) -> Tensor:
+def predicted_rightly(probs: Tensor, target: Tensor, labeled: Tensor, confidence: Tensor) -> Tensor:
     """Which labeled pixels are predicted rightly, ``(B, *spatial)``, given the largest probability of each.
 
     Of several largest ones the first is the prediction, as argmax has it. That kernel is slow on a CPU, so it is asked

@@ -89,6 +89,11 @@ class UncertaintyMaps:
         return self._prediction
 
     @property
+    def spatial(self) -> tuple[int, ...]:
+        """Size of each image: ``(H, W)``, or ``(D, H, W)`` of volumes."""
+        return tuple(self.prediction.shape[2 if self.multilabel else 1 :])
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the maps."""
         return tuple(self._maps)
@@ -248,12 +253,11 @@ class UncertaintyMaps:
 
     def _require_consistent(self) -> None:
         """Raise for what a file may hold, but no estimator gives."""
-        spatial = self.prediction.shape[2:] if self.multilabel else self.prediction.shape[1:]
         shapes = {name: values.shape for name, values in self._maps.items()}
         shapes |= {"prediction": self.prediction.select(1, 0).shape if self.multilabel else self.prediction.shape}
         if self._probs is not None:
             shapes["probs"] = self._probs.select(1, 0).shape
-        expected = (len(self.image_ids), *spatial)
+        expected = (len(self.image_ids), *self.spatial)
         wrong = next((name for name, shape in shapes.items() if tuple(shape) != expected), None)
         if wrong is not None:
             raise ValueError(f"{wrong} is of shape {tuple(shapes[wrong])}, where {expected} is due")

@@ -30,7 +30,17 @@ def poisson_weights(seed: int, image_id: str, n_boot: int) -> np.ndarray[tuple[i
     References:
         Chamandy et al., Estimating Uncertainty for Massive Data Streams, 2012.
     """
-    generator = np.random.Generator(np.random.Philox(derive_seed("bootstrap", seed, image_id)))
+    return weights_of(image_seed(seed, image_id), n_boot)
+
+
+def image_seed(seed: int, image_id: str) -> int:
+    """The seed of an image's weights, from 0 to 2^63 - 1."""
+    return derive_seed("bootstrap", seed, image_id)
+
+
+def weights_of(seed: int, n_boot: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """The weights of the image with this seed, ``(n_boot,)``."""
+    generator = np.random.Generator(np.random.Philox(seed))
     return generator.poisson(1.0, n_boot).astype(np.uint8)  # above 255 once in 10^500 draws
 
 
@@ -157,21 +167,21 @@ class BootstrapMetric(Metric):
         value: Tensor | dict[str, Tensor] = _map(Tensor.float, self._value(self.sums))
         return value
 
-    def compute_difference(self, other: BootstrapMetric, level: float = 0.95) -> tuple[Tensor, Interval]:
+    def compute_difference(self, other: BootstrapMetric, level: float = 0.95) -> tuple[Any, Any]:
         """This metric minus another of the same images, with the interval of the difference.
 
         Both draw the same images in each replicate, so the interval is that of the pair: far narrower than what the
         two intervals by themselves suggest. It never leaves out the difference itself.
 
         Args:
-            other: a metric of one value, of the same class, seed and number of replicates, over the same images.
+            other: a metric of the same class, seed and number of replicates, over the same images.
             level: share of the replicates inside.
 
         Returns:
-            The difference, and (low, high).
+            The difference, and (low, high); of a metric of several values a dict of each.
 
         Raises:
-            SeguqError: if the two do not go together, hold several values, or were updated without ``group=``.
+            SeguqError: if the two do not go together, or were updated without ``group=``.
         """
         if type(other) is not type(self) or (other.seed, other.n_boot) != (self.seed, self.n_boot):
             raise SeguqError("a difference needs two metrics of one class, with the same seed and n_boot")
@@ -183,15 +193,22 @@ class BootstrapMetric(Metric):
             for metric in (self, other):
                 metric._require_groups()
             value, reference = self._value(self.sums), other._value(other.sums)
-            if isinstance(value, dict) or isinstance(reference, dict):
-                raise SeguqError("a difference is taken of metrics of one value")
-            difference = value - reference
-            return difference.float(), _holding(self._difference_interval(other, level), difference)
+            interval = self._difference_interval(other, level)
+            if isinstance(value, dict):
+                assert isinstance(reference, dict) and isinstance(interval, dict)
+                differences = {name: value[name] - reference[name] for name in value}
+                bounds = {name: _holding(interval[name], difference) for name, difference in differences.items()}
+                return {name: difference.float() for name, difference in differences.items()}, bounds
+            assert not isinstance(reference, dict) and not isinstance(interval, dict)
+            return (value - reference).float(), _holding(interval, value - reference)
 
-    def _difference_interval(self, other: BootstrapMetric, level: float) -> Interval:
+    def _difference_interval(self, other: BootstrapMetric, level: float) -> Interval | dict[str, Interval]:
         mine, theirs = self._replicate_values(), other._replicate_values()
-        assert isinstance(mine, Tensor) and isinstance(theirs, Tensor)
-        return _percentiles(mine - theirs, level)
+        if isinstance(mine, dict):
+            assert isinstance(theirs, dict)
+            return {name: percentiles(mine[name] - theirs[name], level) for name in mine}
+        assert not isinstance(theirs, dict)
+        return percentiles(mine - theirs, level)
 
     def _require_groups(self) -> None:
         if int(self.ungrouped):
@@ -223,11 +240,15 @@ class BootstrapMetric(Metric):
     @contextmanager
     def _all_images(self) -> Iterator[None]:
         """The sums over the images of all processes, as torchmetrics has them around compute; all with an id."""
-        with self.sync_context(
-            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
-        ):
+        with self._synced():
             self._require_groups()
             yield
+
+    def _synced(self) -> Any:
+        """A context in which the states are those of all processes."""
+        return self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        )
 
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
         """Draw the value as a dot with its interval (95 %) as a bar, where ids are known; or values over their steps.
@@ -266,7 +287,7 @@ class BootstrapMetric(Metric):
         return figure, ax
 
     def _interval(self, level: float) -> Interval | dict[str, Interval]:
-        out: Interval | dict[str, Interval] = _map(lambda item: _percentiles(item, level), self._replicate_values())
+        out: Interval | dict[str, Interval] = _map(lambda item: percentiles(item, level), self._replicate_values())
         return out
 
     def _replicate_values(self) -> Tensor | dict[str, Tensor]:
@@ -278,7 +299,7 @@ def _require_level(level: float) -> None:
         raise SeguqError(f"level must be above 0 and below 1, but is {level}")
 
 
-def _percentiles(values: Tensor, level: float) -> Interval:
+def percentiles(values: Tensor, level: float) -> Interval:
     values = values[~values.isnan()]
     if not len(values):
         nan = values.new_full((), torch.nan)

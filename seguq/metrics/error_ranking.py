@@ -73,6 +73,8 @@ class ErrorRanking(BootstrapMetric):
             "ause": _of_counts(area_under_sparsification_error),
         }
     )
+    target: ClassVar[tuple[str, str, str]] = ("error", "right", "wrong")
+    """What is told apart, what 0 is, and what 1 is."""
     lowest: Tensor
     highest: Tensor
 
@@ -96,7 +98,8 @@ class ErrorRanking(BootstrapMetric):
         """
         if uncertainty.shape != error.shape:
             raise SeguqError(
-                f"uncertainty of shape {tuple(uncertainty.shape)} does not go with error of shape {tuple(error.shape)}"
+                f"uncertainty of shape {tuple(uncertainty.shape)} does not go with {self.target[0]} of shape "
+                f"{tuple(error.shape)}"
             )
         uncertainty, error = flat_images(uncertainty), flat_images(error)
         self._require_ids(len(error), group)
@@ -115,7 +118,8 @@ class ErrorRanking(BootstrapMetric):
         for place in pieces_of(error):
             wrong, scores = _whole(error[place]), uncertainty[place]
             if bool(((wrong != 0) & (wrong != 1) & (wrong != self.ignore_index)).any()):
-                raise SeguqError(f"error must hold 0 (right), 1 (wrong) or ignore_index={self.ignore_index}")
+                name, zero, one = self.target
+                raise SeguqError(f"{name} must hold 0 ({zero}), 1 ({one}) or ignore_index={self.ignore_index}")
             # the largest of values with a NaN is NaN
             if bool(scores.amax().isnan()) and bool((scores.isnan() & (wrong != self.ignore_index)).any()):
                 raise SeguqError("uncertainty holds NaN: a pixel without a value cannot be ranked")
@@ -152,9 +156,7 @@ class ErrorRanking(BootstrapMetric):
         They are met where in each bin of scores that differ all that is wrong scores above all that is right, and the
         other way around.
         """
-        with self.sync_context(
-            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
-        ):
+        with self._synced():
             right, wrong, mixed = self._counts(self.sums)
         apart = mixed.repeat_interleave(2)
         best = self._split(right, wrong, mixed)

@@ -43,7 +43,7 @@ def in_pieces(scores: Tensor, target: Tensor) -> Iterator[tuple[slice, Tensor, T
         target: ``(B, *spatial)``.
     """
     scores, target = scores.flatten(2), flat_images(target)
-    for rows, columns in pieces_of(target, scores.shape[1]):
+    for rows, columns in pieces_of(target, max(4, scores.shape[1])):
         # int64, since 156 of 8 bits compares as equal to an ignore_index of -100
         yield rows, full_precision(scores[rows, :, columns]), target[rows, columns].long()
 
@@ -82,6 +82,12 @@ def checked_scores(
 def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Check what a metric of probabilities is given: as `checked_scores`, and their values at labeled pixels."""
     probs, target = checked_scores(probs, target, num_classes, ignore_index, "probs")
+    require_probs(probs, target, ignore_index)
+    return probs, target
+
+
+def require_probs(probs: Tensor, target: Tensor, ignore_index: int) -> None:
+    """Raise unless ``(B, C, *spatial)`` holds probabilities wherever the target, ``(B, *spatial)``, is not ignored."""
     if not _are_probs(probs):
         # rasters have no value where there are no data, and such pixels are ignored
         for _, some, labels in in_pieces(probs, target):
@@ -90,7 +96,6 @@ def checked_probs(probs: Tensor, target: Tensor, num_classes: int, ignore_index:
                 nan = bool(counted.isnan().any())
                 problem = "hold NaN" if nan else "are not between 0 and 1: apply softmax to logits first"
                 raise SeguqError(f"probs {problem}")
-    return probs, target
 
 
 def _are_probs(probs: Tensor) -> bool:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from seguq.functional.ranking import selective_risk
-from seguq.metrics.bootstrap import axes_for, is_history
+from seguq.functional.working_points import risk_coverage_points
+from seguq.metrics.bootstrap import axes_for, is_history, split_last
 from seguq.metrics.error_ranking import ErrorRanking
+from seguq.metrics.working_point import WorkingPoint, bin_of, draw_risk_coverage, with_intervals
 
 
 class RiskCoverage(ErrorRanking):
@@ -65,22 +67,60 @@ class RiskCoverage(ErrorRanking):
             return super().plot(val, ax)
         figure, ax = axes_for(ax)
         coverage = torch.linspace(0.01, 1, 199, dtype=torch.float64, device=self.sums.device)
-        x, risk = coverage.cpu().numpy(), self._risk(self.sums, coverage)
         right, wrong = self.sums.view(2, -1).sum(1, keepdim=True)
         none = torch.zeros_like(right)
-        best = selective_risk(torch.cat((right, none)), torch.cat((none, wrong)), coverage).cpu().numpy()
+        best = selective_risk(torch.cat((right, none)), torch.cat((none, wrong)), coverage)
         value = self._value(self.sums)
         text = f"AURC {float(value['aurc']):.3f}, best {float(value['aurc'] - value['ause']):.3f}"
-        (line,) = ax.plot(x, risk.cpu().numpy(), label=f"{label}: {text}" if label else text, color=color, zorder=3)
-        ax.plot(x, best, color=line.get_color(), linewidth=1, linestyle="--", zorder=1)
-        low, high = self._risk_interval(coverage)
-        if low is not None and high is not None:
-            ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-        ax.autoscale(axis="y")  # over what was in the axes before, too; and room for the legend
-        ax.set_ylim(0, 1.15 * ax.get_ylim()[1])
-        ax.set(xlim=(0, 1), xlabel="coverage", ylabel="risk (error rate among the accepted)")
-        ax.legend(loc="upper left", frameon=False)
+        risk, label = self._risk(self.sums, coverage), f"{label}: {text}" if label else text
+        draw_risk_coverage(ax, coverage, risk, best, self._risk_interval(coverage), label, color)
         return figure, ax
+
+    def working_point(
+        self, *, coverage: float | None = None, risk: float | None = None, threshold: float | None = None
+    ) -> WorkingPoint:
+        """The threshold for a coverage or a risk, and what it comes to; or what a threshold comes to.
+
+        It lies between two bins of `ErrorRanking`, so a coverage is met to the share of the pixels in one of them.
+
+        Args:
+            coverage: the least threshold at which at least this share is accepted.
+            risk: the greatest threshold at which the error rate of what is accepted is at most this.
+            threshold: accept what scores at most this.
+
+        Returns:
+            The threshold, coverage and risk; with 95 % intervals where all images came with ids.
+
+        Raises:
+            SeguqError: unless exactly one of the three is given.
+
+        Example:
+            >>> metric = RiskCoverage()
+            >>> metric.update(torch.tensor([[0.125, 0.25, 0.5, 1.0]]), torch.tensor([[0, 0, 1, 1]]))
+            >>> metric.working_point(risk=0.4)[:3]
+            (0.5, 0.75, 0.3333333333333333)
+            >>> metric.working_point(threshold=0.3).coverage
+            0.5
+        """
+        with self._synced():
+            right, wrong = split_last(self.sums, 2, -1)
+            place = bin_of(right, wrong, self.highest, coverage, risk, threshold)
+            if place is None:
+                return WorkingPoint(-float("inf"), 0.0, float("nan"))
+            shares, risks = risk_coverage_points(right, wrong)
+            point = WorkingPoint(float(self.highest[place]), float(shares[place]), float(risks[place]))
+            if int(self.ungrouped) or not bool(self.replicates.any()):
+                return point
+            # of the replicates' coarser bin as much is accepted as of its scores
+            factor = 2 * right.numel() // self.replicates.shape[-1]
+            coarse, rest = divmod(place, factor)
+            accepted = []
+            for fine, drawn in zip((right, wrong), split_last(self.replicates, 2, -1).unbind(1), strict=True):
+                inside = fine[coarse * factor :][:factor].cumsum(0)
+                share = (inside[rest] / inside[-1]).nan_to_num(0)
+                accepted.append(drawn[:, :coarse].sum(1) + share * drawn[:, coarse])
+            taken = accepted[0] + accepted[1]
+            return with_intervals(point, taken / self.replicates.sum(1), accepted[1] / taken)
 
     def _risk(self, sums: Tensor, coverage: Tensor) -> Tensor:
         right, wrong, _ = self._counts(sums)

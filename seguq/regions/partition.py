@@ -19,6 +19,7 @@ class Partition(Named, ABC):
         needs: names of the maps that it reads.
         needs_image: whether it looks at the image; where it does not, it may be called without one.
         fills_boxes: whether each region is all of its bounding box.
+        takes_volumes: whether it cuts volumes, too, each into one region. All others are for 2-D images only.
 
     Example:
         >>> import torch
@@ -33,6 +34,7 @@ class Partition(Named, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     needs_image: ClassVar[bool] = False
     fills_boxes: ClassVar[bool] = False
+    takes_volumes: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, image: Any, maps: UncertaintyMaps | None = None) -> Tensor:
@@ -51,13 +53,25 @@ def image_size(image: Any, maps: UncertaintyMaps | None) -> tuple[int, int]:
     """Height and width of what a partition was called with.
 
     Raises:
+        SeguqError: if that is neither an image nor maps, or a volume.
+    """
+    size = spatial_size(image, maps)
+    if len(size) != 2:
+        raise SeguqError(f"this partition is for 2-D images only, but was called with a volume {size}")
+    return size[0], size[1]
+
+
+def spatial_size(image: Any, maps: UncertaintyMaps | None) -> tuple[int, ...]:
+    """Size of what a partition was called with, ``(H, W)``, or ``(D, H, W)`` of a volume.
+
+    Raises:
         SeguqError: if that is neither an image nor maps.
     """
     if image is not None:
         # tensors have their channels first, arrays as OpenCV and scikit-image give them last
-        shape = image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2]
-    elif maps is not None:
-        shape = maps.prediction.shape[-2:]
-    else:
+        channels_first = isinstance(image, Tensor)
+        shape = image.shape if image.ndim == 2 else image.shape[1:] if channels_first else image.shape[:-1]
+        return tuple(int(side) for side in shape)
+    if maps is None:
         raise SeguqError("a partition needs an image or maps, to know the size")
-    return int(shape[0]), int(shape[1])
+    return maps.spatial

@@ -30,8 +30,9 @@ def score(
     """Score every region of every image.
 
     Args:
-        maps: maps of 2-D images; or a stream of them, or of pairs: the maps of one image, and the image as stored, an
-            array ``(H, W, channels)`` or a tensor ``(channels, H, W)``.
+        maps: maps of images; or a stream of them, or of pairs: the maps of one image, and the image as stored, an
+            array ``(H, W, channels)`` or a tensor ``(channels, H, W)``. Volumes ``(D, H, W)`` are one region each,
+            whose box is that of a slice and whose area is its number of voxels: `WholeImage` cuts them so.
         partition: how each image is cut, such as ``Grid(32)``.
         images: the images that the maps belong to, ``(B, channels, H, W)`` or one a map, for partitions that look
             at them; None where the partition does not. Not with a stream.
@@ -42,8 +43,8 @@ def score(
         A table with one row a region; regions without a pixel are left out.
 
     Raises:
-        SeguqError: if the maps are not of 2-D images, hold NaN, or do not go with the images; or if the partition
-            looks at images, and there are none.
+        SeguqError: if the maps hold NaN, or do not go with the images; if the partition looks at images, and there
+            are none; or if it is for 2-D images only, and they are volumes.
         KeyError: if the maps do not have ``by``, or what the partition needs.
 
     Example:
@@ -94,10 +95,13 @@ def _regions(one: UncertaintyMaps, image: Any, partition: Partition, by: str, ag
     require_text("the image id", image_id)
     if image is None and partition.needs_image:
         raise SeguqError(f"{partition!r} looks at the image, but there is none of {image_id!r}: pass images= or pairs")
-    values = one[by].cpu()
-    if values.ndim != 3:
-        raise SeguqError(f"regions are of 2-D images, but the maps have shape {tuple(values.shape)}")
-    values = values[0]
+    values = one[by].cpu()[0]
+    volume = values.ndim != 2
+    if volume and not partition.takes_volumes:
+        raise SeguqError(
+            f"{partition!r} cuts 2-D images only, but {image_id!r} is a volume {tuple(values.shape)}: score volumes as "
+            "wholes, by seguq.regions.WholeImage()"
+        )
     if bool(values.isnan().any()):
         raise SeguqError(f"the map {by!r} of image {image_id!r} holds NaN")
     labels = partition(image, one).cpu().clamp_min(-1)
@@ -105,14 +109,20 @@ def _regions(one: UncertaintyMaps, image: Any, partition: Partition, by: str, ag
         raise SeguqError(f"image {image_id!r}: regions {tuple(labels.shape)}, map {tuple(values.shape)}")
     count = int(labels.max()) + 1 if labels.numel() else 0
     scores, area = region_scores(values, labels, count, aggregate)
-    boxes = region_boxes(labels, count)
+    if volume and (count != 1 or bool((labels < 0).any())):
+        raise SeguqError(
+            f"{partition!r} cuts the volume {image_id!r} into {count} regions: volumes are one region each"
+        )
+    # a volume's box is that of a slice
+    boxes = torch.tensor([[0, 0, *values.shape[-2:]]]) if volume else region_boxes(labels, count)
     # several independent labels have no one predicted class
     classes = torch.zeros_like(labels) if one.multilabel else one.prediction[0].cpu()
     majority = region_majority(classes, labels, count, one.num_classes)
     kept = (area > 0).nonzero().flatten()
     columns = [kept, *boxes[kept].T, area[kept], scores[kept], majority[kept]]
     sides = boxes[kept, 2:] - boxes[kept, :2]
-    if partition.fills_boxes and bool((sides.prod(1) == area[kept]).all()):  # a class derived from Grid may not
+    # a class derived from Grid may not fill its boxes
+    if volume or (partition.fills_boxes and bool((sides.prod(1) == area[kept]).all())):
         shapes = pa.nulls(len(kept), RLE)
     else:
         shapes = encode_regions(labels.numpy(), boxes.numpy(), area.numpy()).take(pa.array(kept.numpy()))

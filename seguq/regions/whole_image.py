@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from seguq.inference import UncertaintyMaps
-from seguq.regions.partition import Partition, image_size
+from seguq.regions.partition import Partition, spatial_size
 
 
 class WholeImage(Partition):
-    """One region: the image.
+    """One region: the image, or the volume.
 
     Example:
         >>> WholeImage()(torch.zeros(3, 1, 2)).tolist()
@@ -20,7 +20,8 @@ class WholeImage(Partition):
     """
 
     fills_boxes: ClassVar[bool] = True
+    takes_volumes: ClassVar[bool] = True
 
     def __call__(self, image: Any, maps: UncertaintyMaps | None = None) -> Tensor:
-        """Zeros, ``(H, W)`` int32."""
-        return torch.zeros(image_size(image, maps), dtype=torch.int32)
+        """Zeros, ``(H, W)`` or ``(D, H, W)`` int32."""
+        return torch.zeros(spatial_size(image, maps), dtype=torch.int32)

@@ -206,11 +206,11 @@ class PredictionFolder:
         return maps.stat().st_mtime_ns >= (stat.st_ctime_ns if os.name == "posix" else stat.st_mtime_ns)
 
     def save(self, maps: UncertaintyMaps, *, probs: bool = False) -> None:
-        """Write the maps and the prediction of each image of a batch; the maps last, which marks it as done."""
+        """Write the maps of each image of a batch, and of 2-D images the prediction; the maps last: it is done then."""
         self.note(maps.image_ids)
         for one in maps.split():
             (image_id,) = one.image_ids
-            if not one.multilabel:
+            if not one.multilabel and len(one.spatial) == 2:
                 write_index_png(self._file("predictions", image_id), one.prediction[0].cpu().numpy())
             one.save(self.maps_file(image_id), probs=probs)
 
@@ -262,6 +262,8 @@ class PredictionFolder:
     def draw(self, image_id: str, image: Path | None, scales: Mapping[str, Scale]) -> None:
         """Draw the heat map and the overlay of each measure of an image, where they are missing or outdated.
 
+        Of volumes nothing is drawn.
+
         Args:
             image_id: its maps have been saved.
             image: the file of the image; None: there is none, and so no overlay.
@@ -273,6 +275,8 @@ class PredictionFolder:
         if all(target.is_file() and target.stat().st_mtime_ns >= done for target in targets):
             return
         maps = UncertaintyMaps.load(self.maps_file(image_id))
+        if len(maps.spatial) != 2:
+            return
         shown = None if image is None else to_rgb(read_image(image, scale=self.settings.get("scale")))
         for measure, scale in scales.items():
             values = maps[measure][0].numpy()

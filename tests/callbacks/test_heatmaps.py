@@ -600,9 +600,62 @@ def test_a_measure_that_the_estimator_has_not_is_an_error_before_the_first_batch
     assert module.forwards == 0 and files(tmp_path) == []
 
 
-def test_volumes_are_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(SeguqError, match="HeatmapWriter draws 2-D images"):
-        predict(tmp_path, [loader([torch.rand(1, 3, 2, 4, 4)], None)], batch_forward=lambda module, batch: batch)
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_volumes_have_maps_alone(tmp_path, task):
+    volumes = torch.rand(2, 3, 2, 4, 5)
+    data = [{"image": one, "image_id": image_id} for one, image_id in zip(volumes, "ab", strict=True)]
+    predict(tmp_path, [loader(data)], batch_forward=lambda module, batch: batch["image"], task=task)
+    folder = tmp_path / "heat" / "predict"
+    assert set(files(folder)) == {"run.json", "scale.json", "maps/a.npz", "maps/b.npz"}
+    for image_id, one in zip("ab", volumes, strict=True):
+        maps = UncertaintyMaps.load(folder / "maps" / f"{image_id}.npz")
+        expected = seguq.Deterministic(torch.nn.Identity(), task=task)(one[None])
+        torch.testing.assert_close(maps["predictive_entropy"], expected["predictive_entropy"])
+        assert torch.equal(maps.prediction, expected.prediction)
+    assert main(["score", "--predictions", str(folder), "--partition", "WholeImage"]) == 0
+    assert RegionTable.load(folder / "regions.parquet").column("area").tolist() == [40, 40]
+
+
+@pytest.mark.parametrize("stage", ["predict", "validate"])
+def test_no_picture_shows_an_image_where_none_is_to_be_copied(tmp_path, stage):
+    writer = HeatmapWriter(tmp_path / "heat", copy_images=False)
+    trainer, data = make_trainer(pytorch_lightning, tmp_path, writer), loader(Images(2, ids=["a", "b"]))
+    trainer.predict(make_module(pytorch_lightning), data) if stage == "predict" else trainer.validate(
+        make_module(pytorch_lightning), data, verbose=False
+    )
+    (run,) = (tmp_path / "heat").rglob("run.json")
+    kinds = {name.rpartition("/")[0] for name in files(run.parent)} - {""}
+    assert kinds == {"maps", "predictions", "heatmaps/predictive_entropy"}
+
+
+def test_a_prefix_stands_in_the_place_of_ids_everywhere(tmp_path):
+    predict(tmp_path, prefix="case-")
+    folder = tmp_path / "heat" / "predict"
+    assert written(folder) == [f"case-00000{i}" for i in range(5)]
+    content = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+    assert b"street" not in content
+    expected = seguq.Deterministic(make_module(pytorch_lightning))(images_of(Images(5, ids=IDS)))
+    for i in range(5):
+        maps = UncertaintyMaps.load(folder / "maps" / f"case-00000{i}.npz")
+        torch.testing.assert_close(maps["predictive_entropy"][0], expected["predictive_entropy"][i])
+    with pytest.raises(UsageError, match="other settings"):
+        predict(tmp_path)  # names and numbers in one folder
+    with pytest.raises(UsageError, match="holds predictions already, and the images have no ids"):
+        predict(tmp_path, prefix="case-")
+
+
+def test_a_prefix_tells_the_loaders_apart(tmp_path):
+    predict(tmp_path, [loader(Images(1, ids=["a"])), loader(Images(1, ids=["b"]))], prefix="case-")
+    assert written(tmp_path / "heat" / "predict") == [f"dataloader_idx_{i}/case-000000" for i in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "shuffle", "told"), [("../", False, "prefix '../0' cannot"), ("p", True, "shuffles")]
+)
+def test_a_prefix_that_is_no_name_or_says_nothing_is_an_error(tmp_path, prefix, shuffle, told):
+    with pytest.raises(SeguqError, match=told):
+        predict(tmp_path, [loader(Images(3, ids=["a", "b", "c"]), shuffle=shuffle)], prefix=prefix)
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 # the commands

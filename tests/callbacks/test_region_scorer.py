@@ -190,6 +190,20 @@ def test_the_strategy_and_seed_are_those_that_were_asked_for(tmp_path):
     assert Selection.load(tmp_path / "pool" / "selection.json").rows == chosen.rows
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+def test_what_is_labeled_already_is_in_the_table_and_not_selected_again(tmp_path, as_file):
+    predict(tmp_path / "first", budget=Budget(regions=7))
+    file = tmp_path / "first" / "pool" / "selection.json"
+    first = Selection.load(file)
+    predict(tmp_path / "second", budget=Budget(regions=7), labeled=[file if as_file else first])
+    second = Selection.load(tmp_path / "second" / "pool" / "selection.json")
+    assert len(second) == 7 and not second.keys() & first.keys()
+    assert table(tmp_path / "second").rows() == table(tmp_path / "first").rows()
+    strategy, budget = acquisition.TopK(), Budget(regions=7)
+    by_hand = acquisition.select(table(tmp_path / "first"), budget=budget, strategy=strategy, labeled=first)
+    assert second.rows == by_hand.rows
+
+
 def test_without_a_budget_nothing_is_selected(tmp_path):
     predict(tmp_path)
     assert files(tmp_path / "pool") == ["regions.parquet"]
@@ -336,6 +350,8 @@ def test_an_error_in_the_modules_step_leaves_no_trace(tmp_path, package):
         ({"strategy": "topk"}, r"strategy must be one such as seguq.acquisition.TopK\(\), but is 'topk'"),
         ({"strategy": acquisition.TopK}, r"strategy must be one such as seguq.acquisition.TopK\(\), but is <class"),
         ({"estimator": 3}, "estimator must be an estimator such as"),
+        ({"labeled": "gone.json"}, "labeled= says what is not to be selected again, but without budget="),
+        ({"labeled": "gone.json", "budget": Budget(regions=1)}, "gone.json"),
     ],
 )
 def test_a_wrong_argument_is_an_error_at_once(tmp_path, settings, told):

@@ -1,7 +1,6 @@
 """Collecting weights along a training: when, at which rate, and what ends in the files."""
 
 import copy
-import logging
 import math
 import pickle
 
@@ -274,11 +273,7 @@ def test_a_copy_takes_part_in_no_run():
 
 def test_it_says_at_the_end_what_it_has(tmp_path, caplog):
     package = seguq.core.lightning.pytorch_lightning
-    logging.getLogger("seguq").propagate = True
-    try:
-        fitted(package, tmp_path, callbacks.SWAG(start=0), max_epochs=3)
-    finally:
-        logging.getLogger("seguq").propagate = False
+    fitted(package, tmp_path, callbacks.SWAG(start=0), max_epochs=3)
     assert "SWAG: the weights of 3 moments of this training were collected" in caplog.text
 
 

@@ -241,17 +241,22 @@ def test_a_difference_is_bootstrapped_by_drawing_the_same_images_for_both(name):
             lambda: filled(CASES["BrierScore"][0], of_probs()),
             "seed",
         ),
-        (
-            lambda: filled(ErrorDetection, of_uncertainty()),
-            lambda: filled(ErrorDetection, of_uncertainty()),
-            "one value",
-        ),
     ],
-    ids=["classes", "seeds", "several values"],
+    ids=["classes", "seeds"],
 )
 def test_metrics_that_do_not_go_together_have_no_difference(first, second, text):
     with pytest.raises(SeguqError, match=text):
         first().compute_difference(second())
+
+
+def test_a_difference_of_several_values_is_one_of_each():
+    one, other = filled(ErrorDetection, of_uncertainty()), filled(ErrorDetection, of_uncertainty(seed=1))
+    values, bounds = one.compute_difference(other)
+    mine, theirs = one._replicate_values(), other._replicate_values()
+    for name in ("auroc", "aupr", "fpr95"):
+        assert float(values[name]) == pytest.approx(float(one.compute()[name] - other.compute()[name]), abs=1e-6)
+        expected = np.quantile((mine[name] - theirs[name]).numpy(), [0.025, 0.975])
+        assert [float(bound) for bound in bounds[name]] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 # inside a user's own LightningModule

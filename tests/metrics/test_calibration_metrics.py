@@ -148,7 +148,7 @@ def test_wrong_input_is_one_clear_error(metric, probs, target, message):
     ("arguments", "message"),
     [
         ({"kind": "classwide"}, "kind must be one of .*'classwide'"),
-        ({"n_bins": 0}, "n_bins must be at least 1, but is 0"),
+        ({"n_bins": 0}, "n_bins must be a whole number of at least 1, but is 0"),
         ({"n_boot": 1}, "n_boot must be at least 2, but is 1"),
     ],
 )
@@ -210,8 +210,8 @@ def test_a_diagram_can_be_drawn_into_given_axes():
 
 
 def test_the_diagram_has_a_band_only_where_images_are_known():
-    images = ["all of it"]  # flat values are one image
-    assert (len(diagram(two_bins())[1].collections), len(diagram(two_bins(), group=images)[1].collections)) == (0, 1)
+    images = ["all of it"]  # flat values are one image; the bars of the histogram are always there
+    assert (len(diagram(two_bins())[1].collections), len(diagram(two_bins(), group=images)[1].collections)) == (1, 2)
 
 
 def test_the_band_of_the_diagram_holds_the_line():

@@ -105,6 +105,17 @@ def test_the_whole_image_is_one_region():
     assert WholeImage()(torch.zeros(3, 4, 7)).unique().tolist() == [0]
 
 
+@pytest.mark.parametrize(
+    "image", [torch.zeros(3, 2, 4, 7), np.zeros((2, 4, 7, 3)), None], ids=["tensor", "array", "maps"]
+)
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_volume_is_one_region_or_an_error_that_says_2d_only(image, multilabel):
+    maps = UncertaintyMaps(torch.full((1, 2, 2, 4, 7), 0.5), {}, ["a"], multilabel=multilabel)
+    assert WholeImage()(image, maps).tolist() == torch.zeros(2, 4, 7).tolist()
+    with pytest.raises(SeguqError, match=r"2-D images only, but was called with a volume \(2, 4, 7\)"):
+        Grid(2)(image, maps)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None])
 def test_a_side_that_is_no_number_of_pixels_is_an_error_with_what_it_is(size):
     with pytest.raises(SeguqError, match=f"whole number of at least 1 pixel, but is {size!r}"):

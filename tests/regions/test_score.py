@@ -100,6 +100,19 @@ def test_the_mean_is_taken_by_default():
     assert table.column("score").tolist() == [1.5]
 
 
+@pytest.mark.parametrize("given_images", [False, True])
+@aggregates
+def test_a_volume_is_one_region_with_the_box_of_a_slice_and_the_area_of_its_voxels(aggregate, given_images):
+    values = torch.rand(2, 5, 3, 4, generator=torch.Generator().manual_seed(1))
+    maps, images = maps_of(values, ids=["a", "b"]), torch.rand(2, 1, 5, 3, 4) if given_images else None
+    rows = score(maps, WholeImage(), by="variance", aggregate=aggregate, images=images).rows()
+    array = values.double().flatten(1).numpy()
+    assert [row["score"] for row in rows] == pytest.approx(getattr(array, aggregate)(1).tolist(), rel=1e-12)
+    majority = [int(np.bincount(one.flatten().numpy()).argmax()) for one in maps.prediction]
+    expected = [(i, 0, 0, 0, 3, 4, 60, c, None) for i, c in zip("ab", majority, strict=True)]
+    assert [tuple(value for name, value in row.items() if name != "score") for row in rows] == expected
+
+
 def test_boxes_are_half_open():
     row = table_of_a_quarter("mean").rows()[1]
     assert (row["y0"], row["x0"], row["y1"], row["x1"]) == (0, 2, 2, 4)
@@ -358,9 +371,27 @@ def test_a_map_that_holds_nan_is_an_error_that_names_measure_and_image():
         score(maps_of(values, ids=["a", "b"]), Grid(2), by="variance")
 
 
-def test_maps_of_volumes_are_an_error_with_their_shape():
-    with pytest.raises(SeguqError, match=r"2-D images.*\(1, 2, 3, 4\)"):
-        score(maps_of(torch.zeros(1, 2, 3, 4)), Grid(2), by="variance")
+class Slices(Partition):
+    """Cuts a volume into its slices, which a table of boxes cannot say."""
+
+    takes_volumes = True
+
+    def __call__(self, image, maps=None):
+        return torch.arange(maps.spatial[0])[:, None, None].expand(maps.spatial)
+
+
+@pytest.mark.parametrize(
+    ("partition", "told"),
+    [
+        (Grid(2), r"Grid\(size=2\) cuts 2-D images only, but 'image 0' is a volume \(2, 3, 4\).*WholeImage\(\)"),
+        (Slices(), r"cuts the volume 'image 0' into 2 regions: volumes are one region each"),
+        (Given(torch.zeros(1, 2, 3, 4)), "cuts 2-D images only"),
+    ],
+    ids=["grid", "slices", "one's own"],
+)
+def test_what_is_for_2d_images_only_says_so_of_a_volume(partition, told):
+    with pytest.raises(SeguqError, match=told):
+        score(maps_of(torch.zeros(1, 2, 3, 4)), partition, by="variance")
 
 
 def test_a_measure_that_is_not_there_is_a_key_error_that_says_what_is():
