@@ -51,9 +51,12 @@ class MeanIoU(BootstrapMetric):
             )
         require_target_range(target, self.num_classes, self.ignore_index)
         said, true = flat_images(prediction), flat_images(target)
-        for place in pieces_of(true):
-            ignored = true[place].long() == self.ignore_index
-            require_target_range(said[place].masked_fill(ignored, 0), self.num_classes, None, name="prediction")
+        try:
+            require_target_range(prediction, self.num_classes, None, name="prediction")
+        except SeguqError:  # it may be of ignored pixels alone
+            for place in pieces_of(true):
+                ignored = true[place].long() == self.ignore_index
+                require_target_range(said[place].masked_fill(ignored, 0), self.num_classes, None, name="prediction")
         self._add(true, group, lambda part: self._counts(said[part], true[part]))
 
     def _counts(self, prediction: Tensor, target: Tensor) -> Tensor:
