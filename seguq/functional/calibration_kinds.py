@@ -68,7 +68,20 @@ def classwise_calibration_bins(probs: Tensor, right: Tensor, labeled: Tensor, n_
         >>> classwise_calibration_bins(probs, right, torch.ones_like(right), n_bins=2)[0, 0].tolist()
         [[1.0, 1.0], [0.30000001192092896, 0.699999988079071], [0.0, 1.0]]
     """
-    return scatter_bins(bin_numbers(probs.masked_fill(~labeled, 0), n_bins), labeled, probs, right, n_bins)
+    probs = probs.detach()
+    out = torch.zeros(3, *probs.shape[:2], n_bins, dtype=torch.float64, device=probs.device)
+    # most classes are ruled out at most pixels: the first bin is what the others leave of all
+    everywhere = bool(labeled.all())
+    counted = probs if everywhere else probs.masked_fill(~labeled, 0)
+    places = torch.nonzero((counted > 1 / n_bins).flatten()).squeeze(1)
+    said = counted.flatten()[places]
+    index = torch.div(places, probs.shape[2], rounding_mode="floor") * n_bins + bin_numbers(said, n_bins)
+    hits = right if everywhere else right & labeled
+    for place, weights in enumerate((torch.ones_like(said), said, hits.flatten()[places])):
+        out[place].view(-1).scatter_add_(0, index, weights.double())
+    totals = torch.stack((labeled.sum(-1), counted.sum(-1, dtype=torch.float64), hits.sum(-1)))
+    out[..., 0] = totals - out[..., 1:].sum(-1)
+    return out.movedim(0, 2)
 
 
 def equal_mass(bins: Tensor, reference: Tensor, n_bins: int) -> Tensor:
