@@ -106,9 +106,7 @@ def predict(
     model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
     est = make_estimator(
         estimator,
-        model.network,
-        task=model.task,
-        member=model.member,
+        model,
         samples=samples,
         seed=seed,
         members=members,
