@@ -83,7 +83,7 @@ class FitCLI(LightningCLI):
         plugins = self.config_init.trainer.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            self.config_init.trainer.plugins = [*plugins, WholeCheckpointIO()]
+            self.config_init.trainer.plugins = [*plugins, WholeCheckpointIO(load=read_checkpoint)]
         callbacks = [*(self.config_init.trainer.callbacks or []), best, last]
         if self.config.trainer.enable_progress_bar is not False:
             callbacks.append(RichProgressBar())
@@ -153,8 +153,6 @@ def _fit(cli: FitCLI) -> None:
     assert cli.resumed is not None
     _require_same_network(cli.model, cli.resumed, resume)
     cli.resumed = None  # as large as the model and its optimizer
-    # Lightning would ask torch, which the environment can tell to run what is in a file
-    trainer.strategy.checkpoint_io.load_checkpoint = lambda path, *_, **__: read_checkpoint(path)
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
     restored = _Restored()
     trainer.callbacks.insert(0, restored)
