@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from seguq.cli.common import require_folder
 from seguq.cli.parsing import config_first, require_no_nul, underscored
 from seguq.core.errors import SeguqError, UsageError
@@ -28,6 +26,7 @@ from seguq.core.lightning import (
     quiet,
 )
 from seguq.core.locks import Lock
+from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.core.reading import listing, mapping, read_json, reading
 from seguq.data import SegmentationData
 from seguq.store.writer import writing
@@ -158,10 +157,10 @@ def _fit(cli: FitCLI) -> None:
     trainer.callbacks.insert(0, restored)
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, **safely)
-    except (SeguqError, MisconfigurationException, torch.OutOfMemoryError):
+    except (SeguqError, MisconfigurationException):
         raise
-    except Exception:
-        if restored.done:
+    except Exception as error:
+        if restored.done or ran_out_of_memory(error):
             raise
         with reading(resume):  # what it holds is of the wrong kind somewhere
             raise

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from seguq.core.errors import SeguqError
+from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.data.raster import Raster
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -35,6 +36,8 @@ def decode_image(path: Path) -> Raster:
     try:
         array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if ran_out_of_memory(error):
+            raise
         raise SeguqError(f"{path} cannot be read as an image ({error.err})") from error
     if array is None:
         raise SeguqError(f"{path} cannot be read as an image: it is damaged or of another format")
@@ -74,6 +77,8 @@ def decode_mask(path: Path) -> Raster:
     try:
         # OpenCV would turn the indices of a palette PNG, the usual form of masks, into its colors
         array = np.asarray(header)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises a wide range of errors on broken files
         raise SeguqError(f"{path} cannot be read as a mask ({type(error).__name__}: {error})") from error
     if color_type == 0 and depth in (2, 4):  # which Pillow spreads over 0 to 255

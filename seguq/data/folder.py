@@ -13,9 +13,11 @@ from torch.utils.data import Dataset
 from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
+from seguq.core.out_of_memory import memory_for
 from seguq.data.classes import Classes
-from seguq.data.reading import IMAGE_SUFFIXES, read_mask, read_picture, require_scale
+from seguq.data.reading import IMAGE_SUFFIXES, Picture, read_mask, read_picture, require_scale
 
+_SMALLER = "cut it into tiles, make it smaller (size), or load fewer at a time (batch_size, num_workers)"
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp")
 _LOSSY_SUFFIXES = (".jpg", ".jpeg", ".gif")
 # pictures that are not read: left out of a folder, they are named
@@ -170,6 +172,11 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image_id = self.ids[index]
         picture = read_picture(self.images[image_id], self.channels, self.scale)
+        height, width = picture.pixels.shape[:2]
+        with memory_for(f"image {image_id!r} ({height} x {width})", _SMALLER):
+            return self._item(image_id, picture)
+
+    def _item(self, image_id: str, picture: Picture) -> dict[str, Any]:
         item: dict[str, Any] = {"image": picture.pixels}
         if self.masks is not None and self.classes is not None:
             item["mask"] = read_mask(self.masks[image_id], self.classes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seguq.core.errors import SeguqError
+from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.core.reading import how
 from seguq.core.seeds import GENERATOR_LOCK
 
@@ -86,10 +87,8 @@ def given(images: Tensor, model: nn.Module) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        if images.is_floating_point():
+        if images.is_floating_point() or ran_out_of_memory(error):
             raise
         raise SeguqError(
             f"{type(model).__name__} fails on images of {images.dtype} ({how(error)}): if it takes floats alone, pass "
