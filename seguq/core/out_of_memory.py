@@ -59,7 +59,7 @@ def _in_words(amount: re.Match[str] | None) -> str:
     if amount is None:
         return ""
     if amount[2] != "bytes":
-        return f" ({amount[1]} {amount[2]} more were asked for)"
+        return f" ({amount[1].rstrip('.')} {amount[2]} more were asked for)"
     return f" ({float(amount[1]) / 2**30:.2g} GiB more were asked for)"
 
 
