@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seguq.calibration import Calibrator
 from seguq.core.errors import SeguqError, UsageError, printable
+from seguq.core.reading import reading
 from seguq.inference import Estimator
 from seguq.inference.measures import checked_measures, named_measures
 
@@ -130,8 +131,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def require_folder(path: str, option: str) -> Path:
     """A folder that has to be there."""
     folder = Path(path)
-    if not folder.is_dir():
-        raise UsageError(f"{option} {path} is no folder")
+    with reading(path):  # a folder that lies in a locked one
+        if not folder.is_dir():
+            raise UsageError(f"{option} {path} is no folder")
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from seguq.cli.common import require_folder
+from seguq.cli.config import require_configs
 from seguq.cli.parsing import config_first, require_no_nul, underscored
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers, require_replaceable, write_json
@@ -196,6 +197,7 @@ def _require_free(out: Path, resume: Path | None) -> None:
 def run(words: Sequence[str]) -> None:
     """Train."""
     quiet()
+    require_configs(words)
     cli = FitCLI(
         SegmentationTask,
         SegmentationData,
