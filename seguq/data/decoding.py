@@ -14,7 +14,7 @@ from seguq.core.errors import SeguqError
 from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.data.raster import Raster
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # a marker between the segments of a JPEG: not a stuffed 0, a restart marker or a fill byte
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
@@ -29,7 +29,7 @@ def decode_image(path: Path) -> Raster:
         SeguqError: naming the file, if it cannot be read.
     """
     content = _content(path)
-    if content.startswith(_TIFF):
+    if content.startswith(TIFF):
         return _tiff(path)
     import cv2
 
@@ -64,7 +64,7 @@ def decode_mask(path: Path) -> Raster:
         SeguqError: naming the file, if it cannot be read.
     """
     content = _content(path)
-    if content.startswith(_TIFF):
+    if content.startswith(TIFF):
         return _tiff(path)
     depth, color_type = _png_type(content)
     if depth == 16 and color_type != 0:  # Pillow would keep 8 of the 16 bits
@@ -101,7 +101,7 @@ def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(4)
-            content += b"" if content in _TIFF else file.read()
+            content += b"" if content in TIFF else file.read()
     except OSError as error:
         raise SeguqError(f"{path} cannot be read: {error.strerror or error}") from error
     if not content:
