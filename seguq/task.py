@@ -287,9 +287,15 @@ class SegmentationTask(LightningModule):
         Raises:
             SeguqError: if the checkpoint is of something else, or needs ``model=``.
         """
-        checkpoint = read_checkpoint(path)
+        return cls.load_content(read_checkpoint(path), path, model)
+
+    @classmethod
+    def load_content(
+        cls, content: dict[str, Any], path: str | os.PathLike[str], model: nn.Module | None = None
+    ) -> SegmentationTask:
+        """`load` of what was read of a checkpoint already, as `seguq.weights.read_checkpoint` gives it."""
         with reading(path):
-            return cls._from(checkpoint, path, model)
+            return cls._from(content, path, model)
 
     @classmethod
     def _from(

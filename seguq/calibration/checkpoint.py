@@ -155,7 +155,7 @@ def calibrators_of(checkpoint: Mapping[str, Any], weights: str) -> dict[str, Cal
             warnings.warn(
                 f"the calibrator {tag!r} is not applied: it was fitted for other weights "
                 f"(those of step {packed.get('global_step')}); fit it again with `seguq calibrate`",
-                stacklevel=3,
+                stacklevel=4,
             )
     return fitting
 
@@ -223,7 +223,17 @@ def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
         SeguqError: if the file is damaged, or the weights do not fit the model, naming what is missing; or are not
             finite.
     """
-    content = read_checkpoint(checkpoint)
+    return load_content(read_checkpoint(checkpoint), checkpoint, model)
+
+
+def load_content(content: Mapping[str, Any], checkpoint: str | os.PathLike[str], model: Module) -> Module:
+    """`load` of what was read of a checkpoint already.
+
+    Args:
+        content: as `read_checkpoint` gives it.
+        checkpoint: the file that it is of, for messages.
+        model: the module that the weights go into.
+    """
     with reading(checkpoint):
         section(content)
         load_all_weights(model, content, str(checkpoint))

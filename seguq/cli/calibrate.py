@@ -6,7 +6,9 @@ import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
+
+from torch.utils.data import DataLoader
 
 from seguq.calibration import Calibrator, cross_fit
 from seguq.calibration.checkpoint import save_calibrator
@@ -27,13 +29,11 @@ from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.groups import Groups
 from seguq.core.locks import Lock
 from seguq.core.progress import ProgressLoader
-from seguq.core.reading import reading
-from seguq.data import SegmentationData
+from seguq.data import Classes, SegmentationData, SegmentationFolder
 from seguq.data.reading import require_scale
 from seguq.inference import Estimator
 from seguq.metrics import CalibrationError, NegativeLogLikelihood
-from seguq.weights import read_checkpoint, weights_sha256
-from seguq.weights.checkpoint import weights_in
+from seguq.weights import read_checkpoint
 
 
 def run(words: Sequence[str]) -> None:
@@ -111,36 +111,24 @@ def calibrate(
         refuse_to_overwrite(Path(out), overwrite)
     target = Path(checkpoint if out is None else out)
     require_replaceable(target)
-    if target.exists():
+    if out is not None and target.exists():
         read_checkpoint(target)  # nothing but a checkpoint is replaced
+    model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
+    held_out = _held_out(model, root, size, batch_size, num_workers, scale)
+    loader = held_out.dataloader(split)
+    _warn_of_training(model, split)
+    est = make_estimator(estimator, model, samples=samples, seed=seed, members=members, calibrator=None)
     target.parent.mkdir(parents=True, exist_ok=True)
     with Lock(target.parent, shared=True):  # beside others that calibrate, but not beside a training that goes on
         remove_leftovers(target.parent)
-        kept = read_checkpoint(checkpoint)
-        with reading(checkpoint):
-            weights = weights_sha256(weights_in(kept))
-        del kept
-        model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
-        held_out = _held_out(model, root, split, size, batch_size, num_workers, scale)
-        est = make_estimator(
-            estimator,
-            model.network,
-            task=model.task,
-            member=model.member,
-            samples=samples,
-            seed=seed,
-            members=members,
-            calibrator=None,
-        )
-        fitted = _fit_and_show(est, held_out, split, calibrator, group)
-        save_calibrator(checkpoint, fitted, est.tag, out, weights)
+        fitted = _fit_and_show(est, loader, held_out.classes, split, calibrator, group)
+        save_calibrator(checkpoint, fitted, est.tag, out, model.weights_sha256)
     print(f"kept in {target}")
 
 
 def _held_out(
     model: Model,
     root: Path,
-    split: str,
     size: Size,
     batch_size: int,
     num_workers: int | None,
@@ -149,19 +137,11 @@ def _held_out(
     """The data to fit on, treated as in the training of the model."""
     if model.task == "multilabel":
         raise SeguqError("seguq calibrate shows values for one class a pixel; calibrate multilabel models in Python")
-    told = model.trained_on
-    resized = image_size(size, told)
-    if split == (told.train_split if told is not None else "train"):
-        warnings.warn(
-            f"the model was trained on the split {split!r}, where it is surer than elsewhere: what is fitted and shown "
-            "here does not hold for other images; pass a split that was held out",
-            stacklevel=1,
-        )
     own_mean, own_std = model.normalization
     held_out = SegmentationData(
         root,
         batch_size,
-        size=resized,
+        size=image_size(size, model.trained_on),
         num_workers=num_workers,
         mean=own_mean,
         std=own_std,
@@ -173,13 +153,28 @@ def _held_out(
     return held_out
 
 
+def _warn_of_training(model: Model, split: str) -> None:
+    """Warn where a calibrator would be fitted on what the model was trained on."""
+    told = model.trained_on
+    if split == (told.train_split if told is not None else "train"):
+        warnings.warn(
+            f"the model was trained on the split {split!r}, where it is surer than elsewhere: what is fitted and shown "
+            "here does not hold for other images; pass a split that was held out",
+            stacklevel=1,
+        )
+
+
 def _fit_and_show(
-    est: Estimator, held_out: SegmentationData, split: str, calibrator: Calibrator | str, group: str | None
+    est: Estimator,
+    loader: DataLoader[dict[str, Any]],
+    classes: Classes,
+    split: str,
+    calibrator: Calibrator | str,
+    group: str | None,
 ) -> Calibrator:
     """Fit a calibrator, and print what it is worth out of sample."""
-    loader, num_classes = held_out.dataloader(split), len(held_out.classes)
+    num_classes, ignore_index = len(classes), classes.ignore_index
     pooled = est.pooled(ProgressLoader(loader, f"{est.tag} on {split}"))
-    ignore_index = held_out.classes.ignore_index
 
     def make() -> Calibrator:
         if isinstance(calibrator, Calibrator):
@@ -203,7 +198,7 @@ def _fit_and_show(
     except TooFewGroups as error:
         warnings.warn(f"nothing can be shown: {error}", stacklevel=1)
     if groups:
-        images = f"{split}, {len(held_out.folder(split))} images"
+        images = f"{split}, {len(cast(SegmentationFolder, loader.dataset))} images"
         together = f"{len(groups)} {'blocks' if group is None else 'groups'}"
         _print(f"{est.tag}: {fitted!r}", images, together, metrics)
     return fitted

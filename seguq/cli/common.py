@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seguq.calibration import Calibrator
 from seguq.core.errors import SeguqError, UsageError, printable
-from seguq.functional.logits import Task
+from seguq.core.reading import reading
 from seguq.inference import Estimator
 from seguq.inference.measures import checked_measures, named_measures
+
+if TYPE_CHECKING:
+    from seguq.cli.model import Model  # which imports Lightning
 
 _SAMPLES = 20
 
 
 def make_estimator(
     estimator: Estimator | str,
-    network: nn.Module,
+    model: Model,
     *,
-    task: Task,
-    member: Callable[[str], nn.Module] | None = None,
     samples: int | None = None,
     seed: int | None = None,
     members: Sequence[str] | None = None,
@@ -34,9 +35,7 @@ def make_estimator(
 
     Args:
         estimator: its name, or one without a model that was made with options of its own.
-        network: the model.
-        task: what its logits are.
-        member: gives the module of another checkpoint, for the members of an ensemble.
+        model: the trained model.
         samples: for an estimator by name, if it has samples; None: 20.
         seed: for an estimator by name, if it draws; None: 0.
         members: further checkpoints of an ensemble by name.
@@ -53,7 +52,7 @@ def make_estimator(
                     f"--{name} goes with an estimator by name, such as mc_dropout; the option of a class is "
                     f"--estimator.{name}"
                 )
-        made = estimator.bind(network).adapted(task, lambda own: own)
+        made = estimator.bind(model.network).adapted(model.task, lambda own: own)
         made.calibrator = made.calibrator if calibrator == "auto" else calibrator
         if measures:
             made.measures = checked_measures(named_measures(measures) or (), made.available, type(made).__name__)
@@ -67,12 +66,12 @@ def make_estimator(
     offered: dict[str, Any] = {
         "samples": _SAMPLES if samples is None else samples,
         "seed": 0 if seed is None else seed,
-        "task": task,
+        "task": model.task,
     }
-    if members and member is not None:
-        offered["members"] = [network, *map(member, members)]
+    if members:
+        offered["members"] = [model.network, *map(model.member, members)]
     else:
-        offered |= {"model": network, "inner": network}
+        offered |= {"model": model.network, "inner": model.network}
     return kind.make(estimator, **offered, measures=measures, calibrator=calibrator)
 
 
@@ -132,8 +131,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def require_folder(path: str, option: str) -> Path:
     """A folder that has to be there."""
     folder = Path(path)
-    if not folder.is_dir():
-        raise UsageError(f"{option} {path} is no folder")
+    with reading(path):  # a folder that lies in a locked one
+        if not folder.is_dir():
+            raise UsageError(f"{option} {path} is no folder")
     return folder
 
 

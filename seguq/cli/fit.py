@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from seguq.cli.common import require_folder
+from seguq.cli.config import require_configs
 from seguq.cli.parsing import config_first, require_no_nul, underscored
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers, require_replaceable, write_json
@@ -28,6 +27,7 @@ from seguq.core.lightning import (
     quiet,
 )
 from seguq.core.locks import Lock
+from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.core.reading import listing, mapping, read_json, reading
 from seguq.data import SegmentationData
 from seguq.store.writer import writing
@@ -83,7 +83,7 @@ class FitCLI(LightningCLI):
         plugins = self.config_init.trainer.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            self.config_init.trainer.plugins = [*plugins, WholeCheckpointIO()]
+            self.config_init.trainer.plugins = [*plugins, WholeCheckpointIO(load=read_checkpoint)]
         callbacks = [*(self.config_init.trainer.callbacks or []), best, last]
         if self.config.trainer.enable_progress_bar is not False:
             callbacks.append(RichProgressBar())
@@ -153,17 +153,15 @@ def _fit(cli: FitCLI) -> None:
     assert cli.resumed is not None
     _require_same_network(cli.model, cli.resumed, resume)
     cli.resumed = None  # as large as the model and its optimizer
-    # Lightning would ask torch, which the environment can tell to run what is in a file
-    trainer.strategy.checkpoint_io.load_checkpoint = lambda path, *_, **__: read_checkpoint(path)
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
     restored = _Restored()
     trainer.callbacks.insert(0, restored)
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, **safely)
-    except (SeguqError, MisconfigurationException, torch.OutOfMemoryError):
+    except (SeguqError, MisconfigurationException):
         raise
-    except Exception:
-        if restored.done:
+    except Exception as error:
+        if restored.done or ran_out_of_memory(error):
             raise
         with reading(resume):  # what it holds is of the wrong kind somewhere
             raise
@@ -199,6 +197,7 @@ def _require_free(out: Path, resume: Path | None) -> None:
 def run(words: Sequence[str]) -> None:
     """Train."""
     quiet()
+    require_configs(words)
     cli = FitCLI(
         SegmentationTask,
         SegmentationData,

@@ -15,6 +15,7 @@ from typing import TextIO
 from seguq import __version__
 from seguq.core.errors import SeguqError, UsageError, printable
 from seguq.core.log import to_terminal
+from seguq.core.out_of_memory import not_enough_memory, ran_out_of_memory
 
 _COMMANDS = {
     "demo": "train a small model on real images and look at what it does not know (start here)",
@@ -25,6 +26,14 @@ _COMMANDS = {
     "select": "from scores to the list of regions to label next",
 }
 _MODULES = {"demo": "seguq.demo.run"}  # it stands above the command line, whose commands it calls
+_TAKES_LESS = {
+    "demo": "pass fewer --images",
+    "fit": "pass a smaller --data.batch_size, a --data.crop or --data.size, or fewer --data.num_workers",
+    "calibrate": "pass a smaller --batch_size, a --size, or fewer --num_workers",
+    "predict": "pass a smaller --batch_size, a --size, fewer --measures, or fewer --num_workers",
+    "score": "predict with fewer --measures and without --save_probs",
+    "select": "leave --predictions out, so that nothing is drawn",
+}
 _DEBUG, _IMPORT = "--debug", "--import"
 
 
@@ -127,6 +136,8 @@ def _explain(command: str, error: Exception) -> int:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, BrokenPipeError):
         raise error
+    if ran_out_of_memory(error):
+        return _complain(f"{name}: {not_enough_memory(error, 'this run', _TAKES_LESS[command])}", 1)
     if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to read without care
         return _complain(f"{name}: a file holds what is not loaded from files that may be anybody's", 1)
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word for wrong options of its Trainer

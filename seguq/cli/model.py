@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from seguq.calibration import load
+from seguq.calibration.checkpoint import load_content
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.lightning import has_own
@@ -24,7 +24,8 @@ from seguq.data.module import DataSettings, size_in_words, size_of
 from seguq.data.normalization import Normalization
 from seguq.functional.logits import TASKS, Task
 from seguq.task import SegmentationTask
-from seguq.weights import read_checkpoint
+from seguq.weights import read_checkpoint, weights_sha256
+from seguq.weights.checkpoint import weights_in
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Model:
         num_classes: number of classes; None where only the data know it.
         trained_on: what its checkpoint knows of the data of its training.
         member: gives the module of another checkpoint of the same kind.
+        weights_sha256: hash of all weights in its checkpoint, which may hold more than the network's.
     """
 
     network: nn.Module
@@ -46,6 +48,7 @@ class Model:
     num_classes: int | None
     trained_on: DataSettings | None
     member: Callable[[str], nn.Module]
+    weights_sha256: str
 
     @property
     def scale(self) -> float | None:
@@ -67,7 +70,7 @@ def load_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Model:
-    """Load the model of a checkpoint.
+    """Load the model of a checkpoint, whose file is read once.
 
     Args:
         checkpoint: its file.
@@ -86,30 +89,44 @@ def load_model(
     """
     if (mean is None) != (std is None):
         raise UsageError("--mean and --std go together: give both or neither")
-    if module is None:
-        if task is not None or mean is not None:
-            raise UsageError(
-                f"--{'task' if task is not None else 'mean'} goes with --module: a checkpoint of seguq fit knows it"
-            )
-        own = SegmentationTask.load(checkpoint).to(device)
-        return _of_task(own, lambda path: SegmentationTask.load(path).to(device))
-    make = _named(module)
+    if module is None and (task is not None or mean is not None):
+        raise UsageError(
+            f"--{'task' if task is not None else 'mean'} goes with --module: a checkpoint of seguq fit knows it"
+        )
+    make = _named(module) if module is not None else SegmentationTask
     content = read_checkpoint(checkpoint)
+    if module is None or _is_task(content):
+
+        def own_task(content: dict[str, Any], path: str) -> SegmentationTask:
+            network = None if module is None else _made(make, module, {})
+            return SegmentationTask.load_content(content, path, network).to(device)
+
+        own = own_task(content, checkpoint)
+        return Model(
+            own,
+            own.task,
+            own.normalization,
+            own.num_classes,
+            own.trained_on,
+            member=lambda path: own_task(read_checkpoint(path), path),
+            weights_sha256=_hash(content, checkpoint),
+        )
     with reading(checkpoint):
         told = DataSettings.of(content)
-    if _is_task(content):
-        found = SegmentationTask.load(checkpoint, _made(make, module, {})).to(device)
-        return _of_task(found, lambda path: SegmentationTask.load(path, _made(make, module, {})).to(device))
-
-    def member(path: str) -> nn.Module:
-        return _own(make, module, path).to(device)
-
-    network = member(checkpoint)
+    weights = _hash(content, checkpoint)  # before the module can change what it is loaded from
+    network = _own(make, module, content, checkpoint).to(device)
     known = getattr(network, "task", None)
     task = task or (known if known in TASKS else "multiclass")
     require_choice("--task", task, TASKS)
-    normalization = _normalization(network, told, mean, std, module)
-    return Model(network, task, normalization, None, told, member)
+    return Model(
+        network,
+        task,
+        _normalization(network, told, mean, std, module),
+        None,
+        told,
+        member=lambda path: _own(make, module, read_checkpoint(path), path).to(device),
+        weights_sha256=weights,
+    )
 
 
 Size = int | tuple[int, int] | Literal["auto"] | None
@@ -136,8 +153,9 @@ def image_size(size: Size, told: DataSettings | None) -> tuple[int, int] | None:
     return found
 
 
-def _of_task(own: SegmentationTask, member: Callable[[str], nn.Module]) -> Model:
-    return Model(own, own.task, own.normalization, own.num_classes, own.trained_on, member)
+def _hash(content: Mapping[str, Any], checkpoint: str) -> str:
+    with reading(checkpoint):
+        return weights_sha256(weights_in(content))
 
 
 def _is_task(content: Mapping[str, Any]) -> bool:
@@ -229,14 +247,13 @@ def _made(make: Callable[..., Any], module: str, content: Mapping[str, Any]) -> 
     return network
 
 
-def _own(make: Callable[..., Any], module: str, checkpoint: str) -> nn.Module:
+def _own(make: Callable[..., Any], module: str, content: dict[str, Any], checkpoint: str) -> nn.Module:
     """A module of the user's own with the weights and calibrators of a checkpoint."""
-    content = read_checkpoint(checkpoint)
     with reading(checkpoint):
         network = _made(make, module, content)
         if has_own(network, "on_load_checkpoint"):
             cast(Any, network).on_load_checkpoint(content)
-    return load(checkpoint, network).eval()
+    return load_content(content, checkpoint, network).eval()
 
 
 def _normalization(

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
+from seguq.cli.config import require_configs
 from seguq.core.errors import UsageError
 from seguq.core.named import Named
 
@@ -39,6 +40,7 @@ def run_function(
     """
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
+    require_configs(words)
     description = (inspect.getdoc(function) or "").partition("\nArgs:")[0].strip()
     parser = ArgumentParser(prog=f"seguq {name}", description=description, exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")

@@ -16,6 +16,7 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import file_sha256
 from seguq.core.locks import Lock
 from seguq.core.log import logger
+from seguq.core.out_of_memory import memory_for
 from seguq.core.progress import progress
 from seguq.data import SegmentationFolder, check_files, unpack_batch
 from seguq.data.reading import require_scale
@@ -106,9 +107,7 @@ def predict(
     model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
     est = make_estimator(
         estimator,
-        model.network,
-        task=model.task,
-        member=model.member,
+        model,
         samples=samples,
         seed=seed,
         members=members,
@@ -198,12 +197,22 @@ def _predict(
     finished: int,
 ) -> None:
     loader = DataLoader(data, batch_sampler=batches, num_workers=num_workers)
+    smaller = (
+        "pass a smaller --batch_size, a --size, or windows one after the other (--estimator SlidingWindow "
+        "--estimator.window 512)"
+    )
 
     def one_by_one() -> Iterator[str]:
         # the network does not wait for files; what was not written when a run is killed is predicted again.
         # Nothing but files on that thread: what torch computes there takes the processors from the network
-        with BackgroundWriter("seguq predict") as writer:
-            for batch in map(unpack_batch, loader):
+        with (
+            memory_for("the maps", smaller) as need,
+            BackgroundWriter("seguq predict") as writer,
+        ):
+            loaded = iter(loader)
+            for rows in batches:
+                need.what = _in_words(data, rows, sizes)
+                batch = unpack_batch(next(loaded))
                 maps = est(batch.image, batch.image_id).cpu()
                 maps.require_finite()
                 for one in maps.split():
@@ -214,6 +223,14 @@ def _predict(
 
     for _ in progress(one_by_one(), est.tag, total=len(data), done=finished):
         pass
+
+
+def _in_words(data: SegmentationFolder, rows: Sequence[int], sizes: Mapping[str, tuple[int, int]]) -> str:
+    """The images of a batch, such as ``"image 'a' (9000 x 9000)"`` or ``"4 images such as 'a' (9000 x 9000)"``."""
+    first = data.ids[rows[0]]
+    height, width = sizes[first]
+    shown = f"{first!r} ({height} x {width})"
+    return f"image {shown}" if len(rows) == 1 else f"a batch of {len(rows)} images, such as {shown}"
 
 
 def _batches(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from seguq.core.checks import require_text
 from seguq.core.errors import UsageError
 from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.log import logger
+from seguq.core.out_of_memory import Need, memory_for
 from seguq.core.progress import progress
 from seguq.core.reading import reading
 from seguq.data import list_images, read_image
@@ -96,17 +98,22 @@ def score(
         gone = [image_id for image_id in ids if image_id not in files]
         if gone:
             raise UsageError(f"{parts!r} looks at the images, but {gone[0]!r} is not in {images} any more")
-    stream = _maps_and_images(folder, ids, files if parts.needs_image else {})
-    table = score_maps(stream, parts, by=by, aggregate=aggregate)
+    with (
+        memory_for("the maps", "predict with fewer --measures and without --save_probs") as need,
+        # closed, so that the progress bar has ended before an error is shown
+        closing(_maps_and_images(folder, ids, files if parts.needs_image else {}, need)) as stream,
+    ):
+        table = score_maps(stream, parts, by=by, aggregate=aggregate)
     remove_leftovers(target.parent)
     table.save(target)
     logger.info("%d regions of %d images by %s %s: %s", len(table), len(ids), aggregate, by, target)
 
 
 def _maps_and_images(
-    folder: Path, ids: Sequence[str], files: Mapping[str, Path]
-) -> Iterator[tuple[UncertaintyMaps, Any]]:
+    folder: Path, ids: Sequence[str], files: Mapping[str, Path], need: Need
+) -> Generator[tuple[UncertaintyMaps, Any], None, None]:
     """The maps of one image after the other, with the image as stored where there is a file of it."""
     for image_id in progress(ids, "scoring"):
+        need.what = f"the maps of image {image_id!r}"
         maps = UncertaintyMaps.load(folder / "maps" / f"{image_id}.npz")
         yield maps, read_image(files[image_id]) if image_id in files else None

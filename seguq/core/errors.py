@@ -21,7 +21,14 @@ class SeguqError(ValueError):
     """A mistake in the data, files or arguments that seguq was given; its message is one sentence for a person."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(printable(item) if isinstance(item, str) else item for item in args))
+        super().__init__(*(printable(_sentence(item)) if isinstance(item, str) else item for item in args))
+
+
+def _sentence(text: str) -> str:
+    """What an error said; torch makes one of a process that loads data anew here, of its traceback in words."""
+    if not (text.startswith("Caught ") and " in DataLoader worker process " in text.partition("\n")[0]):
+        return text
+    return text.rstrip().rpartition("\n")[2].partition(": ")[2]
 
 
 class UsageError(SeguqError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
@@ -51,7 +51,21 @@ class WholeCheckpointIO(_AnyCheckpointIO):
 
     Lightning itself writes to the folder for temporary files, and where that is on another file system copies the file
     to its name: a kill or a full disk in the meantime leaves a part of it there, in the place of an earlier whole one.
+
+    Args:
+        load: what reads a checkpoint file in Lightning's place; it is given the path alone. Lightning would ask torch,
+            which the environment can tell to run what is in a file.
     """
+
+    def __init__(self, load: Callable[[str], Any] | None = None) -> None:
+        super().__init__()
+        self.load = load
+
+    def load_checkpoint(self, path: Any, *settings: Any, **more: Any) -> Any:
+        """Read a checkpoint as ``load`` does, or without it as Lightning does."""
+        if self.load is None:
+            return super().load_checkpoint(path, *settings, **more)
+        return self.load(path)
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint; one that does not go into a local file as Lightning does."""

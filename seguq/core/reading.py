@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.out_of_memory import NotEnoughMemoryError, ran_out_of_memory
 
 # what the system says where a file is there and whole, for all that is known, but cannot be read
 _NOT_READ = {errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ELOOP, errno.ESTALE}
@@ -54,13 +55,13 @@ def reading(what: str | os.PathLike[str], kind: str | None = None, *, advice: st
         raise type(error)(said if name in said else f"{name}: {said}") from error
     except FileNotFoundError as error:
         raise UsageError(f"{name} does not exist") from error
-    except MemoryError as error:
-        raise SeguqError(f"{name} does not fit into memory ({how(error)})") from error
     except OSError as error:
         if error.errno in _NOT_READ:
             raise SeguqError(f"{name} cannot be read: {os.strerror(error.errno or 0)}") from error
         raise _damaged(name, kind, error, advice) from error
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise NotEnoughMemoryError(f"{name} does not fit into memory ({how(error)})") from error
         raise _damaged(name, kind, error, advice) from error
 
 

@@ -17,6 +17,7 @@ import torch
 from seguq.core.checks import LabelWatch, is_whole
 from seguq.core.errors import SeguqError
 from seguq.core.files import write_json
+from seguq.core.out_of_memory import NotEnoughMemoryError
 from seguq.core.progress import progress
 from seguq.core.reading import mapping, read_json, reading
 from seguq.data.classes import Classes
@@ -112,16 +113,18 @@ def _records(jobs: Mapping[Path, Callable[[Path], Record]], folder: Path, contex
         try:
             return jobs[path](path)
         except SeguqError as error:
-            return {"error": str(error)}
+            return {"error": str(error), "memory": isinstance(error, NotEnoughMemoryError)}
 
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as pool:
         results: Iterable[Record] = pool.map(read, todo)
         if len(todo) >= _SHOW_PROGRESS_FROM:
             results = progress(results, f"checking {folder.name}", total=len(todo))
-        for path, record in zip(todo, results, strict=True):
-            out[path] = record
-            if "error" not in record:
-                cache[keys[path]] = {"stamp": stamps[path], "record": record}
+        out |= dict(zip(todo, results, strict=True))
+    for path in todo:
+        if out[path].get("memory"):  # it may well fit alone, as it will lie there later
+            out[path] = read(path)
+        if "error" not in out[path]:
+            cache[keys[path]] = {"stamp": stamps[path], "record": out[path]}
     if todo:
         _save_cache(cache_path, cache)
     return out

@@ -57,12 +57,12 @@ class Classes:
             SeguqError: if the file is missing, is no JSON, or its indices are not 0, 1, 2, ...
         """
         path = Path(path)
-        if "\0" not in str(path) and not path.is_file():
-            raise SeguqError(
-                f'{path} is missing: it names the classes, as {{"ignore_index": 255, "classes": '
-                f'[{{"index": 0, "name": "background", "color": [0, 0, 0]}}, ...]}}'
-            )
         with reading(path, advice="see seguq.data.Classes.read"):
+            if not path.is_file():
+                raise SeguqError(
+                    f'{path} is missing: it names the classes, as {{"ignore_index": 255, "classes": '
+                    f'[{{"index": 0, "name": "background", "color": [0, 0, 0]}}, ...]}}'
+                )
             content = mapping(read_json(path), "its content")
             ignore_index = whole(content.get("ignore_index", 255), "ignore_index")
             entries = [_entry(mapping(item, "a class")) for item in listing(content["classes"], "'classes'")]

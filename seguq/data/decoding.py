@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from seguq.core.errors import SeguqError
+from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.data.raster import Raster
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # a marker between the segments of a JPEG: not a stuffed 0, a restart marker or a fill byte
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
@@ -28,13 +29,15 @@ def decode_image(path: Path) -> Raster:
         SeguqError: naming the file, if it cannot be read.
     """
     content = _content(path)
-    if content.startswith(_TIFF):
+    if content.startswith(TIFF):
         return _tiff(path)
     import cv2
 
     try:
         array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if ran_out_of_memory(error):
+            raise
         raise SeguqError(f"{path} cannot be read as an image ({error.err})") from error
     if array is None:
         raise SeguqError(f"{path} cannot be read as an image: it is damaged or of another format")
@@ -61,7 +64,7 @@ def decode_mask(path: Path) -> Raster:
         SeguqError: naming the file, if it cannot be read.
     """
     content = _content(path)
-    if content.startswith(_TIFF):
+    if content.startswith(TIFF):
         return _tiff(path)
     depth, color_type = _png_type(content)
     if depth == 16 and color_type != 0:  # Pillow would keep 8 of the 16 bits
@@ -74,6 +77,8 @@ def decode_mask(path: Path) -> Raster:
     try:
         # OpenCV would turn the indices of a palette PNG, the usual form of masks, into its colors
         array = np.asarray(header)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises a wide range of errors on broken files
         raise SeguqError(f"{path} cannot be read as a mask ({type(error).__name__}: {error})") from error
     if color_type == 0 and depth in (2, 4):  # which Pillow spreads over 0 to 255
@@ -96,7 +101,7 @@ def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(4)
-            content += b"" if content in _TIFF else file.read()
+            content += b"" if content in TIFF else file.read()
     except OSError as error:
         raise SeguqError(f"{path} cannot be read: {error.strerror or error}") from error
     if not content:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch.utils.data import Dataset
 from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError
 from seguq.core.log import say_once
+from seguq.core.out_of_memory import memory_for
 from seguq.data.classes import Classes
-from seguq.data.reading import IMAGE_SUFFIXES, read_mask, read_picture, require_scale
+from seguq.data.reading import IMAGE_SUFFIXES, Picture, read_mask, read_picture, require_scale
 
+_SMALLER = "cut it into tiles, make it smaller (size), or load fewer at a time (batch_size, num_workers)"
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp")
 _LOSSY_SUFFIXES = (".jpg", ".jpeg", ".gif")
 # pictures that are not read: left out of a folder, they are named
@@ -31,7 +34,20 @@ def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
         SeguqError: if the folder is missing or holds no image, or two files have the same id; if a folder below cannot
             be read or links to one that it lies in, or what has an image's name is a broken link or no file.
     """
-    folder = Path(folder)
+    with _readable(Path(folder), "so that its images would be left out"):
+        return _images(Path(folder))
+
+
+@contextmanager
+def _readable(folder: Path, what: str) -> Iterator[None]:
+    """Name what the system does not let us look at."""
+    try:
+        yield
+    except OSError as error:
+        raise SeguqError(f"{error.filename or folder} cannot be read, {what}: {error.strerror or error}") from error
+
+
+def _images(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise SeguqError(f"{folder} is no folder")
     found: dict[str, Path] = {}
@@ -59,11 +75,8 @@ def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
 
 def _files_below(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
     """All that is no folder, at any depth, and has no dot at the beginning of its name."""
-    try:
-        stat = folder.stat()
-        entries = [(entry.name, entry.is_dir()) for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise SeguqError(f"{folder} cannot be read, so that its images would be left out: {error.strerror}") from error
+    stat = folder.stat()
+    entries = [(entry.name, entry.is_dir()) for entry in os.scandir(folder) if not entry.name.startswith(".")]
     place = (stat.st_dev, stat.st_ino)
     if place in above:
         raise SeguqError(f"{folder} is a link to a folder that it lies in, so that its images never end: remove it")
@@ -91,23 +104,18 @@ def find_masks(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
         place = folder / image_id
         if place.parent not in names:
             by_name = names.setdefault(place.parent, {})
-            for path in _in(place.parent):
-                by_name.setdefault(path.stem, []).append(path)
+            with _readable(place.parent, "so that its masks are missing"):
+                for path in sorted(place.parent.iterdir()) if place.parent.is_dir() else []:
+                    by_name.setdefault(path.stem, []).append(path)
         files = names[place.parent].get(place.name, [])
-        masks = [path for path in files if path.suffix.lower() in _MASK_SUFFIXES and path.is_file()]
+        with _readable(place.parent, "so that its masks are missing"):
+            masks = [path for path in files if path.suffix.lower() in _MASK_SUFFIXES and path.is_file()]
         if len(masks) > 1:
             raise SeguqError(f"{image} has two masks, {masks[0]} and {masks[1].name}: remove one of them")
         if not masks:
             raise SeguqError(_no_mask(image, place, names[place.parent]))
         found[image_id] = masks[0]
     return found
-
-
-def _in(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir()) if folder.is_dir() else []
-    except OSError as error:
-        raise SeguqError(f"{folder}, a folder of masks, cannot be read: {error.strerror}") from error
 
 
 def _no_mask(image: Path, place: Path, names: Mapping[str, list[Path]]) -> str:
@@ -170,6 +178,11 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image_id = self.ids[index]
         picture = read_picture(self.images[image_id], self.channels, self.scale)
+        height, width = picture.pixels.shape[:2]
+        with memory_for(f"image {image_id!r} ({height} x {width})", _SMALLER):
+            return self._item(image_id, picture)
+
+    def _item(self, image_id: str, picture: Picture) -> dict[str, Any]:
         item: dict[str, Any] = {"image": picture.pixels}
         if self.masks is not None and self.classes is not None:
             item["mask"] = read_mask(self.masks[image_id], self.classes)

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError
+from seguq.data.decoding import TIFF
 from seguq.data.normalization import Normalization
 
+_OF_PRINT = {"cyan", "magenta", "yellow", "black"}
+_WHITE_IS_ZERO, _PALETTE, _SEPARATED = 0, 3, 5  # photometric interpretations of TIFF
 _CACHE = 256 * 2**20  # bytes of pixels that GDAL keeps
 
 
@@ -74,12 +77,15 @@ class RasterReader:
         normalization: as in `ArrayReader`.
         bands: numbers of the bands that are the channels, from 1; None: all of them.
 
-    Pixels without data (the file's nodata value, of unsigned numbers in all bands; NaN) are given the mean of the
-    normalization, which is 0 for the network.
+    Values are those of `seguq.data.read_image`: whole numbers by their bits to 0..1, inverted where white is zero.
+    Pixels without data (the file's nodata value, of unsigned numbers in all bands; GDAL's mask; NaN) are given the mean
+    of the normalization, which is 0 for the network, where `read_image`, which sees all of the image, gives them the
+    mean of the other pixels.
 
     Raises:
-        UsageError: if rasterio is not installed, or the file is missing, cannot be read, has no such band, or bands
-            that are no channels (palette indices, of different types, whole numbers of more than 16 bits).
+        UsageError: if rasterio is not installed, or the file is missing, cannot be read, has no such band, has to be
+            turned to be upright, or has bands that are no channels (palette indices, CMYK, of different types, whole
+            numbers of more than 16 bits).
     """
 
     def __init__(
@@ -110,10 +116,31 @@ class RasterReader:
         if len(kinds) > 1:
             raise UsageError(f"the bands of {path} differ in type ({', '.join(sorted(kinds))}): choose some by bands=")
         require_scale(np.dtype(kinds.pop()), str(path))
-        if any(self._file.colorinterp[band - 1].name == "palette" for band in self._bands):
+        turned, photometric = (1, None) if inside else _tags(Path(path))
+        told = self._file.tags().get("EXIF_Orientation", "")
+        turned = int(told) if told in set("12345678") else turned
+        colors = {self._file.colorinterp[band - 1].name for band in self._bands}
+        # GDAL also calls palette what is of one bit, and what is white where it is zero
+        if photometric == _PALETTE or (photometric is None and "palette" in colors):
             raise UsageError(
                 f"{path} holds palette indices, no colors: gdal_translate -expand rgb makes colors of them"
             )
+        if photometric == _SEPARATED or colors & _OF_PRINT:
+            raise UsageError(f"{path} holds colors for print (CMYK): convert it to RGB")
+        if turned != 1:
+            raise UsageError(
+                f"{path} is stored turned or flipped (orientation {turned}), which windows are not: save it upright"
+            )
+        self._white_is_zero = photometric == _WHITE_IS_ZERO
+        dtype = np.dtype(self._file.dtypes[self._bands[0] - 1])
+        if self._white_is_zero and dtype.kind != "u":
+            raise UsageError(
+                f"{path} is of {dtype} and white is zero, which does not say where black is: invert it first"
+            )
+        bits = {self._file.tags(band, ns="IMAGE_STRUCTURE").get("NBITS") for band in self._bands} - {None}
+        self._white = 2 ** int(bits.pop()) - 1 if len(bits) == 1 and dtype.kind == "u" else None
+        flags = self._file.mask_flag_enums[self._bands[0] - 1]
+        self._masked = [flag.name for flag in flags] == ["per_dataset"]  # a mask of its own, no alpha
         self._nodata = [self._file.nodatavals[band - 1] for band in self._bands]
         self._normalization = checked(normalization, len(self._bands), str(path))
         self._error: type[Exception] = rasterio.errors.RasterioError
@@ -123,12 +150,16 @@ class RasterReader:
     def read(self, top: int, left: int, height: int, width: int) -> Tensor:
         """A window, ``(channels, height, width)`` float32, normalized."""
         try:
-            pixels = self._file.read(self._bands, window=self._window(left, top, width, height))
+            window = self._window(left, top, width, height)
+            pixels = self._file.read(self._bands, window=window)
+            masked = self._file.read_masks(self._bands[0], window=window) == 0 if self._masked else None
         except self._error as error:
             raise SeguqError(
                 f"{self._file.name} cannot be read at row {top}, column {left}: the file is damaged"
             ) from error
-        values = normalized(pixels, self._normalization)
+        white = self._white or (np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
+        shown = (white - pixels).astype(pixels.dtype) if self._white_is_zero else pixels
+        values = normalized(shown, self._normalization, self._white)
         absent = np.stack(
             [
                 np.zeros(band.shape, np.bool_) if nodata is None else band == nodata
@@ -137,6 +168,8 @@ class RasterReader:
         )
         if pixels.dtype.kind == "u":  # in one band alone 0 or 255 may well be a color
             absent[:] = absent.all(0)
+        if masked is not None:
+            absent |= masked
         values[torch.from_numpy(absent)] = 0
         return values.nan_to_num_(nan=0.0)
 
@@ -159,11 +192,32 @@ def checked(normalization: Normalization | None, channels: int, whose: str) -> N
     return normalization
 
 
-def normalized(pixels: npt.NDArray[Any], normalization: Normalization | None) -> Tensor:
-    """Pixels ``(channels, H, W)`` of any type as float32, scaled to 0..1 by the range of their type, and normalized."""
+def _tags(path: Path) -> tuple[int, int | None]:
+    """Orientation and photometric interpretation of a local TIFF, which GDAL does not tell; 1 and None of others."""
+    import tifffile
+
+    with path.open("rb") as file:
+        if file.read(4) not in TIFF:
+            return 1, None
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            return int(page.tags.valueof(274, default=1)), int(page.photometric)
+    except Exception:  # as viewers do: a damaged tag turns nothing, and GDAL says what else is wrong
+        return 1, None
+
+
+def normalized(pixels: npt.NDArray[Any], normalization: Normalization | None, white: float | None = None) -> Tensor:
+    """Pixels ``(channels, H, W)`` of any type as float32, scaled to 0..1, and normalized.
+
+    Args:
+        pixels: of any type.
+        normalization: mean and deviation of each channel, or None.
+        white: what stands for 1 in whole numbers; None: the largest of their type.
+    """
     values = torch.from_numpy(pixels.astype(np.float32))
     if np.issubdtype(pixels.dtype, np.integer):
-        values /= float(np.iinfo(pixels.dtype).max)
+        values /= float(np.iinfo(pixels.dtype).max if white is None else white)
     if normalization is not None:
         mean, std = (torch.tensor(part)[:, None, None] for part in normalization)
         values = values.sub_(mean).div_(std)

@@ -41,6 +41,7 @@ import numpy.typing as npt
 
 from seguq.core.checks import is_number
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.out_of_memory import memory_for
 from seguq.data.classes import Classes
 from seguq.data.decoding import decode_image, decode_mask
 from seguq.data.raster import Raster
@@ -102,7 +103,14 @@ def read_image(path: str | os.PathLike[str], channels: int | None = None, scale:
 
 def read_picture(path: str | os.PathLike[str], channels: int | None = None, scale: float | None = None) -> Picture:
     """Read an image file as `read_image` does, with what is known of it beside its pixels."""
-    path = Path(path)
+    with memory_for(f"the image {os.fspath(path)}", _SMALLER):
+        return _picture(Path(path), channels, scale)
+
+
+_SMALLER = "cut it into tiles, or read fewer at a time (num_workers)"
+
+
+def _picture(path: Path, channels: int | None, scale: float | None) -> Picture:
     require_scale(scale)
     raster = decode_image(path)
     pixels, white = raster.pixels, float(2**raster.bits - 1)
@@ -193,12 +201,17 @@ def read_mask(path: str | os.PathLike[str], classes: Classes) -> Array:
         SeguqError: naming the file, if it cannot be read, holds a color of no class, or was compressed in a way that
             changes indices.
     """
-    return read_indices(path, classes).astype(np.int64)
+    with memory_for(f"the mask {os.fspath(path)}", _SMALLER):
+        return read_indices(path, classes).astype(np.int64)
 
 
 def read_indices(path: str | os.PathLike[str], classes: Classes) -> Array:
     """What `read_mask` reads, in the type that the file has."""
-    path = Path(path)
+    with memory_for(f"the mask {os.fspath(path)}", _SMALLER):
+        return _mask(Path(path), classes)
+
+
+def _mask(path: Path, classes: Classes) -> Array:
     raster = decode_mask(path)
     if raster.lossy:
         raise SeguqError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from seguq.core.errors import SeguqError
+from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.data.raster import Array, Raster
 
 _GRAY_OR_COLOR = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR", "LINEAR_RAW")
@@ -48,6 +49,8 @@ def decode_tiff(path: Path) -> tuple[Raster, int]:
     except SeguqError:
         raise
     except Exception as error:  # tifffile raises a wide range of errors on broken files
+        if ran_out_of_memory(error):
+            raise
         raise SeguqError(f"{path} cannot be read as TIFF ({type(error).__name__}: {error})") from error
     finally:
         logging.getLogger("tifffile").removeHandler(offsets)
@@ -212,5 +215,7 @@ def _by_pillow(path: Path, page: Any) -> Array | None:
     try:
         with Image.open(path) as image:
             return np.asarray(image) if image.mode in ("P", "RGBA") else None
+    except MemoryError:
+        raise
     except Exception:  # it knows fewer compressions than others
         return None

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from seguq.acquisition import Budget, TopK, select
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.calibration.temperature import TemperatureScaling
-from seguq.cli.common import make_estimator, pick_device, print_table
+from seguq.cli.common import pick_device, print_table
 from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict
 from seguq.cli.select import draw_selection
@@ -30,7 +30,7 @@ from seguq.data import SegmentationData, list_images, nuclei_mini
 from seguq.demo.gallery import write_overview
 from seguq.demo.measure import evaluate, own_temperature, stained_found
 from seguq.demo.report import Findings, Pool, write_report
-from seguq.inference import UncertaintyMaps
+from seguq.inference import Deterministic, MCDropout, UncertaintyMaps
 from seguq.regions import Grid, WholeImage, score
 from seguq.store import PredictionFolder
 from seguq.store.folder import mean_score, predicted_ids, read_run
@@ -103,8 +103,8 @@ def _run(
         task, data = _train(folder, steps, seed, images, place)
     with _timed(times, "calibrate"):
         # raw, so that before and after can be measured from the same passes
-        deterministic = make_estimator("deterministic", task, task=task.task, calibrator=None)
-        dropout = make_estimator("mc_dropout", task, task=task.task, samples=samples, seed=seed, calibrator=None)
+        deterministic = Deterministic(task, task=task.task, calibrator=None)
+        dropout = MCDropout(task, samples=samples, seed=seed, task=task.task, calibrator=None)
         temperatures: dict[str, TemperatureScaling] = {}
         for est in (deterministic, dropout):
             loader = ProgressLoader(data.loader("val"), f"calibrate {est.tag}")

@@ -134,7 +134,7 @@ class DeepEnsemble(SamplingEstimator):
 
     def images_in(self, images: Tensor) -> Tensor:
         # in their own precision: each member is given them in its own
-        return images_for(self.models[0], images if images.is_floating_point() else images.float(), cast=False)
+        return images_for(self.models[0], images, cast=False)
 
     def bind(self, model: nn.Module) -> DeepEnsemble:
         """Itself: the members are its models."""

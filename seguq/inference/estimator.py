@@ -21,7 +21,7 @@ from seguq.core.log import say_once
 from seguq.core.named import Named
 from seguq.data.batches import output_logits, plain, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
-from seguq.inference.evaluation import images_for
+from seguq.inference.evaluation import given, images_for
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.measures import (
     Measure,
@@ -136,7 +136,8 @@ class Estimator(Named, ABC):
         """Probabilities and uncertainty maps of a batch.
 
         Args:
-            images: ``(B, channels, *spatial)``, normalized as in training; they are moved to the model's device.
+            images: ``(B, channels, *spatial)``, normalized as in training; they are moved to the model's device, and
+                floats brought to its precision. Whole numbers are passed on as they are, for networks that take them.
             image_ids: one id an image; by default running numbers since the estimator was made.
 
         Returns:
@@ -308,12 +309,13 @@ class Estimator(Named, ABC):
         return images, tuple(str(image_id) for image_id in image_ids)
 
     def images_in(self, images: Tensor) -> Tensor:
-        """Images where the models are, in their precision."""
+        """Images where the models are, in their precision; whole numbers as they are."""
         return images_for(self.models[0], images)
 
     def logits_of(self, model: nn.Module, images: Tensor) -> Tensor:
         """What a model says of images: class logits ``(B, C, *spatial)``, in the mode that it is in."""
-        output = model(images) if self.forward is None else self.forward(model, images)
+        with given(images, model):
+            output = model(images) if self.forward is None else self.forward(model, images)
         return class_logits(output_logits(output, images.shape[2:]), self.task)
 
     def _sample_view(self, probs: Tensor) -> Tensor:

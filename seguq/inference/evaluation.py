@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from seguq.core.errors import SeguqError
+from seguq.core.out_of_memory import ran_out_of_memory
+from seguq.core.reading import how
 from seguq.core.seeds import GENERATOR_LOCK
 
 
@@ -61,8 +64,34 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def images_for(model: nn.Module, images: Tensor, *, cast: bool = True) -> Tensor:
-    """Images on a model's device, in its precision or, without ``cast``, in their own."""
-    parameter = next(model.parameters(), None)
+    """Images on a model's device, in its precision or, without ``cast``, in their own.
+
+    Whole numbers stay what they are: a network of floats would take the bytes of an image, 0 to 255, for values that
+    are 0 to 1 or normalized, and no one would see it; one that takes bytes, or class indices, is given them.
+    """
+    parameters = list(model.parameters())
+    # the weights of a quantized layer are whole numbers
+    parameter = next((one for one in parameters if one.is_floating_point()), parameters[0] if parameters else None)
     if parameter is None or parameter.device.type == "meta":  # the weights come from elsewhere when they are needed
         return images
+    cast = cast and images.is_floating_point() and parameter.is_floating_point()
     return images.to(parameter.device, parameter.dtype if cast else images.dtype)
+
+
+@contextmanager
+def given(images: Tensor, model: nn.Module) -> Iterator[None]:
+    """Say, where a pass fails of images of whole numbers, that floats may be what the network takes.
+
+    Raises:
+        SeguqError: in place of what torch raises, which is quoted.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if images.is_floating_point() or ran_out_of_memory(error):
+            raise
+        raise SeguqError(
+            f"{type(model).__name__} fails on images of {images.dtype} ({how(error)}): if it takes floats alone, pass "
+            "them as in training, bytes as images.float() / 255, then normalized (batch_forward= of a callback can "
+            "do so)"
+        ) from error

@@ -45,6 +45,8 @@ class View:
             images = torch.rot90(images, self.turns, (-2, -1))
         if self.scale == 1.0:
             return images
+        if not images.is_floating_point():  # bytes would be rounded, and between class indices there is nothing
+            raise SeguqError(f"scales= resizes images, which those of {images.dtype} cannot be: pass floats")
         return _resized(images, [_scaled(size, self.scale) for size in images.shape[2:]])
 
     def undo(self, values: Tensor, size: Sequence[int]) -> Tensor:

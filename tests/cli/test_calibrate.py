@@ -213,3 +213,26 @@ def test_what_a_killed_run_has_left_is_removed(checkpoint, discs, tmp_path):
     (tmp_path / ".seguq-tmp-1.ckpt").write_text("half")
     assert main(_words(checkpoint, discs)) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+def test_the_checkpoint_is_read_once_to_fit_and_once_to_add_to(checkpoint, discs, monkeypatch):
+    load, read = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda path, **settings: [read.append(path), load(path, **settings)][1])
+    assert main(_words(checkpoint, discs)) == 0
+    assert len(read) == 2  # others may have added calibrators while this one was fitted
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--checkpoint", "new/missing.ckpt"],
+        ["--out", "new/a.ckpt", "--checkpoint", "missing.ckpt"],
+        ["--out", "new/a.ckpt", "--split", "tests"],
+        ["--out", "new/a.ckpt", "--estimator", "deep_ensemble", "--members", "missing.ckpt"],
+    ],
+)
+def test_what_is_missing_is_said_before_a_folder_is_made(words, checkpoint, discs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(_words(checkpoint, discs, *words)) in (1, 2)
+    assert "missing.ckpt does not exist" in (error := capsys.readouterr().err) or "tests is no folder" in error
+    assert not (tmp_path / "new").exists()

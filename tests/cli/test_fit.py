@@ -248,3 +248,26 @@ def test_a_wrong_option_is_one_sentence_when_a_training_goes_on(words, status, t
 def test_a_nul_in_an_option_is_named(discs, tmp_path, capsys):
     assert main(fit_words(discs, "a\0b")) == 2
     assert "--out holds a NUL character" in capsys.readouterr().err
+
+
+OWN_PLUGIN = """
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+
+class Mine(TorchCheckpointIO):
+    asked = []
+
+    def load_checkpoint(self, path, *settings, **more):
+        self.asked.append(path)
+        return super().load_checkpoint(path, *settings, **more)
+"""
+
+
+def test_a_plugin_of_ones_own_reads_the_checkpoint_that_a_training_goes_on_from(discs, trained, tmp_path, monkeypatch):
+    (tmp_path / "own_plugin.py").write_text(OWN_PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_plugin", raising=False)
+    last = str(trained / "last.ckpt")
+    words = ["--trainer.plugins", "own_plugin.Mine", "--trainer.max_epochs", "2", "--resume", last]
+    assert main(fit_words(discs, tmp_path / "run", *words)) == 0
+    assert list(map(str, sys.modules["own_plugin"].Mine.asked)) == [last]

@@ -179,3 +179,11 @@ def test_a_plugin_of_the_users_own_for_checkpoints_is_used(tmp_path):
     trainer = pytorch_lightning.Trainer(logger=False, enable_checkpointing=False, plugins=[Mine()], accelerator="cpu")
     with whole_checkpoints(trainer):
         assert type(trainer.strategy.checkpoint_io) is Mine
+
+
+@pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
+def test_a_checkpoint_is_read_by_whoever_the_plugin_was_given(tmp_path, package):
+    trainer = pytest.importorskip(package).Trainer(
+        logger=False, enable_checkpointing=False, plugins=[WholeCheckpointIO(load=lambda path: path)], accelerator="cpu"
+    )
+    assert trainer.strategy.load_checkpoint(tmp_path / "a.ckpt") == tmp_path / "a.ckpt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 import tifffile
 
 from seguq.core.errors import SeguqError
-from seguq.data import Classes, SegmentationFolder, check, check_files
+from seguq.data import Classes, SegmentationFolder, check, check_files, reading
+from seguq.data.raster import Raster
 from seguq.data.reading import Picture
 from tests.data.builders import HEIGHT, WIDTH, build_dataset, random_mask, random_pixels, write
 
@@ -378,3 +380,16 @@ def test_a_class_index_out_of_range_is_found_among_any_number_of_right_ones(tmp_
     masks = {"a": write(tmp_path / "masks" / "a.png", mask)}
     with pytest.raises(SeguqError, match="holds the class index 700"):
         check_files(images, masks, Classes.unnamed(600, ignore_index=65535), folder=tmp_path)
+
+
+def test_images_that_do_not_fit_into_memory_beside_each_other_are_read_one_by_one(tmp_path, monkeypatch):
+    root = build_dataset(tmp_path)
+    decode = reading.decode_image
+
+    def decoded(path: Path) -> Raster:
+        if threading.current_thread() is not threading.main_thread():  # one of several that read at once
+            raise MemoryError
+        return decode(path)
+
+    monkeypatch.setattr(reading, "decode_image", decoded)
+    assert set(run(root).values()) == {(HEIGHT, WIDTH)}

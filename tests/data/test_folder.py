@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+import seguq
 from seguq.core.errors import SeguqError
 from seguq.data import Classes, Normalization, SegmentationFolder, list_images
 from seguq.data.transforms import evaluation_transform
@@ -161,3 +165,50 @@ def test_items_can_be_changed_without_changing_the_next_reading(dataset: Path) -
     before = data[0]["image"].clone()
     data[0]["image"].zero_()
     assert_close(data[0]["image"], before, rtol=0, atol=0)
+
+
+LOCKED = """
+import os, pathlib, sys
+from seguq.cli.common import require_folder
+from seguq.core.errors import SeguqError
+from seguq.data import Classes, list_images
+from seguq.data.folder import find_masks
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+here = pathlib.Path(".")
+for ask in (
+    lambda: list_images("locked"),
+    lambda: list_images("locked/below"),
+    lambda: list_images("listed"),
+    lambda: list_images("above"),
+    lambda: find_masks(here / "locked", {"a": here / "a.png"}),
+    lambda: find_masks(here / "listed", {"a": here / "a.png"}),
+    lambda: Classes.read("locked/classes.json"),
+    lambda: require_folder("locked/below", "--images"),
+):
+    try:
+        ask()
+    except SeguqError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_of_a_folder_that_may_not_be_read_nothing_else_is_said(tmp_path):
+    for name in ("locked/below", "listed", "above/locked"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").touch()
+    (tmp_path / "above" / "a.png").touch()
+    for name, mode in (("locked", 0), ("listed", 0o444), ("above/locked", 0), (".", 0o755)):
+        (tmp_path / name).chmod(mode)
+    try:
+        command = [sys.executable, "-c", LOCKED]
+        environment = {**os.environ, "PYTHONPATH": str(Path(seguq.__file__).parents[1])}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    finally:
+        for name in ("locked", "listed", "above/locked"):
+            (tmp_path / name).chmod(0o755)
+    told = done.stdout.splitlines()
+    assert len(told) == 8, done.stderr
+    assert all("cannot be read" in line and "Permission denied" in line for line in told), told
