@@ -260,11 +260,12 @@ class BootstrapMetric(Metric):
         Returns:
             The matplotlib figure and axes.
         """
-        figure, ax = axes_for(ax)
         if is_history(val):
+            figure, ax = axes_for(ax)
             self._plot(val, ax)
             return figure, ax
         value = self.compute() if val is None else val
+        figure, ax = axes_for(ax, len(value) if isinstance(value, dict) else 1)
         # the interval belongs to what was seen, not to a value brought along from elsewhere
         known = val is None and not int(self.ungrouped) and bool(self.replicates.any())
         interval = self.compute_interval() if known else None
@@ -280,7 +281,7 @@ class BootstrapMetric(Metric):
                 f"{float(item):.3f}", (place, float(item)), xytext=(8, 0), textcoords="offset points", va="center"
             )
         ax.set_xticks(range(len(values)), list(values))
-        ax.set_xlim(-0.6, len(values) - 0.4)
+        ax.set_xlim(-0.6, len(values) - 0.2)  # room for the last number
         ax.margins(y=0.15)
         ax.grid(axis="y", color="0.9")
         ax.set_axisbelow(True)
@@ -325,13 +326,18 @@ def is_history(val: Any) -> bool:
     return isinstance(val, (list, tuple))
 
 
-def axes_for(ax: Any) -> tuple[Any, Any]:
-    """Matplotlib's figure and axes to draw into: those given, or new ones that no window manager knows."""
+def axes_for(ax: Any, values: int = 1) -> tuple[Any, Any]:
+    """Matplotlib's figure and axes to draw into: those given, or new ones that no window manager knows.
+
+    Args:
+        ax: the axes, or None.
+        values: how many stand side by side.
+    """
     from matplotlib.figure import Figure
 
     if ax is not None:
         return ax.figure, ax
-    figure = Figure(figsize=(4, 4), layout="constrained")
+    figure = Figure(figsize=(max(4, 1.2 * values), 4), layout="constrained")
     return figure, figure.add_subplot()
 
 

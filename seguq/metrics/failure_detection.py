@@ -36,6 +36,9 @@ class FailureDetection(BootstrapMetric):
     so many of them drawn at random, whose values scatter around those of all with a standard deviation of at most
     .002 (``aurc``, ``augrc``) and .004 (``spearman``).
 
+    With few images the AURC lies a little too high, as the first to be accepted is one of few: simulated with 40 and
+    with 100 images, its 95 % intervals held the AURC of all images in 90 of 100 experiments (the others in 94 to 97).
+
     Args:
         **kwargs: ``n_boot``, ``seed``, and those of `torchmetrics.Metric`.
 

@@ -25,7 +25,8 @@ class PAvPU(ErrorRanking):
     ``pavpu_mean`` the mean over thresholds that call equally many more patches certain each. At the lowest threshold
     the value is the share of inaccurate patches, at the highest that of accurate ones: `plot` shows all.
 
-    The bins are those of `ErrorRanking`, with patches in the place of pixels.
+    The bins are those of `ErrorRanking`, with patches in the place of pixels. Of few patches the best threshold is too
+    good: simulated with 640 of them, 95 % intervals of ``pavpu_max`` held that of all images in 90 of 100 experiments.
 
     Args:
         window: side of a patch in pixels.
