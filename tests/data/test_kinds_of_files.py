@@ -347,7 +347,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
     def locked(folder: Path) -> Any:
         if Path(folder).name == "sub":
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", os.fspath(folder))  # as the system does
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", locked)
