@@ -11,7 +11,7 @@ help:
 	@echo "make test-slow   runs the slow ones: processes that are killed, simulations of coverage (some minutes)"
 	@echo "make test-lowest   runs the tests with the lowest versions that pyproject.toml allows, in an environment of its own"
 	@echo "make bench   measure what is measured in benchmarks/README.md (some minutes)"
-	@echo "make bench-peers    the same of MC dropout beside other libraries, in an environment of its own"
+	@echo "make bench-peers    the same of MC dropout and of metrics beside other libraries, in an environment of its own"
 	@echo "make lint    check style and types"
 	@echo "make format  put the code into form"
 	@echo "make clean   remove the virtual environment and what the demo wrote"
@@ -39,10 +39,12 @@ bench:
 	@.venv/bin/python benchmarks/selection.py
 	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/estimators.py
 	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/temperature.py
+	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/metrics.py
 
 bench-peers:
 	$(require)@sh scripts/install.sh peers
 	@.venv-peers/bin/python benchmarks/mc_dropout.py
+	@OMP_NUM_THREADS=1 .venv-peers/bin/python benchmarks/metrics.py
 
 lint:
 	$(require)@sh scripts/install.sh dev
