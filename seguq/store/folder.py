@@ -357,10 +357,20 @@ def _listed(folder: Path) -> set[str]:
 
 
 def predicted_ids(path: str | os.PathLike[str]) -> list[str]:
-    """The ids of the images whose maps are in a folder of predictions, sorted."""
+    """The ids of the images whose maps are in a folder of predictions, sorted.
+
+    Raises:
+        SeguqError: for a folder in it that cannot be read, whose maps would be left out.
+    """
     maps = Path(path) / "maps"
-    files = (file.relative_to(maps) for file in maps.rglob("*.npz") if not file.name.startswith("."))
-    return sorted(file.with_suffix("").as_posix() for file in files)
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # there are none yet
+            raise SeguqError(f"{error.filename} cannot be read, so that its maps would be left out: {error.strerror}")
+
+    files = (Path(top, name) for top, _, names in os.walk(maps, onerror=unreadable) for name in names)
+    found = (file.relative_to(maps) for file in files if file.suffix == ".npz" and not file.name.startswith("."))
+    return sorted(file.with_suffix("").as_posix() for file in found)
 
 
 def mean_score(maps: UncertaintyMaps, measure: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -1,5 +1,6 @@
 """A folder of predictions: filled in pieces, killed, and filled again."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -481,3 +482,21 @@ def test_draw_lays_maps_over_images_of_any_number_of_channels(tmp_path, folder, 
     tifffile.imwrite(tmp_path / "a.tif", pixels[..., 0] if channels == 1 else pixels, photometric="minisblack")
     folder.draw("a", tmp_path / "a.tif", SCALES)
     assert len(pictures(folder)) == 4
+
+
+def test_a_folder_of_maps_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    locked = tmp_path / "maps" / "street"
+    locked.mkdir(parents=True)
+    (locked / "a.npz").touch()
+    (tmp_path / "maps" / ".b.npz").touch()
+    assert predicted_ids(tmp_path) == ["street/a"] and predicted_ids(tmp_path / "none") == []
+    scandir = os.scandir
+
+    def refuses(path):
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(locked))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(SeguqError, match="street cannot be read, so that its maps would be left out: Permission"):
+        predicted_ids(tmp_path)
