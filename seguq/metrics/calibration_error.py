@@ -122,7 +122,7 @@ class CalibrationError(BootstrapMetric):
             raise SeguqError(f"border={border!r} needs near_border, the number of pixels from a border")
         self._rows = (1 if task == "binary" else num_classes) if kind == "classwise" else 1
         self._width = FINE_BINS if kind == "adaptive" else n_bins
-        settings = {"kind": kind, "near_border": near_border, "border": border, "task": task}
+        settings: dict[str, Any] = {"kind": kind, "near_border": near_border, "border": border, "task": task}
         if average == "image":  # of others the sums are bins, of which any norm can be made
             settings |= {"average": average, "norm": norm, "n_bins": n_bins}
         super().__init__(2 if average == "image" else self._size, ignore_index, settings=settings, **kwargs)
