@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from seguq.core.checks import LabelWatch
+from seguq.core.checks import LabelWatch, is_number, is_whole, require_count, require_seed
 from seguq.core.errors import SeguqError
 from seguq.core.seeds import derive_seed
 from seguq.metrics.pieces import parts_of
@@ -53,7 +55,11 @@ class BootstrapMetric(Metric):
         n_boot: number of replicates of the bootstrap.
         seed: seed of the bootstrap.
         boot_size: number of sums kept for each replicate; by default as many as ``size``.
+        settings: by name, what else the sums depend on, such as the side of a window.
         **kwargs: of `torchmetrics.Metric`.
+
+    Raises:
+        SeguqError: for an argument that is no whole number, or too small a one.
     """
 
     is_differentiable = False
@@ -71,20 +77,27 @@ class BootstrapMetric(Metric):
         n_boot: int = 200,
         seed: int = 0,
         boot_size: int | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if n_boot < 2:
-            raise SeguqError(f"n_boot must be at least 2, but is {n_boot}")
+        require_count("n_boot", n_boot, 2)
+        require_seed(seed)
+        if not is_whole(ignore_index):
+            raise SeguqError(
+                f"ignore_index must be a whole number, such as -1 where nothing is left out, but is {ignore_index!r}"
+            )
         self.ignore_index = ignore_index
         self.n_boot = n_boot
         self.seed = seed
+        self.settings = dict(settings)
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         replicates = torch.zeros(n_boot, boot_size or size, dtype=torch.float64)
         self.add_state("replicates", replicates, dist_reduce_fx="sum")
         # torchmetrics' collections take metrics for one whose states are equal after the first batch, which may not
-        # have had a pixel to ignore: the name of a state tells them apart
-        kind = f"is_{type(self).__name__}_{ignore_index}_{seed}".replace("-", "_")
+        # have had a pixel to ignore, or be smaller than any window: the name of a state tells them apart
+        words = [type(self).__name__, ignore_index, seed, *(f"{name}_{value}" for name, value in settings.items())]
+        kind = re.sub(r"\W", "_", "_".join(("is", *map(str, words))))
         self.add_state(kind, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("labels", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("ungrouped", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -185,6 +198,12 @@ class BootstrapMetric(Metric):
         """
         if type(other) is not type(self) or (other.seed, other.n_boot) != (self.seed, self.n_boot):
             raise SeguqError("a difference needs two metrics of one class, with the same seed and n_boot")
+        for name, value in self.settings.items():
+            if other.settings[name] != value:
+                raise SeguqError(
+                    f"a difference needs the same settings, but {name} is {value!r} here and "
+                    f"{other.settings[name]!r} there"
+                )
         _require_level(level)
         with (
             self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=True),
@@ -296,8 +315,8 @@ class BootstrapMetric(Metric):
 
 
 def _require_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise SeguqError(f"level must be above 0 and below 1, but is {level}")
+    if not is_number(level) or not 0 < level < 1:
+        raise SeguqError(f"level must be above 0 and below 1, but is {level!r}")
 
 
 def percentiles(values: Tensor, level: float) -> Interval:

@@ -117,9 +117,15 @@ class CalibrationError(BootstrapMetric):
         require_count("n_bins", n_bins)
         if near_border is not None:
             require_count("near_border", near_border)
+        require_count("num_classes", num_classes)
+        if near_border is None and border != "predicted":
+            raise SeguqError(f"border={border!r} needs near_border, the number of pixels from a border")
         self._rows = (1 if task == "binary" else num_classes) if kind == "classwise" else 1
         self._width = FINE_BINS if kind == "adaptive" else n_bins
-        super().__init__(2 if average == "image" else self._size, ignore_index, **kwargs)
+        settings: dict[str, Any] = {"kind": kind, "near_border": near_border, "border": border, "task": task}
+        if average == "image":  # of others the sums are bins, of which any norm can be made
+            settings |= {"average": average, "norm": norm, "n_bins": n_bins}
+        super().__init__(2 if average == "image" else self._size, ignore_index, settings=settings, **kwargs)
         self.num_classes, self.n_bins, self.kind, self.norm, self.average = num_classes, n_bins, kind, norm, average
         self.near_border, self.border, self.task = near_border, border, task
 
@@ -274,7 +280,7 @@ class CalibrationError(BootstrapMetric):
 
     def _difference_interval(self, other: BootstrapMetric, level: float) -> Interval | dict[str, Interval]:
         assert isinstance(other, CalibrationError)
-        names = ("n_bins", "kind", "norm", "average", "near_border", "border", "task", "num_classes")
+        names = ("n_bins", "norm", "num_classes", "average")
         differing = [name for name in names if getattr(self, name) != getattr(other, name)]
         if differing:
             name = differing[0]

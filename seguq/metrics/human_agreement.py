@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seguq.core.checks import require_target_range
+from seguq.core.checks import is_whole, require_count, require_target_range
 from seguq.core.errors import SeguqError
 from seguq.functional.agreement import (
     annotator_disagreement,
@@ -47,7 +47,11 @@ class HumanAgreement(BootstrapMetric):
     higher_is_better: bool | None = None  # of ncc more is better, of ged less
 
     def __init__(self, num_classes: int, ignore_index: int = 255, background: int | None = 0, **kwargs: Any) -> None:
-        super().__init__(4, ignore_index, **kwargs)  # images and sum of ncc, images and sum of ged
+        require_count("num_classes", num_classes)
+        if background is not None and not (is_whole(background, 0) and background < num_classes):
+            raise SeguqError(f"background must be a class in 0..{num_classes - 1} or None, but is {background!r}")
+        # images and sum of ncc, images and sum of ged
+        super().__init__(4, ignore_index, settings={"background": background}, **kwargs)
         self.num_classes, self.background = num_classes, background
 
     def update(

@@ -47,9 +47,11 @@ class LocalCalibrationError(BootstrapMetric):
     def __init__(
         self, num_classes: int, window: int = 64, n_bins: int = 15, ignore_index: int = 255, **kwargs: Any
     ) -> None:
+        require_count("num_classes", num_classes)
         require_count("window", window)
         require_count("n_bins", n_bins)
-        super().__init__(2, ignore_index, **kwargs)  # number of windows, and the sum of their errors
+        settings = {"window": window, "n_bins": n_bins}
+        super().__init__(2, ignore_index, settings=settings, **kwargs)  # number of windows, and the sum of their errors
         self.num_classes, self.window, self.n_bins = num_classes, window, n_bins
 
     def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seguq.core.checks import flat_images, require_target_range
+from seguq.core.checks import flat_images, require_count, require_target_range
 from seguq.core.errors import SeguqError
 from seguq.metrics.bootstrap import BootstrapMetric, split_last
 from seguq.metrics.pieces import pieces_of
@@ -37,6 +37,7 @@ class MeanIoU(BootstrapMetric):
     higher_is_better = True
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+        require_count("num_classes", num_classes)
         super().__init__(3 * num_classes, ignore_index, **kwargs)
         self.num_classes = num_classes
 

@@ -53,7 +53,7 @@ class PAvPU(ErrorRanking):
 
     def __init__(self, window: int = 8, ignore_index: int = 255, **kwargs: Any) -> None:
         require_count("window", window)
-        super().__init__(ignore_index, **kwargs)
+        super().__init__(ignore_index, settings={"window": window}, **kwargs)
         self.window = window
 
     def update(self, uncertainty: Tensor, error: Tensor, group: Sequence[str] | None = None) -> None:

@@ -22,6 +22,7 @@ class _PixelMean(BootstrapMetric):
     higher_is_better = False
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+        require_count("num_classes", num_classes)
         super().__init__(2, ignore_index, **kwargs)
         self.num_classes = num_classes
 
@@ -156,8 +157,9 @@ class BrierDecomposition(BootstrapMetric):
     higher_is_better: bool | None = None  # of resolution more is better, of reliability less
 
     def __init__(self, num_classes: int, n_bins: int = 15, ignore_index: int = 255, **kwargs: Any) -> None:
+        require_count("num_classes", num_classes)
         require_count("n_bins", n_bins)
-        super().__init__(1 + 3 * num_classes * n_bins, ignore_index, **kwargs)
+        super().__init__(1 + 3 * num_classes * n_bins, ignore_index, settings={"n_bins": n_bins}, **kwargs)
         self.num_classes, self.n_bins = num_classes, n_bins
 
     def update(self, probs: Tensor, target: Tensor, group: Sequence[str] | None = None) -> None:

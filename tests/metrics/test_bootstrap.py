@@ -176,7 +176,7 @@ def test_weights_depend_on_seed_and_id_alone():
 
 @each_metric
 def test_fewer_than_2_replicates_are_an_error(make, data):
-    with pytest.raises(SeguqError, match="n_boot must be at least 2, but is 1"):
+    with pytest.raises(SeguqError, match="n_boot must be a whole number of at least 2, but is 1"):
         make(n_boot=1)
 
 

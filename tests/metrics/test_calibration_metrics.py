@@ -149,7 +149,7 @@ def test_wrong_input_is_one_clear_error(metric, probs, target, message):
     [
         ({"kind": "classwide"}, "kind must be one of .*'classwide'"),
         ({"n_bins": 0}, "n_bins must be a whole number of at least 1, but is 0"),
-        ({"n_boot": 1}, "n_boot must be at least 2, but is 1"),
+        ({"n_boot": 1}, "n_boot must be a whole number of at least 2, but is 1"),
     ],
 )
 def test_a_wrong_argument_is_an_error_when_the_metric_is_made(arguments, message):

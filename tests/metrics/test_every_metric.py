@@ -1,5 +1,6 @@
 """What every metric promises, asked of every metric that there is, and of some that break a promise."""
 
+import itertools
 import warnings
 
 import pytest
@@ -8,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics import Metric, MetricCollection
 
 from seguq import metrics
-from seguq.core.errors import UsageError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.metrics import BrierScore
 from seguq.testing import check_metric
 from seguq.testing.metric_batch import MetricBatch
@@ -116,6 +117,87 @@ def test_a_class_of_8_bits_is_not_taken_for_a_negative_ignore_index(kind):
     metric = getattr(metrics, kind)(200, ignore_index=-100)
     metric.update(scores.argmax(1) if kind == "MeanIoU" else scores, target)
     assert not metric.compute().isnan()
+
+
+# --- settings
+
+
+SETTINGS = {
+    "CalibrationError": [{}, {"near_border": 1}, {"near_border": 2}, {"near_border": 2, "border": "true"}],
+    "CalibrationError of images": [{"norm": "l1"}, {"norm": "max"}, {"n_bins": 4}],
+    "LocalCalibrationError": [{"window": 8}, {"window": 4}, {"window": 8, "n_bins": 4}],
+    "PAvPU": [{"window": 8}, {"window": 4}],
+}
+
+
+def small_and_large(name):
+    """A batch smaller than any window, all of it near a border; and one that is larger."""
+    random = torch.Generator().manual_seed(0)
+    for size in ((2, 2), (16, 16)):
+        edge = torch.arange(size[1]).expand(1, *size) * 2 >= size[1]
+        sure = 0.51 + 0.4 * torch.rand(1, *size, generator=random) * (size[0] > 2)
+        foreground = sure.where(edge, 1 - sure)
+        wrong = torch.rand(1, *size, generator=random) < 0.2 * (size[0] > 2)
+        if name == "PAvPU":
+            yield foreground, wrong.long()
+        else:
+            yield torch.stack((1 - foreground, foreground), 1), (edge ^ wrong).long()
+
+
+def of_settings(name, settings):
+    whole = {"average": "image"} if "of images" in name else {}
+    arguments = [] if name == "PAvPU" else [2]
+    return getattr(metrics, name.split()[0])(*arguments, n_boot=20, **whole, **settings)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_metrics_of_a_collection_with_different_settings_stay_apart(name):
+    alone = [of_settings(name, settings) for settings in SETTINGS[name]]
+    together = MetricCollection({str(number): each.clone() for number, each in enumerate(alone)})
+    for batch in small_and_large(name):
+        together.update(*batch)
+        for metric in alone:
+            metric.update(*batch)
+    for number, metric in enumerate(alone):
+        assert together[str(number)].compute() == metric.compute()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_difference_of_different_settings_is_an_error(name):
+    first, *others = (of_settings(name, settings) for settings in SETTINGS[name])
+    for other in others:
+        with pytest.raises(SeguqError, match=r"a difference needs the same settings, but \w+ is"):
+            first.compute_difference(other)
+
+
+WRONG_SETTINGS = {
+    "num_classes": ["CalibrationError", "LocalCalibrationError", "BrierScore", "BrierDecomposition", "MeanIoU"],
+    "n_bins": ["CalibrationError", "LocalCalibrationError", "BrierDecomposition"],
+    "ignore_index": ["CalibrationError", "MeanIoU", "BrierScore"],
+    "n_boot": ["BrierScore"],
+    "seed": ["BrierScore"],
+    "background": ["HumanAgreement"],
+}
+
+
+@pytest.mark.parametrize(("setting", "names"), WRONG_SETTINGS.items(), ids=WRONG_SETTINGS.keys())
+def test_a_setting_of_the_wrong_kind_is_an_error(setting, names):
+    for name, value in itertools.product(names, (-2, 0.5, "3", None)):
+        if (setting, value) in {("ignore_index", -2), ("seed", -2), ("background", None)}:
+            continue
+        with pytest.raises(SeguqError, match=f"^{setting} must be"):
+            getattr(metrics, name)(**{"num_classes": 3, setting: value})
+
+
+def test_a_kind_of_border_without_a_distance_is_an_error():
+    with pytest.raises(SeguqError, match="needs near_border"):
+        metrics.CalibrationError(3, border="true")
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, "0.95", None])
+def test_a_level_that_is_no_share_is_an_error(level):
+    with pytest.raises(SeguqError, match="level must be"):
+        BrierScore(3).compute_interval(level)
 
 
 # --- memory does not grow with the pixels of a batch
