@@ -34,7 +34,12 @@ class BalancedRiskCoverage(RiskCoverage):
     accepted in equal parts, side by side. ``augrc`` and ``ause`` follow from the same curve, as in `RiskCoverage`. With
     one class they are those of `RiskCoverage` for many pixels. Each replicate of the bootstrap weighs its classes anew.
 
-    MEMORY_AND_BINS
+    The bins are those of `ErrorRanking` for each class apart, and half as many in the replicates (2^11, 1/4 of the
+    value): it takes 10.25 MiB a class, 215 MiB for 21 classes, of which 6.25 MiB a class are those of 200 replicates:
+    a smaller ``n_boot`` takes less. Measured against the raw scores: where these spread over a factor of two or more, a
+    value is within 1e-4, and the bounds of an interval within 8 % of its width; where they are packed within a
+    hundredth of 1, a value is within .02, and the interval says nothing. `compute_bounds` gives the bounds that hold
+    for any scores.
 
     Args:
         num_classes: how many classes there are.
@@ -59,7 +64,6 @@ class BalancedRiskCoverage(RiskCoverage):
             "ause": lambda right, wrong, mixed=None: area_under_sparsification_error_of_shares(right, wrong),
         }
     )
-    bits = 16
     boot_bits = 11
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:

@@ -163,7 +163,7 @@ class ErrorRanking(BootstrapMetric):
             highest.scatter_reduce_(0, places.flatten(), largest.flatten(), "amax")
             index = (label == 1).long()
             if classes is not None:
-                index += classes[rows, columns].long().masked_fill(ignored, 0).mul_(2)
+                index.add_(classes[rows, columns].long().masked_fill(ignored, 0), alpha=2)
             index.bitwise_left_shift_(self.bits).add_(places)
             sums.scatter_add_(0, index.flatten(), counted)
             if of_images is not None:
