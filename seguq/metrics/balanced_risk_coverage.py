@@ -65,6 +65,7 @@ class BalancedRiskCoverage(RiskCoverage):
         }
     )
     boot_bits = 11
+    area = "class-balanced AURC"
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
         require_count("num_classes", num_classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class RiskCoverage(ErrorRanking):
 
     higher_is_better = False
     statistics = MappingProxyType({name: ErrorRanking.statistics[name] for name in ("aurc", "augrc", "ause")})
+    area: ClassVar[str] = "AURC"
+    """What the legend of a plot calls the area under the curve."""
 
     def plot(
         self, val: Any = None, ax: Any = None, label: str | None = None, color: str | None = None
@@ -71,7 +73,7 @@ class RiskCoverage(ErrorRanking):
         none = torch.zeros_like(right)
         best = selective_risk(torch.cat((right, none)), torch.cat((none, wrong)), coverage)
         value = self._value(self.sums)
-        text = f"AURC {float(value['aurc']):.3f}, best {float(value['aurc'] - value['ause']):.3f}"
+        text = f"{self.area} {float(value['aurc']):.3f}, best {float(value['aurc'] - value['ause']):.3f}"
         risk, label = self._risk(self.sums, coverage), f"{label}: {text}" if label else text
         draw_risk_coverage(ax, coverage, risk, best, self._risk_interval(coverage), label, color)
         return figure, ax

@@ -220,6 +220,8 @@ def test_the_curve_and_the_best_one_are_those_of_the_weighted_pixels():
     for (found,), curve in ((lines(axes, "-"), (accepted, wrong)), (lines(axes, "--"), oracles.best_curve(wrong[-1]))):
         coverage = found[:, 0]
         np.testing.assert_allclose(found[:, 1], np.interp(coverage, *curve) / coverage, atol=1e-6)
+    (text,) = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert text.startswith(f"class-balanced AURC {float(metric.compute()['aurc']):.3f}, best ")
     corners = axes.collections[0].get_paths()[0].vertices
     at_all = corners[np.isclose(corners[:, 0], 1), 1]
     expected = drawn_again(batch, lambda *drawn: risk_at(1)(*drawn)[1], n_boot=30)
