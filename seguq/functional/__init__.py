@@ -32,6 +32,11 @@ from seguq.functional.ranking import (
     selective_risk,
 )
 from seguq.functional.regions import region_boxes, region_majority, region_scores
+from seguq.functional.shares import (
+    area_under_risk_coverage_of_shares,
+    area_under_sparsification_error_of_shares,
+    class_balanced,
+)
 from seguq.functional.uncertainty import (
     energy,
     expected_entropy,
@@ -51,13 +56,16 @@ __all__ = [
     "annotator_disagreement",
     "area_under_generalized_risk_coverage",
     "area_under_risk_coverage",
+    "area_under_risk_coverage_of_shares",
     "area_under_roc",
     "area_under_sparsification_error",
+    "area_under_sparsification_error_of_shares",
     "average_precision",
     "brier_parts",
     "calibration_error",
     "calibration_error_difference_interval",
     "calibration_error_interval",
+    "class_balanced",
     "class_logits",
     "class_target",
     "classwise_calibration_bins",

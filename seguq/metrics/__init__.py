@@ -1,5 +1,6 @@
 """torchmetrics that stream, synchronize, and give intervals bootstrapped over images."""
 
+from seguq.metrics.balanced_risk_coverage import BalancedRiskCoverage
 from seguq.metrics.calibration_error import CalibrationError
 from seguq.metrics.error_detection import ErrorDetection
 from seguq.metrics.error_ranking import ErrorRanking
@@ -14,6 +15,7 @@ from seguq.metrics.risk_coverage import RiskCoverage
 from seguq.metrics.working_point import WorkingPoint
 
 __all__ = [
+    "BalancedRiskCoverage",
     "BrierDecomposition",
     "BrierScore",
     "CalibrationError",

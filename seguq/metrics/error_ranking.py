@@ -23,10 +23,6 @@ from seguq.functional.ranking import (
 from seguq.metrics.bootstrap import BootstrapMetric, Interval, split_last
 from seguq.metrics.pieces import parts_of, pieces_of
 
-_BITS = 18
-_BOOT_BITS = 12
-_BINS, _BOOT_BINS = 1 << _BITS, 1 << _BOOT_BITS
-
 Statistic = Callable[..., Tensor]
 """From the counts of right and wrong pixels by score, and (``mixed=None``) which bins hold scores that differ."""
 
@@ -75,14 +71,21 @@ class ErrorRanking(BootstrapMetric):
     )
     target: ClassVar[tuple[str, str, str]] = ("error", "right", "wrong")
     """What is told apart, what 0 is, and what 1 is."""
+    bits: ClassVar[int] = 18
+    """Scores are told apart by so many leading bits."""
+    boot_bits: ClassVar[int] = 12
+    """Those of the replicates by so many."""
+    histograms: int = 2
+    """Of right pixels and of wrong ones; where classes are counted apart, of each class."""
     lowest: Tensor
     highest: Tensor
 
     def __init__(self, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(2 * _BINS, ignore_index, boot_size=2 * _BOOT_BINS, **kwargs)
+        size, boot_size = self.histograms << self.bits, self.histograms << self.boot_bits
+        super().__init__(size, ignore_index, boot_size=boot_size, **kwargs)
         # the least and the largest score in each bin tell whether its scores are equal
-        self.add_state("lowest", torch.full((_BINS,), torch.inf), dist_reduce_fx="min")
-        self.add_state("highest", torch.full((_BINS,), -torch.inf), dist_reduce_fx="max")
+        self.add_state("lowest", torch.full((1 << self.bits,), torch.inf), dist_reduce_fx="min")
+        self.add_state("highest", torch.full((1 << self.bits,), -torch.inf), dist_reduce_fx="max")
 
     def update(self, uncertainty: Tensor, error: Tensor, group: Sequence[str] | None = None) -> None:
         """Take in a batch.
@@ -96,27 +99,34 @@ class ErrorRanking(BootstrapMetric):
         Raises:
             SeguqError: for shapes that differ, other values in ``error``, or NaN in ``uncertainty`` where it counts.
         """
+        self._require_shape(uncertainty, error)
+        self._take_in(flat_images(uncertainty), flat_images(error), None, group)
+
+    def _require_shape(self, uncertainty: Tensor, error: Tensor) -> None:
         if uncertainty.shape != error.shape:
             raise SeguqError(
                 f"uncertainty of shape {tuple(uncertainty.shape)} does not go with {self.target[0]} of shape "
                 f"{tuple(error.shape)}"
             )
-        uncertainty, error = flat_images(uncertainty), flat_images(error)
+
+    def _take_in(self, uncertainty: Tensor, error: Tensor, classes: Tensor | None, group: Sequence[str] | None) -> None:
+        """Take in images ``(B, n)``, with the class of each pixel where classes are counted apart."""
         self._require_ids(len(error), group)
-        self._check(uncertainty, error)
+        self._check(uncertainty, error, classes)
         if group is None:
-            self._count(uncertainty, error)
+            self._count(uncertainty, error, classes)
             self.ungrouped = self.ungrouped + len(error)
             return
-        for part in parts_of(len(error), 2 * _BOOT_BINS):
-            counts = self.sums.new_zeros(len(error[part]), 2 * _BOOT_BINS)
-            self._count(uncertainty[part], error[part], counts)
+        boot_size = self.replicates.shape[1]
+        for part in parts_of(len(error), boot_size):
+            counts = self.sums.new_zeros(len(error[part]), boot_size)
+            self._count(uncertainty[part], error[part], None if classes is None else classes[part], counts)
             self._draw(counts, group[part])
 
-    def _check(self, uncertainty: Tensor, error: Tensor) -> None:
+    def _check(self, uncertainty: Tensor, error: Tensor, classes: Tensor | None = None) -> None:
         """Raise for what cannot be ranked, before any of it is taken in."""
         for place in pieces_of(error):
-            wrong, scores = _whole(error[place]), uncertainty[place]
+            wrong, scores = self._errors(place, error, classes), uncertainty[place]
             if bool(((wrong != 0) & (wrong != 1) & (wrong != self.ignore_index)).any()):
                 name, zero, one = self.target
                 raise SeguqError(f"{name} must hold 0 ({zero}), 1 ({one}) or ignore_index={self.ignore_index}")
@@ -124,12 +134,22 @@ class ErrorRanking(BootstrapMetric):
             if bool(scores.amax().isnan()) and bool((scores.isnan() & (wrong != self.ignore_index)).any()):
                 raise SeguqError("uncertainty holds NaN: a pixel without a value cannot be ranked")
 
-    def _count(self, uncertainty: Tensor, error: Tensor, of_images: Tensor | None = None) -> None:
+    def _errors(self, place: tuple[slice, slice], error: Tensor, classes: Tensor | None) -> Tensor:
+        """The errors of a piece; a pixel whose class is ignored is, too."""
+        # of one type, since -1 of 8 bits compares as equal to an ignore_index of 255; floating ones stay
+        wrong = error[place] if error.is_floating_point() else error[place].long()
+        if classes is None:
+            return wrong
+        return wrong.masked_fill(classes[place].long() == self.ignore_index, self.ignore_index)
+
+    def _count(
+        self, uncertainty: Tensor, error: Tensor, classes: Tensor | None, of_images: Tensor | None = None
+    ) -> None:
         """Take in scores ``(B, n)``, and count them in the replicates' bins of each image where these are given."""
         sums, lowest, highest = self._own("sums"), self._own("lowest"), self._own("highest")
         counted = sums[:0]
         for rows, columns in pieces_of(error):
-            label, scores = _whole(error[rows, columns]), uncertainty[rows, columns].float()
+            label, scores = self._errors((rows, columns), error, classes), uncertainty[rows, columns].float()
             ignored = label == self.ignore_index
             least = largest = scores
             if bool(ignored.any()):  # they count nothing, wherever they lie
@@ -138,14 +158,17 @@ class ErrorRanking(BootstrapMetric):
                 least, largest = scores.masked_fill(ignored, torch.inf), scores.masked_fill(ignored, -torch.inf)
             elif len(counted) != label.numel() or not bool(counted.all()):
                 counted = torch.ones_like(scores, dtype=torch.float64).flatten()
-            places = order_bins(scores, _BITS)
+            places = order_bins(scores, self.bits)
             lowest.scatter_reduce_(0, places.flatten(), least.flatten(), "amin")
             highest.scatter_reduce_(0, places.flatten(), largest.flatten(), "amax")
-            index = (label == 1).long().bitwise_left_shift_(_BITS).add_(places)
+            index = (label == 1).long()
+            if classes is not None:
+                index.add_(classes[rows, columns].long().masked_fill(ignored, 0), alpha=2)
+            index.bitwise_left_shift_(self.bits).add_(places)
             sums.scatter_add_(0, index.flatten(), counted)
             if of_images is not None:
-                # the leading 12 bits of a pattern are those of its leading 18
-                coarse = index.bitwise_right_shift_(_BITS - _BOOT_BITS)
+                # the leading 12 bits of a pattern are the first of its leading 18
+                coarse = index.bitwise_right_shift_(self.bits - self.boot_bits)
                 if len(coarse) > 1:
                     coarse += torch.arange(len(coarse), device=coarse.device).unsqueeze(1) * of_images.shape[1]
                 of_images[rows].view(-1).scatter_add_(0, coarse.flatten(), counted)
@@ -175,7 +198,7 @@ class ErrorRanking(BootstrapMetric):
         return torch.stack((lower, nothing), -1).flatten(-2), apart.flatten(-2)
 
     def _boot_sums(self, sums: Tensor) -> Tensor:
-        return split_last(sums, 2 * _BOOT_BINS, _BINS // _BOOT_BINS).sum(-1)
+        return split_last(sums, -1, 1 << (self.bits - self.boot_bits)).sum(-1)
 
     def _mixed(self, bins: int) -> Tensor:
         """Which of so many bins hold scores that differ."""
@@ -187,11 +210,15 @@ class ErrorRanking(BootstrapMetric):
 
         Bins that are empty in all are left out, which changes no value: scores from 1e-6 to 1 fill 4 % at most.
         """
-        counts = split_last(sums, 2, -1)
+        counts = self._right_and_wrong(sums)
         filled = counts.reshape(-1, counts.shape[-1]).sum(0) > 0
         filled[0] = True  # so that one bin is left where nothing was counted
         right, wrong = counts[..., filled].unbind(-2)
         return right, wrong, self._mixed(counts.shape[-1])[filled]
+
+    def _right_and_wrong(self, sums: Tensor) -> Tensor:
+        """Counts of the right and of the wrong pixels in each bin, ``(..., 2, n)``."""
+        return split_last(sums, 2, -1)
 
     def _value(self, sums: Tensor) -> dict[str, Tensor]:
         counts = self._counts(sums)
@@ -201,8 +228,3 @@ class ErrorRanking(BootstrapMetric):
         fine, coarse = self._value(self.sums), self._value(self._boot_sums(self.sums))
         values = self._value(self.replicates)
         return {name: (values[name] + fine[name] - coarse[name]).clamp(0, 1) for name in values}
-
-
-def _whole(error: Tensor) -> Tensor:
-    """Labels of one type, since -1 of 8 bits compares as equal to an ``ignore_index`` of 255; floating ones stay."""
-    return error if error.is_floating_point() else error.long()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class RiskCoverage(ErrorRanking):
 
     higher_is_better = False
     statistics = MappingProxyType({name: ErrorRanking.statistics[name] for name in ("aurc", "augrc", "ause")})
+    area: ClassVar[str] = "AURC"
+    """What the legend of a plot calls the area under the curve."""
 
     def plot(
         self, val: Any = None, ax: Any = None, label: str | None = None, color: str | None = None
@@ -67,11 +69,11 @@ class RiskCoverage(ErrorRanking):
             return super().plot(val, ax)
         figure, ax = axes_for(ax)
         coverage = torch.linspace(0.01, 1, 199, dtype=torch.float64, device=self.sums.device)
-        right, wrong = self.sums.view(2, -1).sum(1, keepdim=True)
+        right, wrong = self._right_and_wrong(self.sums).sum(1, keepdim=True)
         none = torch.zeros_like(right)
         best = selective_risk(torch.cat((right, none)), torch.cat((none, wrong)), coverage)
         value = self._value(self.sums)
-        text = f"AURC {float(value['aurc']):.3f}, best {float(value['aurc'] - value['ause']):.3f}"
+        text = f"{self.area} {float(value['aurc']):.3f}, best {float(value['aurc'] - value['ause']):.3f}"
         risk, label = self._risk(self.sums, coverage), f"{label}: {text}" if label else text
         draw_risk_coverage(ax, coverage, risk, best, self._risk_interval(coverage), label, color)
         return figure, ax
@@ -103,7 +105,7 @@ class RiskCoverage(ErrorRanking):
             0.5
         """
         with self._synced():
-            right, wrong = split_last(self.sums, 2, -1)
+            right, wrong = self._right_and_wrong(self.sums)
             place = bin_of(right, wrong, self.highest, coverage, risk, threshold)
             if place is None:
                 return WorkingPoint(-float("inf"), 0.0, float("nan"))
@@ -112,15 +114,16 @@ class RiskCoverage(ErrorRanking):
             if int(self.ungrouped) or not bool(self.replicates.any()):
                 return point
             # of the replicates' coarser bin as much is accepted as of its scores
-            factor = 2 * right.numel() // self.replicates.shape[-1]
+            factor = 1 << (self.bits - self.boot_bits)
             coarse, rest = divmod(place, factor)
-            accepted = []
-            for fine, drawn in zip((right, wrong), split_last(self.replicates, 2, -1).unbind(1), strict=True):
-                inside = fine[coarse * factor :][:factor].cumsum(0)
-                share = (inside[rest] / inside[-1]).nan_to_num(0)
-                accepted.append(drawn[:, :coarse].sum(1) + share * drawn[:, coarse])
-            taken = accepted[0] + accepted[1]
-            return with_intervals(point, taken / self.replicates.sum(1), accepted[1] / taken)
+            inside = split_last(self.sums, self.histograms, -1)[:, coarse * factor :][:, :factor].cumsum(1)
+            share = (inside[:, rest] / inside[:, -1]).nan_to_num(0)
+            drawn = split_last(self.replicates, self.histograms, -1)
+            accepted = drawn[..., :coarse].sum(-1) + share * drawn[..., coarse]
+            parts = torch.stack((accepted, drawn.sum(-1) - accepted), -1)
+            right, wrong = self._right_and_wrong(parts.flatten(1)).unbind(1)
+            shares, risks = risk_coverage_points(right, wrong)
+            return with_intervals(point, shares[:, 0], risks[:, 0])
 
     def _risk(self, sums: Tensor, coverage: Tensor) -> Tensor:
         right, wrong, _ = self._counts(sums)

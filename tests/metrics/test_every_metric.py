@@ -46,7 +46,24 @@ def of_labels(size, ignore_index=255, images=6):
     return torch.stack((uncertainty, uncertainty.flip(0)), 1), torch.stack((error, error.flip(0)), 1)
 
 
+def of_class_and_error(size, ignore_index=255, images=6):
+    """The error, and the class times 2, in one number."""
+    uncertainty, error = of_uncertainty(size, ignore_index, images)
+    classes = (7 * uncertainty).long() % 3
+    return uncertainty, error.where(error == ignore_index, error + 2 * classes)
+
+
+class BalancedOfOneTarget(metrics.BalancedRiskCoverage):
+    """Takes class and error in one number, as `check_metric` has one target."""
+
+    def update(self, uncertainty, target, group=None):
+        target = target.short()
+        classes = torch.where(target == self.ignore_index, target, target // 2)
+        super().update(uncertainty, target % 2, classes, group)
+
+
 CASES = {
+    "BalancedRiskCoverage": (lambda **settings: BalancedOfOneTarget(3, n_boot=20, **settings), of_class_and_error),
     "BrierDecomposition": case("BrierDecomposition", of_probs, 3),
     "BrierScore": case("BrierScore", of_probs, 3),
     "CalibrationError": case("CalibrationError", of_probs, 3),

@@ -27,6 +27,13 @@ def measured(kind: Callable[..., Any]) -> Callable[[torch.Tensor], Any]:
     return run
 
 
+def ranked(target: torch.Tensor) -> None:
+    metric = metrics.BalancedRiskCoverage(2, n_boot=2)
+    for batch in BATCHES:
+        metric.update(LOGITS[batch, 0], LOGITS[batch].argmax(1), target[batch])
+    metric.compute()
+
+
 def fitted(target: torch.Tensor) -> None:
     TemperatureScaling().fit([(LOGITS[batch], target[batch]) for batch in BATCHES])
 
@@ -39,7 +46,12 @@ def streamed(target: torch.Tensor) -> None:
 
 
 KINDS = [metrics.CalibrationError, metrics.NegativeLogLikelihood, metrics.BrierScore, metrics.MeanIoU]
-READERS = {**{kind.__name__: measured(kind) for kind in KINDS}, "fit": fitted, "stream": streamed}
+READERS = {
+    **{kind.__name__: measured(kind) for kind in KINDS},
+    "BalancedRiskCoverage": ranked,
+    "fit": fitted,
+    "stream": streamed,
+}
 
 
 @pytest.mark.parametrize("foreground", [255, 1])

@@ -1,6 +1,8 @@
 """Ranking figures from plain lists of scores: every pair, every threshold, every share that is accepted."""
 
-from itertools import permutations
+from itertools import groupby, pairwise, permutations
+
+import numpy as np
 
 
 def area_under_roc(negatives, positives):
@@ -75,3 +77,42 @@ def area_under_sparsification_error(negatives, positives):
         of_oracle = max(len(positives) - removed, 0)
         area += (expected_errors(negatives, positives, rest) - of_oracle) / rest
     return area / total
+
+
+def balanced_curve(uncertainty, error, target):
+    """Accepted share and wrong share after each distinct score, where each class has the same share of the whole."""
+    weight = {c: 1 / (len(set(target)) * target.count(c)) for c in set(target)}
+    accepted, wrong = [0.0], [0.0]
+    pixels = sorted(zip(uncertainty, error, target, strict=True))
+    for _, tied in groupby(pixels, key=lambda pixel: pixel[0]):
+        here = [(weight[c], weight[c] * e) for _, e, c in tied]
+        accepted.append(accepted[-1] + sum(w for w, _ in here))
+        wrong.append(wrong[-1] + sum(w for _, w in here))
+    return np.array(accepted), np.array(wrong)
+
+
+def areas_under_balanced_curve(uncertainty, error, target):
+    """AURC, AUGRC and AUSE by quadrature of the curve, which is interpolated within scores that tie."""
+    accepted, wrong = balanced_curve(uncertainty, error, target)
+    return {
+        "aurc": area_under_rates(accepted, wrong),
+        "augrc": sum(np.diff(accepted) * (wrong[1:] + wrong[:-1]) / 2),
+        "ause": area_under_rates(accepted, wrong) - area_under_rates(*best_curve(wrong[-1])),
+    }
+
+
+def best_curve(rate):
+    """Accepted and wrong share where all that is right comes first."""
+    return np.array([0, 1 - rate, 1]), np.array([0, 0, rate])
+
+
+def area_under_rates(accepted, wrong):
+    """The integral of wrong / accepted, by Gauss's rule over the logarithm of what is accepted in each step."""
+    steps = np.concatenate([[True], np.diff(accepted) > 0])
+    accepted, wrong = accepted[steps], wrong[steps]
+    nodes, weights = np.polynomial.legendre.leggauss(50)
+    area = wrong[1]  # one rate over all of the first step
+    for left, right in pairwise(accepted[1:]):
+        at = np.exp(np.log(left) + np.log(right / left) * (nodes + 1) / 2)
+        area += (weights * np.interp(at, accepted, wrong)).sum() * np.log(right / left) / 2
+    return area

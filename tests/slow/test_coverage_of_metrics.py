@@ -47,6 +47,10 @@ def of_errors(probs, labels, truth, random):
     return -(probs * probs.clamp_min(1e-30).log()).sum(1), (probs.argmax(1) != labels).long()
 
 
+def of_errors_and_classes(probs, labels, truth, random):
+    return *of_errors(probs, labels, truth, random), labels
+
+
 def of_classes(probs, labels, truth, random):
     return probs.argmax(1), labels
 
@@ -69,6 +73,7 @@ CASES = {
     "parts of the Brier score": (lambda: metrics.BrierDecomposition(CLASSES), of_probs),
     "mean IoU": (lambda: metrics.MeanIoU(CLASSES), of_classes),
     "ranking": (metrics.ErrorRanking, of_errors),
+    "balanced ranking": (lambda: metrics.BalancedRiskCoverage(CLASSES), of_errors_and_classes),
     "patches": (lambda: metrics.PAvPU(5), of_errors),
     "failures of images": (metrics.FailureDetection, of_images),
     "agreement with people": (lambda: metrics.HumanAgreement(CLASSES), of_people),
