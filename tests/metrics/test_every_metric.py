@@ -229,7 +229,8 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and not func.is_view and func._schema.name != "aten::_reshape_alias":
+        old = func.is_view or func._schema.is_mutable or func._schema.name == "aten::_reshape_alias"
+        if isinstance(out, torch.Tensor) and not old:
             self.found = max(self.found, out.numel() * out.element_size())
         return out
 
