@@ -117,8 +117,8 @@ def _without_imports(words: list[str]) -> list[str]:
         module = module if equals else next(wanted, "")
         try:
             importlib.import_module(module)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"{_IMPORT} {module}: it cannot be loaded ({error})") from error
+        except (Exception, SystemExit) as error:  # a script that ends itself would end the command without a word
+            raise UsageError(f"{_IMPORT} {module}: it cannot be loaded ({type(error).__name__}: {error})") from error
     return others
 
 

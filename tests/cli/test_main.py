@@ -127,6 +127,16 @@ def test_a_wrong_option_is_one_line_that_names_the_option_as_typed(words, text, 
     assert text in line
 
 
+@pytest.mark.parametrize(("content", "told"), [("raise SystemExit(0)", "SystemExit"), ("def (", "SyntaxError")])
+def test_a_module_that_cannot_be_imported_is_one_line(content, told, tmp_path, monkeypatch, capsys):
+    (tmp_path / f"of_{told.lower()}.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["score", "--import", f"of_{told.lower()}", "--predictions", "x"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "it cannot be loaded" in line
+    assert told in line
+
+
 def test_options_count_whether_they_stand_before_or_after_the_config(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text("budget:\n  regions: 50\n")
     words = ["--scores", "x", "--budget.regions", "7", "--config", str(tmp_path / "c.yaml"), "--print_config"]
