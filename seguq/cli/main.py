@@ -132,7 +132,10 @@ def _explain(command: str, error: Exception) -> int:
     cause: BaseException | None = error
     while cause is not None:  # libraries wrap an error that comes up in a callback or a constructor
         if isinstance(cause, SeguqError):
-            return _complain(f"{name}: {cause}", 2 if isinstance(cause, UsageError) else 1)
+            # what is written on a thread of its own says whose it was
+            return _complain(
+                f"{name}: {str(cause).removeprefix(f'{name}: ')}", 2 if isinstance(cause, UsageError) else 1
+            )
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, BrokenPipeError):
         raise error

@@ -75,6 +75,7 @@ def _raise(error):
     ("error", "status", "text"),
     [
         (SeguqError("the mask is wrong"), 1, "seguq score: the mask is wrong"),
+        (SeguqError("seguq score: the mask is wrong"), 1, "seguq score: the mask is wrong"),
         (OSError(28, "No space left on device", "x.npz"), 1, "seguq score: No space left on device (x.npz)"),
         (RuntimeError("boom"), 1, "seguq score: unexpected RuntimeError: boom (--debug shows where)"),
         (KeyboardInterrupt(), 130, "seguq score: stopped"),
