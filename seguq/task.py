@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import KEY, SCHEMA_VERSION, add_calibrators, calibrators_of, section
-from seguq.core.checks import require_choice
+from seguq.core.checks import is_number, require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningModule
 from seguq.core.reading import listing, reading, text
@@ -103,6 +103,9 @@ class SegmentationTask(LightningModule):
         weights = None if class_weights is None else len(class_weights)
         if weights is not None and weights != self.num_classes:
             raise SeguqError(f"class_weights has {weights} weights, but there are {self.num_classes} classes")
+        for name, value, least in (("lr", lr, "above 0"), ("weight_decay", weight_decay, "at least 0")):
+            if not is_number(value) or not 0 <= value < math.inf or (name == "lr" and not value):
+                raise SeguqError(f"{name} must be a number {least}, but is {value!r}")
         self.lr, self.weight_decay = lr, weight_decay
         self._images_seen = 0
         self.class_names: tuple[str, ...] = ()

@@ -770,3 +770,12 @@ def test_the_normalization_is_that_of_the_named_weights(monkeypatch):
     )
     task_of(encoder="timm-efficientnet-b0", encoder_weights="advprop")
     assert asked == [("timm-efficientnet-b0", 3, "advprop")]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lr": -1.0}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": float("inf")}, {"weight_decay": -0.1}], ids=str
+)
+def test_a_rate_that_trains_nothing_is_an_error_at_once_that_names_it(wrong):
+    (name,) = wrong
+    with pytest.raises(SeguqError, match=f"^{name} must be a number"):
+        SegmentationTask(classes=2, encoder_weights=None, **wrong)

@@ -117,8 +117,8 @@ def _without_imports(words: list[str]) -> list[str]:
         module = module if equals else next(wanted, "")
         try:
             importlib.import_module(module)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"{_IMPORT} {module}: it cannot be loaded ({error})") from error
+        except (Exception, SystemExit) as error:  # a script that ends itself would end the command without a word
+            raise UsageError(f"{_IMPORT} {module}: it cannot be loaded ({type(error).__name__}: {error})") from error
     return others
 
 
@@ -132,7 +132,10 @@ def _explain(command: str, error: Exception) -> int:
     cause: BaseException | None = error
     while cause is not None:  # libraries wrap an error that comes up in a callback or a constructor
         if isinstance(cause, SeguqError):
-            return _complain(f"{name}: {cause}", 2 if isinstance(cause, UsageError) else 1)
+            # what is written on a thread of its own says whose it was
+            return _complain(
+                f"{name}: {str(cause).removeprefix(f'{name}: ')}", 2 if isinstance(cause, UsageError) else 1
+            )
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, BrokenPipeError):
         raise error

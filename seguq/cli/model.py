@@ -189,7 +189,7 @@ def _run(path: Path, module: str) -> ModuleType:
     sys.modules[spec.name] = made  # dataclasses look there for the module of a class
     try:
         spec.loader.exec_module(made)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself would end the command without a word
         raise UsageError(f"--module {module}: it cannot be loaded ({type(error).__name__}: {how(error)})") from error
     return made
 
@@ -235,7 +235,7 @@ def _made(make: Callable[..., Any], module: str, content: Mapping[str, Any]) -> 
         network = make(**arguments)
     except SeguqError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"--module {module} cannot be made with the hyperparameters of the checkpoint "
             f"({type(error).__name__}: {how(error)})"

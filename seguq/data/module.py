@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from seguq.core.checks import is_whole, require_choice
+from seguq.core.checks import is_whole, require_choice, require_plain_name
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningDataModule
 from seguq.core.log import say_once
@@ -239,7 +239,11 @@ class SegmentationData(LightningDataModule):
             split: name of the folder below ``images/`` (and ``masks/``).
             masks: whether the images have masks.
             training: whether images are cropped and flipped.
+
+        Raises:
+            SeguqError: for a name that is no folder's, such as an empty one, by which all splits would be taken as one.
         """
+        require_plain_name("the split", split)
         normalization = self.normalization
         if self.channels != len(normalization.mean):
             raise SeguqError(

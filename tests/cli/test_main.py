@@ -75,6 +75,7 @@ def _raise(error):
     ("error", "status", "text"),
     [
         (SeguqError("the mask is wrong"), 1, "seguq score: the mask is wrong"),
+        (SeguqError("seguq score: the mask is wrong"), 1, "seguq score: the mask is wrong"),
         (OSError(28, "No space left on device", "x.npz"), 1, "seguq score: No space left on device (x.npz)"),
         (RuntimeError("boom"), 1, "seguq score: unexpected RuntimeError: boom (--debug shows where)"),
         (KeyboardInterrupt(), 130, "seguq score: stopped"),
@@ -125,6 +126,16 @@ def test_a_wrong_option_is_one_line_that_names_the_option_as_typed(words, text, 
     assert main(words) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert text in line
+
+
+@pytest.mark.parametrize(("content", "told"), [("raise SystemExit(0)", "SystemExit"), ("def (", "SyntaxError")])
+def test_a_module_that_cannot_be_imported_is_one_line(content, told, tmp_path, monkeypatch, capsys):
+    (tmp_path / f"of_{told.lower()}.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["score", "--import", f"of_{told.lower()}", "--predictions", "x"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "it cannot be loaded" in line
+    assert told in line
 
 
 def test_options_count_whether_they_stand_before_or_after_the_config(tmp_path, capsys):

@@ -180,6 +180,7 @@ MISTAKES = {
     "no class": ("own.py:Other", None, "has no class 'Other'"),
     "no class, but a value": ("own.py:__name__", None, "has no class '__name__'"),
     "a file that fails": ("bad.py:Own", None, "it cannot be loaded (SyntaxError"),
+    "a script that ends itself": ("ends.py:Own", None, "it cannot be loaded (SystemExit"),
     "a class that needs more": ("own.py:Own", hyperparameters(rate=0.5), "needs width, which the hyperparameters"),
     "another value": ("own.py:Own", hyperparameters(width="x"), "cannot be made with the hyperparameters"),
     "a function that fails": (
@@ -213,6 +214,7 @@ def test_a_mistake_is_one_sentence(module, change, told, file, content, discs, t
     (change or (lambda content: None))(content)
     torch.save(content, tmp_path / "a.ckpt")
     (tmp_path / "bad.py").write_text("class Own(\n")
+    (tmp_path / "ends.py").write_text("raise SystemExit(0)\n")
     assert predict(tmp_path / "a.ckpt", discs, tmp_path / "out", tmp_path / module) in (1, 2)
     error = capsys.readouterr().err
     assert told in error

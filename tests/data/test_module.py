@@ -344,6 +344,12 @@ def test_a_wrong_argument_is_an_error_at_once_that_names_it(dataset: Path, wrong
         make_data(dataset, **wrong)
 
 
+@pytest.mark.parametrize("split", ["", ".", "..", "../images/val", "/", "val/"])
+def test_a_split_that_is_no_folders_name_is_an_error_instead_of_all_images(dataset: Path, split: str) -> None:
+    with pytest.raises(SeguqError, match="the split"):
+        make_data(dataset).dataloader(split)
+
+
 def test_an_unknown_augmentation_is_an_error_before_the_first_batch(dataset: Path) -> None:
     with pytest.raises(SeguqError, match=r"augmentation.*'rotate'"):
         make_data(dataset, augmentation="rotate").train_dataloader()
