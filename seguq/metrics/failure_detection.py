@@ -54,6 +54,7 @@ class FailureDetection(BootstrapMetric):
     """
 
     higher_is_better: bool | None = None  # of some of the values more is better, of others less
+    full_state_update = True  # calling it numbers the items on, of which the random keys are made
     items: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
