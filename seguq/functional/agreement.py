@@ -127,7 +127,8 @@ def generalized_energy_distance(
         classes += union > 0
     distance = 1 - (overlap / classes).nan_to_num(1)
     # samples count the same, and so do the annotators that say anything
-    share = torch.cat((says.new_ones(len(says), count) / count, -(says / says.sum(1, keepdim=True))), 1).double()
+    people = says.double() / says.sum(1, keepdim=True)
+    share = torch.cat((people.new_full((len(says), count), 1 / count), -people), 1)
     squared = 0 - torch.einsum("bi,bij,bj->b", share, distance, share)
     return squared.masked_fill((pixels == 0) | ~says.any(1), torch.nan)
 

@@ -58,7 +58,8 @@ def test_a_mask_without_a_label_is_not_one_of_an_annotator():
 
 
 def test_the_energy_distance_is_not_negative_where_annotators_left_pixels_out():
-    samples, masks = masks_of(1, images=300, size=(3, 3), ignored=0), masks_of(2, images=300, size=(3, 3), ignored=0.3)
+    samples = masks_of(1, images=300, count=3, size=(3,), ignored=0)
+    masks = masks_of(2, images=300, count=3, size=(3,), ignored=0.3)
     assert generalized_energy_distance(samples, masks, 3).nan_to_num(0).min() > -1e-12
 
 
