@@ -30,6 +30,7 @@ def annotator_disagreement(masks: Tensor, num_classes: int, ignore_index: int = 
         tensor([[0.0000, 0.5000]])
     """
     require_masks("masks", masks, num_classes, ignore_index)
+    masks = masks.long()  # 156 of 8 bits compares as equal to an ignore_index of -100
     votes = (masks != ignore_index).sum(1)
     squares = torch.zeros(votes.shape, device=masks.device)
     for each in range(num_classes):
@@ -78,19 +79,19 @@ def generalized_energy_distance(
 
     .. math:: D^2 = 2 E[d(S, Y)] - E[d(S, S')] - E[d(Y, Y')], \qquad d = 1 - IoU
 
-    Means are over all pairs, each sample and mask with itself among them, so that it is never below 0 by more than
-    rounding, and 0 where samples and masks are the same set. ``IoU`` is the mean over the classes that either of the
-    two has; two that have none agree.
+    Means are over all pairs, each sample and mask with itself among them, so that it is 0 where samples and masks are
+    the same set. ``IoU`` is the mean over the classes that either of the two has; two that have none agree. All pairs
+    are of the same pixels, those that every annotator labeled; a mask without a label is not one of an annotator.
 
     Args:
         samples: class indices of S samples, ``(B, S, *spatial)``.
         masks: class indices of M annotators, ``(B, M, *spatial)``.
         num_classes: C.
-        ignore_index: value of pixels that an annotator left out; they count in no pair with that mask.
+        ignore_index: value of pixels that an annotator left out.
         background: class that is left out, as it is in the papers; None: all count.
 
     Returns:
-        ``(B,)`` float64 from 0 to 2, lower is better.
+        ``(B,)`` float64 from 0 to 2, lower is better; NaN for an image without a pixel that every annotator labeled.
 
     References:
         Kohl et al., A Probabilistic U-Net for Segmentation of Ambiguous Images, 2018, eq. 6.
@@ -107,23 +108,29 @@ def generalized_energy_distance(
     count, number = samples.shape[1], samples.shape[1] + masks.shape[1]
     zeros = torch.zeros(len(samples), number, number, dtype=torch.float64, device=samples.device)
     counted = [each for each in range(num_classes) if each not in (background, ignore_index)]
-    both, sizes = ({each: zeros.clone() for each in counted} for _ in range(2))
+    both = {each: zeros.clone() for each in counted}
+    says = torch.stack([(one.long() != ignore_index).any(1) for one in masks.flatten(2).unbind(1)], 1)
+    pixels = zeros.new_zeros(len(samples))
     flat = torch.cat((samples.flatten(2), masks.flatten(2)), 1)
     for part in torch.split(flat, _PIECE, -1):
-        said = part != ignore_index
-        said[:, :count] = True  # a model says something everywhere
+        part = part.long()  # 156 of 8 bits compares as equal to an ignore_index of -100
+        common = ((part[:, count:] != ignore_index) | ~says.unsqueeze(-1)).all(1, keepdim=True)
+        pixels += common.sum((1, 2))
         for each in both:
-            inside = ((part == each) & said).float()  # whose products are exact up to 2^24 pixels
+            inside = ((part == each) & common).float()  # whose products are exact up to 2^24 pixels
             both[each] += inside @ inside.mT
-            sizes[each] += inside @ said.float().mT  # of each, where the other says anything
     overlap, classes = zeros.clone(), zeros.clone()
-    for each in both:
-        union = sizes[each] + sizes[each].mT - both[each]
-        overlap += (both[each] / union).nan_to_num(0)
+    for shared in both.values():
+        sizes = shared.diagonal(dim1=1, dim2=2)
+        union = sizes.unsqueeze(1) + sizes.unsqueeze(2) - shared
+        overlap += (shared / union).nan_to_num(0)
         classes += union > 0
     distance = 1 - (overlap / classes).nan_to_num(1)
-    across = distance[:, :count, count:].mean((1, 2))
-    return 2 * across - distance[:, :count, :count].mean((1, 2)) - distance[:, count:, count:].mean((1, 2))
+    # samples count the same, and so do the annotators that say anything
+    people = says.double() / says.sum(1, keepdim=True)
+    share = torch.cat((people.new_full((len(says), count), 1 / count), -people), 1)
+    squared = 0 - torch.einsum("bi,bij,bj->b", share, distance, share)
+    return squared.masked_fill((pixels == 0) | ~says.any(1), torch.nan)
 
 
 def require_masks(name: str, masks: Tensor, num_classes: int, ignore_index: int | None) -> None:

@@ -40,6 +40,8 @@ def near_border(classes: Tensor, distance: int, ignore_index: int | None = None)
             f"borders are of images (B, *spatial) of 1 to 3 dimensions, but the classes have shape "
             f"{tuple(classes.shape)}"
         )
+    if not classes.numel():  # which pooling refuses
+        return torch.zeros_like(classes, dtype=torch.bool)
     values = classes.unsqueeze(1).float()  # class indices are exact up to 2^24
     ignored = torch.zeros_like(values, dtype=torch.bool) if ignore_index is None else values == ignore_index
     ends = [sign * _largest(sign * values.masked_fill(ignored, -sign * torch.inf), distance, dims) for sign in (1, -1)]

@@ -68,7 +68,8 @@ def patches_right(accurate: Tensor, inaccurate: Tensor, certain: Tensor) -> Tens
     total = counts.sum(-1, keepdim=True)
     wanted, taken = certain.to(counts) * total, counts.cumsum(-1)
     last = torch.searchsorted(taken, wanted).clamp_max(counts.shape[-1] - 1)
-    part = (wanted - taken.gather(-1, last) + counts.gather(-1, last)) / counts.gather(-1, last).clamp_min(1e-300)
+    here = counts.gather(-1, last)
+    part = torch.where(here > 0, (wanted - taken.gather(-1, last) + here) / here, 0)
     gain = accurate - inaccurate
     gained = gain.cumsum(-1).gather(-1, last) - (1 - part) * gain.gather(-1, last)
     return (inaccurate.sum(-1, keepdim=True) + gained) / total
@@ -99,9 +100,10 @@ def patches_right_area(accurate: Tensor, inaccurate: Tensor) -> Tensor:
 
 def _patch_sums(values: Tensor, window: int) -> Tensor:
     """Sums over patches, ``(B, *spatial)`` to ``(B, *patches)``."""
-    missing = [-side % window for side in values.shape[1:]]
+    windows = [min(window, max(1, side)) for side in values.shape[1:]]
+    missing = [-side % window for side, window in zip(values.shape[1:], windows, strict=True)]
     padded = nn_functional.pad(values, [width for side in reversed(missing) for width in (0, side)])
-    for axis in range(1, values.ndim):
+    for axis, window in enumerate(windows, 1):
         number = padded.shape[axis] // window
         padded = padded.reshape(*padded.shape[:axis], number, window, *padded.shape[axis + 1 :]).sum(axis + 1)
     return padded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import SupportsFloat
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ def working_bin(
         ([None, 0], 1)
     """
     wanted = risk if coverage is None else coverage
-    if (coverage is None) == (risk is None) or wanted is None or not 0 <= wanted <= 1:
+    if (coverage is None) == (risk is None) or not isinstance(wanted, SupportsFloat) or not 0 <= wanted <= 1:
         raise SeguqError(f"give coverage= or risk=, from 0 to 1, not coverage={coverage!r} and risk={risk!r}")
     covered, left = risk_coverage_points(negatives, positives)
     filled = negatives + positives > 0

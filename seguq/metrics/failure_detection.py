@@ -58,6 +58,8 @@ class FailureDetection(BootstrapMetric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(1, boot_size=1, **kwargs)  # the number of items, in all and in each replicate
+        # no state: calling a metric resets it for each batch, whose items would get the keys of those before
+        self._numbered = 0
         # a row an item: a random key, the seed of its image's weights, and the bits of score and error
         empty = torch.full((_MOST, 4), torch.iinfo(torch.int64).max, dtype=torch.int64)
         self.add_state("items", empty, dist_reduce_fx=_least_keys)
@@ -91,7 +93,8 @@ class FailureDetection(BootstrapMetric):
             seeds = torch.tensor([image_seed(self.seed, str(image_id)) for image_id in group], dtype=torch.int64)
         seen = int(self.sums)
         values = torch.stack((score.double(), error.double()), 1) + 0.0  # one zero
-        numbers = torch.arange(seen, seen + len(score), device=values.device)
+        numbers = torch.arange(self._numbered, self._numbered + len(score), device=values.device)
+        self._numbered += len(score)
         parts = torch.cat((numbers.unsqueeze(1), seeds.to(values.device).unsqueeze(1), values.view(torch.int64)), 1)
         rows = torch.cat((_mixed(parts).unsqueeze(1), parts[:, 1:]), 1)
         if seen + len(rows) <= _MOST:

@@ -24,7 +24,8 @@ class HumanAgreement(BootstrapMetric):
 
     ``ncc`` is the mean over images of the correlation, over pixels, of uncertainty and the variance of the masks; an
     image where one of the two is the same everywhere has none and is left out. ``ged`` is the mean over images of the
-    squared generalized energy distance between samples and masks; NaN where no samples were passed.
+    squared generalized energy distance between samples and masks, over the pixels that every annotator labeled (a mask
+    without a label is not one of an annotator); NaN where no samples were passed.
 
     Args:
         num_classes: C.
@@ -66,8 +67,8 @@ class HumanAgreement(BootstrapMetric):
             group: one image id an item, for `compute_interval`.
 
         Raises:
-            SeguqError: for shapes that do not go together, NaN in ``uncertainty`` where two annotators say anything, or
-                values that are no class.
+            SeguqError: for shapes that do not go together, NaN or infinity in ``uncertainty`` where two annotators say
+                anything, or values that are no class.
         """
         require_masks("masks", masks, self.num_classes, self.ignore_index)
         if uncertainty.shape != (len(masks), *masks.shape[2:]):
@@ -78,8 +79,9 @@ class HumanAgreement(BootstrapMetric):
         if samples is not None:
             require_target_range(samples, self.num_classes, None, name="samples")
         variance = annotator_disagreement(masks, self.num_classes, self.ignore_index)
-        if bool((uncertainty.isnan() & ~variance.isnan()).any()):
-            raise SeguqError("uncertainty holds NaN where annotators say something")
+        if bool((~uncertainty.isfinite() & ~variance.isnan()).any()):
+            raise SeguqError("uncertainty holds NaN or infinity where annotators say something")
+        uncertainty = uncertainty.double().masked_fill(variance.isnan(), torch.nan)
         values = [normalized_cross_correlation(uncertainty, variance)]
         if samples is not None:
             values.append(

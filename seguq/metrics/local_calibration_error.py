@@ -61,6 +61,9 @@ class LocalCalibrationError(BootstrapMetric):
             probs: ``(B, C, *spatial)`` of one to three dimensions.
             target: class indices ``(B, *spatial)``.
             group: one image id an item, for `compute_interval`.
+
+        Raises:
+            SeguqError: for shapes that do not go together, a target out of range, or what are no probabilities.
         """
         probs, target = checked_probs(probs, target, self.num_classes, self.ignore_index)
         if target.ndim > 4:
@@ -75,23 +78,25 @@ class LocalCalibrationError(BootstrapMetric):
 
     def _windows(self, probs: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Windows a strip at a time: ``(B, windows, C, n)`` and ``(B, windows, n)``."""
-        window, spatial = self.window, target.shape[1:]
-        missing = [-side % window for side in spatial[1:]]
-        for start in range(0, spatial[0], window):
-            some, labels = probs[:, :, start : start + window], target[:, start : start + window]
-            pads = [width for side in reversed(missing) for width in (0, side)] + [0, window - labels.shape[1]]
+        spatial = target.shape[1:]
+        windows = [min(self.window, max(1, side)) for side in spatial]
+        missing = [-side % window for side, window in zip(spatial, windows, strict=True)][1:]
+        for start in range(0, spatial[0], windows[0]):
+            some, labels = probs[:, :, start : start + windows[0]], target[:, start : start + windows[0]]
+            pads = [width for side in reversed(missing) for width in (0, side)] + [0, windows[0] - labels.shape[1]]
             yield (
-                self._cut(nn_functional.pad(full_precision(some), pads), 2),
-                self._cut(nn_functional.pad(labels, pads, value=self.ignore_index).unsqueeze(1), 2).squeeze(2),
+                _cut(nn_functional.pad(full_precision(some), pads), windows),
+                _cut(nn_functional.pad(labels, pads, value=self.ignore_index).unsqueeze(1), windows).squeeze(2),
             )
-
-    def _cut(self, values: Tensor, first: int) -> Tensor:
-        """``(B, C, *spatial)`` as ``(B, windows, C, n)``; sides are multiples of the window."""
-        dims = values.ndim - first
-        shape = [part for side in values.shape[first:] for part in (side // self.window, self.window)]
-        parts = values.reshape(*values.shape[:first], *shape)
-        outer, inner = ([first + 2 * axis + offset for axis in range(dims)] for offset in (0, 1))
-        return parts.permute(0, *outer, 1, *inner).flatten(dims + 2).flatten(1, dims)
 
     def _value(self, sums: Tensor) -> Tensor:
         return sums[..., 1] / sums[..., 0]
+
+
+def _cut(values: Tensor, windows: list[int]) -> Tensor:
+    """``(B, C, *spatial)`` as ``(B, windows, C, n)``; sides are multiples of the window's."""
+    dims = len(windows)
+    shape = [part for side, window in zip(values.shape[2:], windows, strict=True) for part in (side // window, window)]
+    parts = values.reshape(*values.shape[:2], *shape)
+    outer, inner = ([2 + 2 * axis + offset for axis in range(dims)] for offset in (0, 1))
+    return parts.permute(0, *outer, 1, *inner).flatten(dims + 2).flatten(1, dims)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seguq.core.checks import require_count
+from seguq.core.checks import flat_images, require_count
 from seguq.functional.patches import patch_errors, patches_right, patches_right_area, patches_right_best
 from seguq.metrics.bootstrap import axes_for, is_history, percentiles
 from seguq.metrics.error_ranking import ErrorRanking
@@ -68,9 +68,9 @@ class PAvPU(ErrorRanking):
         Raises:
             SeguqError: for shapes that differ, other values in ``error``, or NaN in ``uncertainty`` where it counts.
         """
-        if uncertainty.ndim == 1:
-            uncertainty, error = uncertainty.unsqueeze(0), error.unsqueeze(0)
-        self._check(uncertainty, error)
+        if uncertainty.shape == error.shape and uncertainty.ndim:  # of others the next step tells
+            uncertainty, error = (each.unsqueeze(0) if each.ndim == 1 else each for each in (uncertainty, error))
+            self._check(flat_images(uncertainty), flat_images(error))
         super().update(*patch_errors(uncertainty, error, self.window, self.ignore_index), group)
 
     def plot(

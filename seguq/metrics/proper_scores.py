@@ -169,6 +169,9 @@ class BrierDecomposition(BootstrapMetric):
             probs: ``(B, C, *spatial)``.
             target: class indices ``(B, *spatial)``.
             group: one image id an item, for `compute_interval`.
+
+        Raises:
+            SeguqError: for shapes that do not go together, a target out of range, or what are no probabilities.
         """
         probs, target = checked_probs(probs, target, self.num_classes, self.ignore_index)
         size = self.sums.numel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 from torch import Tensor
 
@@ -19,7 +19,8 @@ class WorkingPoint(NamedTuple):
     ``working_point(threshold=...)`` of a metric that has seen them.
 
     Attributes:
-        threshold: the largest score that is accepted; minus infinity where nothing is.
+        threshold: the largest score that is accepted; minus infinity where nothing is. `RiskCoverage` takes scores as
+            float32: compare those of float64 with it as such, ``uncertainty.float() <= threshold``.
         coverage: the accepted share.
         risk: the error rate (mean error) of what is accepted; NaN where nothing is.
         coverage_interval: (low, high) over images at this threshold, 95 %; None where images have no ids.
@@ -44,7 +45,7 @@ def bin_of(
     """The bin up to which scores are accepted, given the largest score in each; None where none is."""
     if threshold is None:
         return working_bin(right, wrong, coverage=coverage, risk=risk)
-    if coverage is not None or risk is not None or math.isnan(threshold):
+    if coverage is not None or risk is not None or not isinstance(threshold, SupportsFloat) or math.isnan(threshold):
         raise SeguqError(f"give one of coverage=, risk= and threshold=, a number, not several or {threshold!r}")
     found = ((highest <= threshold) & (right + wrong > 0)).nonzero().flatten()
     return int(found[-1]) if len(found) else None

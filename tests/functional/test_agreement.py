@@ -27,15 +27,15 @@ def iou_distance(one, other, classes, background, valid):
 
 def energy_distance_by_loop(samples, masks, classes, background):
     """All pairs one by one."""
-    everywhere = np.ones(samples.shape[1:], dtype=bool)
+    masks = [one for one in masks if (one != 255).any()]
+    common = np.all([one != 255 for one in masks], axis=0)
+    if not common.any():
+        return math.nan
 
     def mean(first, second):
-        pairs = itertools.product(first, second)
-        return np.mean([iou_distance(a, b, classes, background, v & w) for (a, v), (b, w) in pairs])
+        return np.mean([iou_distance(*pair, classes, background, common) for pair in itertools.product(first, second)])
 
-    model = [(one, everywhere) for one in samples]
-    people = [(one, one != 255) for one in masks]
-    return 2 * mean(model, people) - mean(model, model) - mean(people, people)
+    return 2 * mean(samples, masks) - mean(samples, samples) - mean(masks, masks)
 
 
 @pytest.mark.parametrize("background", [0, None, 2])
@@ -46,7 +46,31 @@ def test_the_energy_distance_is_that_of_a_loop_over_all_pairs(size, background):
     found = generalized_energy_distance(samples, masks, 3, background=background)
     pairs = zip(samples.numpy(), masks.numpy(), strict=True)
     expected = [energy_distance_by_loop(s, m, 3, background) for s, m in pairs]
-    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    assert found.tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_a_mask_without_a_label_is_not_one_of_an_annotator():
+    samples, masks = masks_of(1, count=3, ignored=0), masks_of(2)
+    absent = torch.full_like(masks[:, :1], 255)
+    with_absent = generalized_energy_distance(samples, torch.cat((masks, absent), 1), 3)
+    assert torch.equal(with_absent, generalized_energy_distance(samples, masks, 3))
+    assert generalized_energy_distance(samples, absent, 3).isnan().all()
+
+
+def test_the_energy_distance_is_not_negative_where_annotators_left_pixels_out():
+    samples = masks_of(1, images=300, count=3, size=(3,), ignored=0)
+    masks = masks_of(2, images=300, count=3, size=(3,), ignored=0.3)
+    assert generalized_energy_distance(samples, masks, 3).nan_to_num(0).min() > -1e-12
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 412])
+def test_classes_of_8_bits_are_not_taken_for_ignored_ones(ignore_index):
+    masks = torch.tensor([[[156, 1], [156, 2], [3, 3]]], dtype=torch.uint8)  # as 8 bits, -100 and 412
+    samples = masks.flip(1)[:, :2]
+    found = annotator_disagreement(masks, 200, ignore_index)
+    assert torch.equal(found, annotator_disagreement(masks.long(), 200, ignore_index))
+    found = generalized_energy_distance(samples, masks, 200, ignore_index)
+    assert torch.equal(found, generalized_energy_distance(samples.long(), masks.long(), 200, ignore_index))
 
 
 def test_images_in_several_pieces_have_the_same_energy_distance(monkeypatch):

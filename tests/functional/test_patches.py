@@ -78,3 +78,16 @@ def test_what_does_not_go_together_is_an_error():
     ):
         with pytest.raises(SeguqError, match=r"shape|window"):
             patch_errors(uncertainty, error, window)
+
+
+@pytest.mark.parametrize("size", [(5,), (4, 3), (2, 3, 2)])
+def test_a_window_larger_than_the_image_is_the_image(size):
+    uncertainty, error = torch.rand(2, *size), torch.zeros(2, *size, dtype=torch.int64)
+    means, wrong = patch_errors(uncertainty, error, window=10**9)
+    assert means.flatten().tolist() == pytest.approx(uncertainty.flatten(1).mean(1).tolist())
+    assert wrong.flatten().tolist() == [0, 0]
+
+
+def test_the_curve_begins_with_a_number_in_single_precision_too():
+    first_is_empty = torch.tensor([0.0, 1.0])
+    assert patches_right(first_is_empty, first_is_empty, torch.zeros(1)).tolist() == [0.5]

@@ -32,7 +32,9 @@ def test_the_bin_is_the_one_that_a_search_finds(wanted):
         assert working_bin(right, wrong, risk=wanted) == (max(safe) if safe else None)
 
 
-@pytest.mark.parametrize("given", [{}, {"coverage": 0.5, "risk": 0.1}, {"risk": -0.1}, {"coverage": 1.1}])
+@pytest.mark.parametrize(
+    "given", [{}, {"coverage": 0.5, "risk": 0.1}, {"risk": -0.1}, {"coverage": 1.1}, {"risk": "0.1"}]
+)
 def test_what_is_no_aim_is_an_error(given):
     with pytest.raises(SeguqError, match="give coverage= or risk="):
         working_bin(torch.ones(2), torch.ones(2), **given)

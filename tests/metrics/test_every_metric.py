@@ -154,7 +154,7 @@ def small_and_large(name):
         edge = torch.arange(size[1]).expand(1, *size) * 2 >= size[1]
         sure = 0.51 + 0.4 * torch.rand(1, *size, generator=random) * (size[0] > 2)
         foreground = sure.where(edge, 1 - sure)
-        wrong = torch.rand(1, *size, generator=random) < 0.2 * (size[0] > 2)
+        wrong = torch.rand(1, *size, generator=random) < (0.5 if name == "PAvPU" else 0.2) * (size[0] > 2)
         if name == "PAvPU":
             yield foreground, wrong.long()
         else:

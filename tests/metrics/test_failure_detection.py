@@ -113,6 +113,16 @@ def test_the_sample_is_as_good_as_a_random_one(monkeypatch):
     assert float(found["spearman"]) == pytest.approx(exact["spearman"], abs=4 / math.sqrt(1024))
 
 
+def test_calling_it_leaves_the_sample_of_items_that_are_alike_random(monkeypatch):
+    monkeypatch.setattr(failure_detection, "_MOST", 256)
+    score = torch.tensor([0.0] * 3 + [1.0]).repeat(256)
+    metric = FailureDetection()
+    for part in score.view(-1, 4):
+        metric(part, part)
+    share = float(metric._kept()[0].mean())
+    assert share == pytest.approx(0.25, abs=4 * math.sqrt(0.19 / 256))
+
+
 @pytest.mark.parametrize("given", [{"coverage": 0.5}, {"risk": 0.1}, {"threshold": 0.3}])
 def test_a_working_point_is_what_a_search_finds_and_its_intervals_hold_it(given):
     score, error = items(60, ties=True)

@@ -62,6 +62,25 @@ def test_where_nobody_says_anything_uncertainty_may_hold_nan():
         metric.update(uncertainty, masks)
 
 
+def test_infinite_uncertainty_is_an_error_where_annotators_say_something():
+    uncertainty, masks, _ = images()
+    masks[0, :, 0, 0], uncertainty[0, 0, 0] = 255, math.inf
+    metric = HumanAgreement(3)
+    metric.update(uncertainty[:1], masks[:1])
+    assert not math.isnan(metric.compute()["ncc"])
+    with pytest.raises(SeguqError, match="NaN or infinity"):
+        metric.update(uncertainty[:1], masks[1:2] % 3)
+
+
+def test_images_that_nobody_labeled_change_nothing():
+    uncertainty, masks, samples = images()
+    metric = HumanAgreement(3)
+    metric.update(uncertainty, masks, samples)
+    before = metric.compute()
+    metric.update(uncertainty, torch.full_like(masks, 255), samples)
+    assert metric.compute() == before
+
+
 @pytest.mark.parametrize("change", ["size", "class", "samples", "sizes"])
 def test_what_does_not_go_together_is_an_error(change):
     uncertainty, masks, samples = images()

@@ -194,6 +194,12 @@ def test_an_interval_holds_its_value_and_a_difference_with_itself_is_none(kind, 
         assert float(metric.compute_debiased()) <= float(metric.compute()) + (0.05 if norm == "l2" else 1e-7)
 
 
+def test_images_without_a_pixel_have_no_border():
+    metric = CalibrationError(3, near_border=1)
+    metric.update(torch.zeros(2, 3, 4, 0), torch.zeros(2, 4, 0, dtype=torch.int64))
+    assert metric.compute().isnan()
+
+
 def test_metrics_of_other_settings_have_no_difference():
     batch = batch_of("multiclass")
     with pytest.raises(SeguqError, match="norm is 'l1' here and 'l2' there"):
@@ -204,7 +210,7 @@ def test_metrics_of_other_settings_have_no_difference():
 
 
 @pytest.mark.parametrize("size", [(20,), (9, 11), (5, 6, 7)])
-@pytest.mark.parametrize("window", [3, 4, 50])
+@pytest.mark.parametrize("window", [3, 4, 10**6])
 def test_the_local_error_is_the_mean_over_windows(size, window):
     probs, target = probs_and_target(size=size)
     target[0] = 255

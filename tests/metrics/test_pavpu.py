@@ -52,3 +52,16 @@ def test_a_nan_that_counts_is_an_error_before_anything_is_taken_in():
     metric._computed = None
     assert metric.compute() == before
     assert torch.equal(metric.sums.sum(), torch.tensor(6.0 * 9, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 4), (2, 3, 5)), ((3,), (3, 1)), ((), ())])
+def test_shapes_that_do_not_fit_are_an_error_though_there_is_nan(shapes):
+    with pytest.raises(SeguqError, match="shape"):
+        PAvPU(2).update(torch.full(shapes[0], math.nan), torch.zeros(shapes[1], dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 3, 0), (0, 3, 4)])
+def test_an_empty_batch_changes_nothing(shape):
+    metric = PAvPU(2)
+    metric.update(torch.zeros(shape), torch.zeros(shape, dtype=torch.int64))
+    assert metric.compute()["pavpu_max"].isnan()
