@@ -88,7 +88,12 @@ class FitCLI(LightningCLI):
         if self.config.trainer.enable_progress_bar is not False:
             callbacks.append(RichProgressBar())
         self.config_init.trainer.callbacks = callbacks
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # Lightning's, for an accelerator or a strategy that there is not
+            if isinstance(error, SeguqError):
+                raise
+            raise UsageError(f"--trainer: {' '.join(str(error).split())}") from error
 
 
 def _training_in(resume: str) -> dict[str, Any]:

@@ -114,6 +114,8 @@ def test_options_may_be_written_with_hyphens(discs, tmp_path, capsys):
         (["--resume", "missing.ckpt"], 2, "missing.ckpt does not exist"),
         (["--data.augmentation", "spin"], 2, "spin"),
         (["--trainer.max_epochs", "many"], 2, "many"),
+        (["--trainer.accelerator", "nope"], 2, "invalid accelerator"),
+        (["--trainer.strategy", "nope"], 2, "nope"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, status, text, discs, tmp_path, capsys):
