@@ -90,12 +90,12 @@ def equal_mass(bins: Tensor, reference: Tensor, n_bins: int) -> Tensor:
     A fine bin that lies over an edge is shared out, as if its pixels were alike.
 
     Args:
-        bins: ``(..., F)``.
-        reference: number of pixels in each fine bin, ``(F,)``.
+        bins: ``(..., rows, F)``, or ``(F,)``.
+        reference: number of pixels in each fine bin, ``(F,)``, or one for each of the leading dimensions, ``(..., F)``.
         n_bins: number of bins.
 
     Returns:
-        ``(..., n_bins)``.
+        ``(..., rows, n_bins)``, or ``(n_bins,)``.
 
     References:
         Nguyen and O'Connor, Posterior Calibration and Exploratory Analysis for Natural Language Processing Models,
@@ -105,11 +105,11 @@ def equal_mass(bins: Tensor, reference: Tensor, n_bins: int) -> Tensor:
         >>> equal_mass(torch.tensor([2.0, 6.0, 0.0]), torch.tensor([2.0, 6.0, 0.0]), n_bins=2)
         tensor([4., 4.])
     """
-    ends = reference.cumsum(0) / reference.sum() * n_bins
-    starts = torch.cat((ends.new_zeros(1), ends[:-1]))
+    ends = reference.cumsum(-1) / reference.sum(-1, keepdim=True) * n_bins
+    starts = torch.cat((torch.zeros_like(ends[..., :1]), ends[..., :-1]), -1)
     edges = torch.arange(n_bins, dtype=ends.dtype, device=ends.device)
-    inside = ends.unsqueeze(1).minimum(edges + 1) - starts.unsqueeze(1).maximum(edges)
-    shares = inside.clamp_min(0) / (ends - starts).unsqueeze(1)
+    inside = ends.unsqueeze(-1).minimum(edges + 1) - starts.unsqueeze(-1).maximum(edges)
+    shares = inside.clamp_min(0) / (ends - starts).unsqueeze(-1)
     return bins @ shares.nan_to_num(0, 0, 0).to(bins)
 
 

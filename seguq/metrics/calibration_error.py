@@ -31,7 +31,7 @@ from seguq.functional.calibration_kinds import (
 )
 from seguq.functional.logits import TASKS, Task
 from seguq.metrics.bootstrap import BootstrapMetric, Interval, axes_for, is_history, split_last
-from seguq.metrics.pieces import checked_probs, require_probs, sums_in_pieces
+from seguq.metrics.pieces import checked_probs, parts_of, require_probs, sums_in_pieces
 
 Kind = Literal["top1", "classwise", "adaptive"]
 Average = Literal["pooled", "image", "nonempty"]
@@ -153,10 +153,9 @@ class CalibrationError(BootstrapMetric):
             target = self._near_border(probs, target, self.near_border)
 
         def sums_of(part: slice) -> Tensor:
-            bins = self._bins_of_images(probs[part], target[part])
             if self.average != "image":
-                return bins
-            values = self._error(split_last(bins, self._rows, 3, self._width))
+                return self._bins_of_images(probs[part], target[part])
+            values = self._errors_of_images(probs[part], target[part])
             counted = ~values.isnan()
             return torch.stack((counted.double(), values.where(counted, 0)), 1)
 
@@ -196,6 +195,12 @@ class CalibrationError(BootstrapMetric):
         images = classes.flatten(0, 1) if self.task == "multilabel" else classes  # each label has borders of its own
         return target.where(near_border(images, distance, ignored).view_as(classes), self.ignore_index)
 
+    def _errors_of_images(self, probs: Tensor, target: Tensor) -> Tensor:
+        """The error of each image by itself, ``(B,)``; NaN where none of its pixels counts."""
+        width = self._size * (self.n_bins if self.kind == "adaptive" else 1)
+        parts = [self._bins_of_images(probs[part], target[part]) for part in parts_of(len(target), width)]
+        return torch.cat([self._error(split_last(bins, self._rows, 3, self._width)) for bins in parts])
+
     def _bins_of_images(self, probs: Tensor, target: Tensor) -> Tensor:
         """The bins of each image, ``(B, rows * 3 * width)``."""
         if self.kind == "classwise" and self.task == "multilabel":
@@ -224,10 +229,9 @@ class CalibrationError(BootstrapMetric):
         """Bins ``(..., K, 3, width)`` as ``(..., K, 3, n_bins)``."""
         if self.kind != "adaptive":
             return bins
-        reference = split_last(self.sums, 1, 3, FINE_BINS) if self.average != "image" else bins
-        if reference.ndim == 3:
-            return equal_mass(bins, reference[0, 0], self.n_bins)
-        return torch.stack([equal_mass(one, one[0, 0], self.n_bins) for one in bins])
+        # an image that is judged by itself has edges of its own
+        reference = bins[..., 0, :] if self.average == "image" else self.sums[:FINE_BINS]
+        return equal_mass(bins, reference, self.n_bins)
 
     def _error(self, bins: Tensor) -> Tensor:
         return calibration_error(self._coarse(bins), self.norm, self.average == "nonempty")
