@@ -210,6 +210,11 @@ def _an_image_has_the_same_answer_in_any_batch(make: Callable[..., Estimator], i
         values = [maps.probs if name == "probs" else maps[name] for maps in (whole, again, back)]
         single = torch.cat([maps.probs if name == "probs" else maps[name] for maps in alone])
         _require(est, torch.equal(values[0], values[1]), f"{name} of two calls is the same")
+        if name == "variation_ratio":  # rounding turns a vote where two classes are level
+            for other in (single, values[2].flip(0)):
+                level = ~torch.isclose(other, values[0], rtol=1e-4, atol=1e-5)
+                _require(est, float(level.double().mean()) <= 0.02, f"{name} does not depend on batch and order")
+            continue
         _require_close(est, single, values[0], f"{name} of an image is the same alone and in a batch")
         _require_close(est, values[2].flip(0), values[0], f"{name} of an image does not depend on the order")
     nothing = est(images[:0], [])
