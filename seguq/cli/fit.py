@@ -56,6 +56,8 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse to write over another training."""
         require_no_nul(self.config.as_dict())
+        if not self.config.out:
+            raise UsageError("--out is empty: name a folder")
         out, resume = Path(self.config.out), self.config.resume
         require_folder(str(self.config.data.root), "--data.root")  # before weights are downloaded
         self.resumed = None if resume is None else _training_in(resume)
@@ -90,7 +92,7 @@ class FitCLI(LightningCLI):
         self.config_init.trainer.callbacks = callbacks
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # Lightning's, for an accelerator or a strategy that there is not
+        except (ValueError, TypeError) as error:  # Lightning's, for an accelerator or devices that there are not
             if isinstance(error, SeguqError):
                 raise
             raise UsageError(f"--trainer: {' '.join(str(error).split())}") from error
@@ -203,18 +205,23 @@ def run(words: Sequence[str]) -> None:
     """Train."""
     quiet()
     require_configs(words)
-    cli = FitCLI(
-        SegmentationTask,
-        SegmentationData,
-        args=[underscored(word) for word in config_first(words)],
-        run=False,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"max_epochs": 50, "log_every_n_steps": 10},
-        parser_kwargs={"prog": "seguq fit", "description": _DESCRIPTION, "exit_on_error": False},
-    )
+    try:
+        cli = FitCLI(
+            SegmentationTask,
+            SegmentationData,
+            args=[underscored(word) for word in config_first(words)],
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"max_epochs": 50, "log_every_n_steps": 10},
+            parser_kwargs={"prog": "seguq fit", "description": _DESCRIPTION, "exit_on_error": False},
+        )
+    except ValueError as error:
+        if "not in bounds" not in str(error):  # what NumPy says of a seed
+            raise
+        raise UsageError(f"--seed_everything: {error}") from error
     try:
         _fit(cli)
     finally:

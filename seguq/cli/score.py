@@ -62,6 +62,8 @@ def score(
             f"{folder} has no maps of {by!r}, but of {', '.join(measures)}: predict with --measures [{by}]"
         )
     target = Path(out) if out else folder / "regions.parquet"
+    if target.suffix != ".parquet":
+        raise UsageError(f"a table of regions is a .parquet file, but --out is {out}")
     refuse_to_overwrite(target, overwrite)
     if target.exists():
         RegionTable.load(target)  # nothing but a table is replaced

@@ -74,6 +74,8 @@ def demo(
     """
     if steps < 1 or samples < 2 or regions < 1 or (images is not None and images < 2):
         raise UsageError("--steps and --regions must be at least 1, --samples and --images at least 2")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed must be from 0 to {2**32 - 1}, but is {seed}")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out} is a file: pass a new folder as --out")

@@ -12,6 +12,8 @@ from seguq.core.errors import UsageError
 from seguq.inference import UncertaintyMaps
 from seguq.regions.partition import Partition, image_size
 
+_MOST = 2**31 - 1  # cells are counted in 32 bits
+
 
 class Grid(Partition):
     """Square cells of equal size, row by row; those at the right and lower border are cut off by it.
@@ -20,7 +22,7 @@ class Grid(Partition):
         size: side of a cell in pixels.
 
     Raises:
-        UsageError: unless it is a whole number of at least 1.
+        UsageError: unless it is a whole number from 1 to 2^31 - 1.
 
     Example:
         >>> Grid(2)(torch.zeros(3, 2, 3)).tolist()
@@ -30,7 +32,7 @@ class Grid(Partition):
     fills_boxes: ClassVar[bool] = True
 
     def __init__(self, size: int) -> None:
-        if not is_whole(size, 1):
+        if not is_whole(size, 1) or size > _MOST:
             raise UsageError(f"the side of a grid cell must be a whole number of at least 1 pixel, but is {size!r}")
         self.size = size
 

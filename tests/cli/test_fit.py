@@ -116,6 +116,9 @@ def test_options_may_be_written_with_hyphens(discs, tmp_path, capsys):
         (["--trainer.max_epochs", "many"], 2, "many"),
         (["--trainer.accelerator", "nope"], 2, "invalid accelerator"),
         (["--trainer.strategy", "nope"], 2, "nope"),
+        (["--trainer.devices", "-3"], 2, "--trainer: `devices`"),
+        (["--seed_everything", "-1"], 2, "--seed_everything: -1 is not in bounds"),
+        (["--out", ""], 2, "--out is empty"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, status, text, discs, tmp_path, capsys):

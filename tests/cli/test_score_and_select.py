@@ -78,6 +78,7 @@ def test_a_table_is_overwritten_when_asked(table, predicted, tmp_path):
         (["--partition", "WholeImage", "--partition", "Grid"], 2, "score: Grid needs --partition.size"),
         (["--partition", "nowhere.Mine"], 2, "nowhere.Mine cannot be imported"),
         (["--aggregate", "median"], 2, "median"),
+        (["--out", "table.csv"], 2, "a table of regions is a .parquet file"),
     ],
 )
 def test_a_mistake_in_score_is_one_sentence(words, status, text, predicted, tmp_path, capsys):

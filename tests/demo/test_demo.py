@@ -110,10 +110,20 @@ def test_a_demo_json_of_something_else_makes_no_folder_a_demo(tmp_path, content)
     assert (tmp_path / "model.ckpt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("words", [("--steps", "0"), ("--samples", "1"), ("--images", "1"), ("--regions", "0")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--steps", "0"),
+        ("--samples", "1"),
+        ("--images", "1"),
+        ("--regions", "0"),
+        ("--seed", "-1"),
+        ("--seed", "9" * 20),
+    ],
+)
 def test_a_senseless_number_is_wrong_use(words, tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "out"), *words]) == 2
-    assert "must be at least" in capsys.readouterr().err
+    assert "must be" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

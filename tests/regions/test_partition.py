@@ -116,7 +116,7 @@ def test_a_volume_is_one_region_or_an_error_that_says_2d_only(image, multilabel)
         Grid(2)(image, maps)
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None])
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None, 2**31])
 def test_a_side_that_is_no_number_of_pixels_is_an_error_with_what_it_is(size):
     with pytest.raises(SeguqError, match=f"whole number of at least 1 pixel, but is {size!r}"):
         Grid(size)
