@@ -107,7 +107,8 @@ def ranking_truth(scored, name):
     hits = wrong[order].cumsum()[ends].astype(np.float64)
     alarms = ends + 1 - hits
     if name == "auroc":
-        return float(np.trapezoid(np.append(0, hits), np.append(0, alarms)) / hits[-1] / alarms[-1])
+        areas = np.diff(alarms, prepend=0) * (hits + np.append(0, hits[:-1])) / 2
+        return float(areas.sum() / hits[-1] / alarms[-1])
     if name == "aupr":
         return float((np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / hits[-1])
     return float(alarms[np.argmax(hits / hits[-1] >= 0.95)] / alarms[-1])

@@ -83,6 +83,7 @@ def test_replicates_are_values_of_resampled_groups():
             assert float(replicates[name][r]) == pytest.approx(float(value), abs=1e-6)
 
 
+@pytest.mark.skipif(not hasattr(FailureDetection, "merge_state"), reason="torchmetrics has it since 1.7")
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_what_is_too_many_is_a_sample_that_is_the_same_in_any_order(monkeypatch, order):
     monkeypatch.setattr(failure_detection, "_MOST", 64)

@@ -24,7 +24,9 @@ def test_the_best_value_is_that_of_a_search_over_thresholds(window, size):
     assert float(found["pavpu_max"]) == pytest.approx(max(shares), abs=0.005)
     order = np.argsort(means)
     curve = (wrong.sum() + np.concatenate(([0], np.cumsum(np.where(wrong[order], -1, 1))))) / len(wrong)
-    assert float(found["pavpu_mean"]) == pytest.approx(np.trapezoid(curve) / len(wrong), abs=0.002)
+    assert float(found["pavpu_mean"]) == pytest.approx(
+        float(torch.trapezoid(torch.from_numpy(curve))) / len(wrong), abs=0.002
+    )
 
 
 def test_the_curve_ends_at_the_shares_of_the_two_kinds():
