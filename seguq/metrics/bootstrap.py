@@ -269,12 +269,19 @@ class BootstrapMetric(Metric):
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         )
 
-    def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:
-        """Draw the value as a dot with its interval (95 %) as a bar, where ids are known; or values over their steps.
+    def plot(
+        self, val: Any = None, ax: Any = None, label: str | None = None, color: str | None = None
+    ) -> tuple[Any, Any]:
+        """Draw the picture of what this process has seen, as the class says; or values over their steps.
+
+        Where the class says nothing, it is the value as a dot with its interval (95 %) as a bar, where ids are known.
 
         Args:
-            val: what `compute` gave; a sequence of that is drawn over its steps; None: the value of what was seen.
+            val: what `compute` gave; a sequence of that is drawn over its steps; None: the value of what was seen. A
+                picture of more than the value does not look at one value.
             ax: matplotlib's axes to draw into; None: new ones.
+            label: what is measured, for the legend.
+            color: of what is drawn.
 
         Returns:
             The matplotlib figure and axes.
@@ -283,11 +290,14 @@ class BootstrapMetric(Metric):
             figure, ax = axes_for(ax)
             self._plot(val, ax)
             return figure, ax
+        return self._picture(val, ax, label, color)
+
+    def _picture(self, val: Any, ax: Any, label: str | None, color: str | None) -> tuple[Any, Any]:
+        """Draw one value, or more than that: arguments and result as of `plot`."""
         value = self.compute() if val is None else val
         figure, ax = axes_for(ax, len(value) if isinstance(value, dict) else 1)
         # the interval belongs to what was seen, not to a value brought along from elsewhere
-        known = val is None and not int(self.ungrouped) and bool(self.replicates.any())
-        interval = self.compute_interval() if known else None
+        interval = self.compute_interval() if val is None and self._has_replicates else None
         values = value if isinstance(value, dict) else {type(self).__name__: value}
         intervals = interval if isinstance(interval, dict) else dict.fromkeys(values, interval)
         for place, (name, item) in enumerate(values.items()):
@@ -295,16 +305,24 @@ class BootstrapMetric(Metric):
             if bounds is not None:
                 ends = [float(bound) for bound in bounds]
                 ax.plot([place, place], ends, color="0.6", linewidth=3, solid_capstyle="round", zorder=1)
-            ax.plot([place], [float(item)], marker="o", linestyle="none", color="C0", zorder=2)
+            named = label if place == 0 else None
+            ax.plot([place], [float(item)], label=named, marker="o", linestyle="none", color=color or "C0", zorder=2)
             ax.annotate(
                 f"{float(item):.3f}", (place, float(item)), xytext=(8, 0), textcoords="offset points", va="center"
             )
         ax.set_xticks(range(len(values)), list(values))
         ax.set_xlim(-0.6, len(values) - 0.2)  # room for the last number
+        if label is not None:
+            ax.legend(frameon=False)
         ax.margins(y=0.15)
         ax.grid(axis="y", color="0.9")
         ax.set_axisbelow(True)
         return figure, ax
+
+    @property
+    def _has_replicates(self) -> bool:
+        """Whether all images came with ids, so that there is an interval to draw."""
+        return not int(self.ungrouped) and bool(self.replicates.any())
 
     def _interval(self, level: float) -> Interval | dict[str, Interval]:
         out: Interval | dict[str, Interval] = _map(lambda item: percentiles(item, level), self._replicate_values())
@@ -338,6 +356,13 @@ def _map(function: Callable[[Tensor], Any], value: Tensor | dict[str, Tensor]) -
     if isinstance(value, dict):
         return {name: function(item) for name, item in value.items()}
     return function(value)
+
+
+def band(replicates: Tensor) -> tuple[Any, Any]:
+    """The 2.5 and 97.5 percentiles of replicates ``(R, n)`` of a curve, ``(n,)`` each, as numpy arrays."""
+    tails = torch.tensor([0.025, 0.975], dtype=replicates.dtype, device=replicates.device)
+    low, high = torch.nanquantile(replicates, tails, dim=0).cpu().numpy()
+    return low, high
 
 
 def is_history(val: Any) -> bool:

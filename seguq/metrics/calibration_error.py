@@ -30,7 +30,7 @@ from seguq.functional.calibration_kinds import (
     scatter_bins,
 )
 from seguq.functional.logits import TASKS, Task
-from seguq.metrics.bootstrap import BootstrapMetric, Interval, axes_for, is_history, split_last
+from seguq.metrics.bootstrap import BootstrapMetric, Interval, axes_for, band, split_last
 from seguq.metrics.pieces import checked_probs, parts_of, require_probs, sums_in_pieces
 
 Kind = Literal["top1", "classwise", "adaptive"]
@@ -68,6 +68,10 @@ class CalibrationError(BootstrapMetric):
     scatter by .07 in accuracy, twenty show an error of .02 when there is none, and two hundred still one of .007. The
     interval is free of that bias, and `compute_debiased` of most of it; both need ``group``. With ``average="image"``
     the bias of one image is part of what is measured, and the interval is that of the mean.
+
+    `plot` draws the reliability diagram: accuracy against confidence, with the interval of the accuracy in each bin,
+    and below it the share of the pixels in each. Bins with fewer than one pixel in 10,000 are left out, classes are
+    taken together. With ``average="image"`` it draws the value alone.
 
     Args:
         num_classes: C; of a multilabel task the number of labels; not looked at in a binary one.
@@ -323,26 +327,9 @@ class CalibrationError(BootstrapMetric):
             raise SeguqError('with average="image" no bins are kept: give average="pooled" for a diagram')
         return self._class_bins().sum(0)
 
-    def plot(
-        self, val: Any = None, ax: Any = None, label: str | None = None, color: str | None = None
-    ) -> tuple[Any, Any]:
-        """Draw the reliability diagram: accuracy against confidence, with the interval of the accuracy in each bin.
-
-        Below it, the share of the pixels in each bin. Bins with fewer than one pixel in 10,000 are left out. Classes
-        are taken together. Drawn is what this process has seen. With ``average="image"`` it is the value alone.
-
-        Args:
-            val: a sequence of values is drawn over its steps instead; one value, as a collection passes it, is not
-                looked at.
-            ax: matplotlib's axes to draw into; None: new ones.
-            label: what is measured, for the legend.
-            color: of curve and band.
-
-        Returns:
-            The matplotlib figure and axes.
-        """
-        if is_history(val) or self.average == "image":
-            return super().plot(val, ax)
+    def _picture(self, val: Any, ax: Any, label: str | None, color: str | None) -> tuple[Any, Any]:
+        if self.average == "image":
+            return super()._picture(val, ax, label, color)
         figure, ax = axes_for(ax)
         count, confidence, correct = self.bins.cpu().numpy()
         shown = count > 1e-4 * count.sum()
@@ -367,12 +354,10 @@ class CalibrationError(BootstrapMetric):
 
     def _accuracy_interval(self) -> tuple[Any, Any]:
         """2.5 and 97.5 percentiles of the accuracy in each bin, over the replicates, where there are ids."""
-        if int(self.ungrouped) or not bool(self.replicates.any()):
+        if not self._has_replicates:
             return None, None
         count, _, correct = self._coarse(split_last(self.replicates, self._rows, 3, self._width)).sum(1).unbind(1)
-        tails = torch.tensor([0.025, 0.975], dtype=torch.float64, device=count.device)
-        low, high = torch.nanquantile(correct / count, tails, dim=0).cpu().numpy()
-        return low, high
+        return band(correct / count)
 
 
 _HISTOGRAM = 0.2  # share of the height of a diagram

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seguq.core.checks import flat_images, require_count
 from seguq.functional.patches import patch_errors, patches_right, patches_right_area, patches_right_best
-from seguq.metrics.bootstrap import axes_for, is_history, percentiles
+from seguq.metrics.bootstrap import axes_for, band
 from seguq.metrics.error_ranking import ErrorRanking
 
 
@@ -23,7 +23,8 @@ class PAvPU(ErrorRanking):
     A patch is inaccurate (i) where half of its labeled pixels or more are wrong, else accurate (a); uncertain (u) where
     its mean uncertainty is above the threshold t, else certain (c). ``pavpu_max`` is the value at the best threshold,
     ``pavpu_mean`` the mean over thresholds that call equally many more patches certain each. At the lowest threshold
-    the value is the share of inaccurate patches, at the highest that of accurate ones: `plot` shows all.
+    the value is the share of inaccurate patches, at the highest that of accurate ones. `plot` draws it over the
+    share of patches that is called certain, with its interval.
 
     The bins are those of `ErrorRanking`, with patches in the place of pixels. Of few patches the best threshold is too
     good: simulated with 640 of them, 95 % intervals of ``pavpu_max`` held that of all images in 90 of 100 experiments.
@@ -73,36 +74,16 @@ class PAvPU(ErrorRanking):
             self._check(flat_images(uncertainty), flat_images(error))
         super().update(*patch_errors(uncertainty, error, self.window, self.ignore_index), group)
 
-    def plot(
-        self, val: Any = None, ax: Any = None, label: str | None = None, color: str | None = None
-    ) -> tuple[Any, Any]:
-        """Draw PAvPU over the share of patches that is called certain, with its interval.
-
-        Drawn is what this process has seen.
-
-        Args:
-            val: a sequence of values is drawn over its steps instead; one value, as a collection passes it, is not
-                looked at.
-            ax: matplotlib's axes to draw into; None: new ones.
-            label: what is measured, for the legend.
-            color: of curve and band.
-
-        Returns:
-            The matplotlib figure and axes.
-        """
-        if is_history(val):
-            return super().plot(val, ax)
+    def _picture(self, val: Any, ax: Any, label: str | None, color: str | None) -> tuple[Any, Any]:
         figure, ax = axes_for(ax)
         share = torch.linspace(0, 1, 201, dtype=torch.float64, device=self.sums.device)
         x = share.cpu().numpy()
         text = f"best {float(self._value(self.sums)['pavpu_max']):.3f}"
         name = f"{label}: {text}" if label else text
         (line,) = ax.plot(x, self._curve(self.sums, share).cpu().numpy(), label=name, color=color, zorder=3)
-        if not int(self.ungrouped) and bool(self.replicates.any()):
+        if self._has_replicates:
             shift = self._curve(self.sums, share) - self._curve(self._boot_sums(self.sums), share)
-            drawn = (self._curve(self.replicates, share) + shift).clamp(0, 1)
-            ends = [percentiles(values, 0.95) for values in drawn.T]
-            low, high = (torch.stack(each).cpu().numpy() for each in zip(*ends, strict=True))
+            low, high = band((self._curve(self.replicates, share) + shift).clamp(0, 1))
             ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of patches called certain", ylabel="PAvPU")
         ax.legend(loc="lower right", frameon=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seguq.functional.ranking import selective_risk
 from seguq.functional.working_points import risk_coverage_points
-from seguq.metrics.bootstrap import axes_for, is_history, split_last
+from seguq.metrics.bootstrap import axes_for, band, split_last
 from seguq.metrics.error_ranking import ErrorRanking
 from seguq.metrics.working_point import WorkingPoint, bin_of, draw_risk_coverage, with_intervals
 
@@ -26,6 +26,9 @@ class RiskCoverage(ErrorRanking):
     spread over a factor of two or more (probabilities, entropies, energies), a value is within 1e-5, and the bounds of
     an interval within 3 % of its width. Scores packed just below 1 share a few bins: within some hundredths of 1 one
     may be .002 too high, and the interval says nothing. `compute_bounds` gives the bounds that hold for any scores.
+
+    `plot` draws that curve from a coverage of 1 % on (before that, a few pixels decide), the best one of the same error
+    rate (dashed), and the interval of the risk.
 
     Args:
         ignore_index: value of ``error`` that is left out.
@@ -48,25 +51,7 @@ class RiskCoverage(ErrorRanking):
     area: ClassVar[str] = "AURC"
     """What the legend of a plot calls the area under the curve."""
 
-    def plot(
-        self, val: Any = None, ax: Any = None, label: str | None = None, color: str | None = None
-    ) -> tuple[Any, Any]:
-        """Draw the risk-coverage curve, the best one of the same error rate (dashed), and the interval of the risk.
-
-        It starts at a coverage of 1 %: before that, a few pixels decide. Drawn is what this process has seen.
-
-        Args:
-            val: a sequence of values is drawn over its steps instead; one value, as a collection passes it, is not
-                looked at.
-            ax: matplotlib's axes to draw into; None: new ones.
-            label: what is measured, for the legend.
-            color: of curves and band.
-
-        Returns:
-            The matplotlib figure and axes.
-        """
-        if is_history(val):
-            return super().plot(val, ax)
+    def _picture(self, val: Any, ax: Any, label: str | None, color: str | None) -> tuple[Any, Any]:
         figure, ax = axes_for(ax)
         coverage = torch.linspace(0.01, 1, 199, dtype=torch.float64, device=self.sums.device)
         right, wrong = self._right_and_wrong(self.sums).sum(1, keepdim=True)
@@ -111,7 +96,7 @@ class RiskCoverage(ErrorRanking):
                 return WorkingPoint(-float("inf"), 0.0, float("nan"))
             shares, risks = risk_coverage_points(right, wrong)
             point = WorkingPoint(float(self.highest[place]), float(shares[place]), float(risks[place]))
-            if int(self.ungrouped) or not bool(self.replicates.any()):
+            if not self._has_replicates:
                 return point
             # of the replicates' coarser bin as much is accepted as of its scores
             factor = 1 << (self.bits - self.boot_bits)
@@ -131,10 +116,7 @@ class RiskCoverage(ErrorRanking):
 
     def _risk_interval(self, coverage: Tensor) -> tuple[Any, Any]:
         """2.5 and 97.5 percentiles of the risk at each coverage, over the replicates, where there are ids."""
-        if int(self.ungrouped) or not bool(self.replicates.any()):
+        if not self._has_replicates:
             return None, None
         shift = self._risk(self.sums, coverage) - self._risk(self._boot_sums(self.sums), coverage)
-        risk = (self._risk(self.replicates, coverage) + shift).clamp(0, 1)
-        tails = torch.tensor([0.025, 0.975], dtype=torch.float64, device=risk.device)
-        low, high = torch.nanquantile(risk, tails, dim=0).cpu().numpy()
-        return low, high
+        return band((self._risk(self.replicates, coverage) + shift).clamp(0, 1))
