@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seguq.calibration.base import Calibrator, Stream
 from seguq.calibration.batches import FittingBatches, fitting_pairs
-from seguq.calibration.folds import block_of
+from seguq.calibration.sums import SumStream
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.groups import GroupOf
@@ -107,13 +107,14 @@ class TemperatureScaling(Calibrator):
         require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
         return self.log_temperature.exp().expand(logits.shape[0], 1, *logits.shape[2:]).to(logits.device)
 
-    def fit(self, batches: FittingBatches) -> TemperatureScaling:
+    def fit(self, batches: FittingBatches, group: GroupOf = None) -> TemperatureScaling:
         """Find T on held-out data.
 
         Args:
             batches: a re-iterable (a list or a DataLoader) of ``(logits, target)`` or ``(logits, image, target)``:
                 logits ``(B, C, *spatial)``, targets ``(B, *spatial)`` of class indices or ``ignore_index``. Batches
                 may differ in size. It is read at most 8 times and must give the same each time.
+            group: from an image's id to its group, for the `summary`, as in `SampledCalibrator.fit`.
 
         Returns:
             Itself, fitted.
@@ -123,16 +124,14 @@ class TemperatureScaling(Calibrator):
                 or hold no labeled pixel, or for logits with NaN or infinity, targets out of range, or shapes that do
                 not go together.
         """
-        stream, seen = TemperatureStream(self), 0
-        for logits, target in fitting_pairs(batches, self.task, self.ignore_index):
-            stream.take(logits, target, [block_of(number) for number in range(seen, seen + len(logits))])
-            seen += len(logits)
+        stream = TemperatureStream(self, group)
+        stream.take_all(batches)
         measured = stream.summary()
         if measured is None:
             raise SeguqError(
                 f"there is no labeled pixel to fit on (all targets are ignore_index={self.ignore_index}, or no batches)"
             )
-        sums = stream.curve(stream.sums.sum(0).cpu()[2:])
+        sums = stream.curve(stream.sums.sum(0).cpu())
         log_beta, nll_after = self._refined(batches, lowest(sums), measured.pixels)
         # of a mean over float32 logits the last digits are left to chance; the loss is convex
         self.settle(log_beta, measured.pixels, measured.nll_before, min(nll_after, measured.nll_before))
@@ -204,7 +203,7 @@ class _Loss(NamedTuple):
         return max(-1.0, min(1.0, -self.first / bend)) if bend > 0 else 0.0
 
 
-class TemperatureStream(Stream):
+class TemperatureStream(SumStream):
     """Sums of `seguq.functional.temperature_curve`: what one temperature does, whichever it will be.
 
     Args:
@@ -227,7 +226,7 @@ class TemperatureStream(Stream):
         parts = torch.split(sums, [_size(shape) for shape in self._shapes])
         return TemperatureSums(*(part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)))
 
-    def fitted(self, sums: Tensor) -> TemperatureScaling:
+    def fitted_on(self, sums: Tensor) -> TemperatureScaling:
         """The temperature at the minimum of the curve; 1 where that is no better."""
         curve, made = self.curve(sums), self._unfitted()
         assert isinstance(made, TemperatureScaling)
@@ -236,11 +235,11 @@ class TemperatureStream(Stream):
         made.settle(log_beta, int(curve.pixels), nll_before, curve_nll(curve, log_beta))
         return made
 
-    def judged(self, sums: Tensor, calibrator: Calibrator | None) -> tuple[float, Tensor]:
+    def judged_on(self, sums: Tensor, calibrator: Calibrator | None) -> tuple[float, Tensor]:
         """The likelihood and the bins' gaps at a temperature."""
         curve = self.curve(sums)
         log_beta = 0.0 if calibrator is None else -float(calibrator.state_dict()["log_temperature"])
-        return curve_nll(curve, log_beta) * float(curve.pixels), curve_gaps(curve, log_beta)
+        return curve_nll(curve, log_beta), curve_gaps(curve, log_beta) / float(curve.pixels)
 
     def fit(self) -> Calibrator | None:
         """The temperature of all that was taken in; None where no pixel was labeled."""
