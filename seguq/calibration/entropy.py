@@ -40,6 +40,7 @@ class EntropyTemperatureScaling(LogLinearTemperature):
 
     name: ClassVar[str] = "entropy"
     size: ClassVar[int] = 2
+    ridges: ClassVar[tuple[float, ...]] = (1e-6,)
 
     def fitted(self) -> dict[str, Any]:
         """T where the entropy is lowest, and where it is highest."""

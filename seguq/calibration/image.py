@@ -19,7 +19,8 @@ class ImageTemperatureScaling(LogLinearTemperature):
 
     .. math:: \log T = a + b \, \overline{H} / \log C, \quad \overline{H} = \mathrm{mean}_i \, H(p_i)
 
-    An image has the same T alone and among others. The predicted class of a pixel never changes.
+    b is held to 0 by a ridge of 1e-4 of a pixel's loss, as images are few. An image has the same T alone and among
+    others. The predicted class of a pixel never changes.
 
     Args:
         num_classes: C.
@@ -41,6 +42,7 @@ class ImageTemperatureScaling(LogLinearTemperature):
 
     name: ClassVar[str] = "image"
     size: ClassVar[int] = 2
+    ridges: ClassVar[tuple[float, ...]] = (1e-4,)  # images differ by little, and are few
 
     def __init__(self, num_classes: int, task: Task = "multiclass", ignore_index: int = 255) -> None:
         super().__init__(task, ignore_index)

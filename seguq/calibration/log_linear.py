@@ -20,7 +20,8 @@ class LogLinearTemperature(FewParameters):
 
     .. math:: \log T = w \cdot \phi, \quad w = \arg\min_w - \sum_i \log \mathrm{softmax}(z_i / T_i)_{y_i}
 
-    A subclass says what ``phi`` is (`design`). The predicted class of a pixel never changes.
+    A subclass says what ``phi`` is (`design`). All weights but the first are held to 0 by a slight ridge, for data of
+    which they could be anything. The predicted class of a pixel never changes.
 
     Args:
         task: as in `seguq.functional.class_logits`.
@@ -83,9 +84,11 @@ class LogLinearTemperature(FewParameters):
         return temperature_field_nll(logits, target, design, values[0], LOG_BOUND)
 
     def start(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """T = 1, and no ridge."""
+        """T = 1; all weights but the first are held to 0."""
         zero = torch.zeros(1, self.size, dtype=torch.float64, device=sample.logits.device)
-        return zero, zero
+        weights = torch.ones_like(zero)
+        weights[0, 0] = 0
+        return zero, weights
 
     def found(self) -> Tensor:
         """The weights, ``(1, P)``."""

@@ -71,13 +71,23 @@ def newton(
             lowest, step = here.loss, torch.zeros_like(start)
         best = torch.where(worse[:, None], best, parameters)
         lowest = torch.where(worse, lowest, here.loss)
-        anew = _step(here)
+        # a parameter at its bound stays there where the loss would have it beyond
+        fixed = (parameters.abs() == bound) & (parameters * here.gradient < 0)
+        anew = _step(_held(here, fixed))
         step = torch.where(worse[:, None], step / 2, anew)
         parameters = (best + step).clamp(-bound, bound)
         promised = -(here.gradient * (parameters - best)).sum(1) / 2
         if not bool(worse.any()) and float(promised.sum()) <= enough:
             break
     return parameters
+
+
+def _held(nll: NLL, fixed: Tensor) -> NLL:
+    """A loss that does not depend on some of its parameters ``(G, P)``."""
+    both = fixed[:, None] | fixed[:, :, None]
+    alone = torch.diag_embed(fixed.to(nll.hessian))
+    hessian, convex = (matrix.masked_fill(both, 0) + alone for matrix in (nll.hessian, nll.convex))
+    return NLL(nll.loss, nll.gradient.masked_fill(fixed, 0), hessian, convex)
 
 
 def _step(here: NLL) -> Tensor:
