@@ -27,8 +27,7 @@ class OrderPreservingScaling(FewParameters):
 
     where (1), (2), ... are the classes of a pixel from the most probable on. All weights are positive, so the whole
     ranking of a pixel's classes is kept. They are held to one temperature (the best for the sample) by a ridge, chosen
-    by folds of groups from
-    1e3 (one temperature) down to 1e-3.
+    by folds of groups from 1e3 (one temperature) down to 1e-3.
 
     There are C (C - 1) weights: from 30 classes on (870) they are more than the pixels of rare classes can tell, and a
     warning says so.
