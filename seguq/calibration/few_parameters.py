@@ -159,3 +159,13 @@ def one_log_temperature(sample: Sample) -> float:
         enough=1e-7 * len(sample.target),
     )
     return float(found)
+
+
+def bound_reason(log_beta: float) -> str:
+    """That the best temperature lies at its bound, and why."""
+    reason = (
+        "the labels hold almost no errors to learn from"
+        if log_beta > 0
+        else "on these images the model is worse than no information at all"
+    )
+    return f"the best temperature lies at its bound, T = {math.exp(-log_beta):.4g}: {reason}"

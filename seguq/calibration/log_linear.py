@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from seguq.calibration.few_parameters import LOG_BOUND, FewParameters, Prepared
+from seguq.calibration.few_parameters import LOG_BOUND, FewParameters, Prepared, bound_reason
 from seguq.calibration.sample import Sample
 from seguq.core.checks import require_dims
 from seguq.functional.likelihood import NLL, temperature_field_nll
@@ -93,6 +93,13 @@ class LogLinearTemperature(FewParameters):
     def found(self) -> Tensor:
         """The weights, ``(1, P)``."""
         return self.weights[None]
+
+    def learn(self, sample: Sample) -> None:
+        """By Newton's method; with a doubt where T of most pixels lies at a bound."""
+        super().learn(sample)
+        log_temperature = self._log_temperature(sample.logits, sample.features)
+        typical = float(log_temperature.median())
+        self.doubt = None if abs(typical) < LOG_BOUND - 1e-3 else bound_reason(-typical)
 
     def settle(self, values: Tensor, ridge: float) -> None:
         """Take over weights ``(1, P)``."""

@@ -56,6 +56,13 @@ class Sample:
         )
         return Sample(logits, features, self.target[rows], self.bucket[rows], self.complete, self.named)
 
+    def pixels(self, ignore_index: int) -> Sample:
+        """The labeled pixels of crops."""
+        kept = self.target.flatten(1) != ignore_index
+        logits, features = (pixels_of(tensor, kept).T.contiguous().T for tensor in (self.logits, self.features))
+        bucket = self.bucket[:, None].expand_as(kept)[kept]
+        return Sample(logits, features, self.target.flatten(1)[kept], bucket, self.complete, self.named)
+
     def halves(self) -> tuple[Sample, Sample] | None:
         """Its two folds of buckets; None where all is of one."""
         found, counts = torch.unique(self.bucket, return_counts=True)

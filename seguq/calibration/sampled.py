@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -36,6 +37,9 @@ class SampledCalibrator(Calibrator):
     Args:
         task: as in `seguq.functional.class_logits`.
         ignore_index: value of the target that is left out.
+
+    Attributes:
+        doubt: what a person is to be told of the last fit, or None.
     """
 
     def __init__(self, task: Task = "multiclass", ignore_index: int = 255) -> None:
@@ -43,6 +47,7 @@ class SampledCalibrator(Calibrator):
         require_choice("task", task, TASKS)
         self.task: Task = task
         self.ignore_index = ignore_index
+        self.doubt: str | None = None
 
     # ---- what a subclass says ----
 
@@ -194,6 +199,13 @@ class SampleStream(Stream):
         with torch.inference_mode(False), torch.no_grad():
             made.learn(self.sample.of(buckets))
         return made
+
+    def fit(self) -> Calibrator | None:
+        """The calibrator fitted on all that was taken in; a warning says what there is to doubt."""
+        found = super().fit()
+        if isinstance(found, SampledCalibrator) and found.doubt is not None:
+            warnings.warn(found.doubt, stacklevel=3)
+        return found
 
     def judged(self, buckets: Sequence[int], calibrator: Calibrator | None) -> tuple[float, Tensor]:
         """How well a calibrator does on what is from some buckets."""

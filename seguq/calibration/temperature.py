@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seguq.calibration.base import Calibrator, Stream
 from seguq.calibration.batches import FittingBatches, fitting_pairs
+from seguq.calibration.few_parameters import LOG_BOUND, bound_reason
 from seguq.calibration.sums import SumStream
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
@@ -27,7 +28,6 @@ from seguq.functional.temperature_curve import (
     temperature_curve,
 )
 
-_BOUND = math.log(20.0)  # log T lies within -log 20 .. log 20: T from 0.05 to 20
 _MOST_STEPS = 7
 _TOLERANCE = 2e-4  # of log T; what a Newton step leaves goes with its square
 _N_BINS = 15
@@ -89,8 +89,8 @@ class TemperatureScaling(Calibrator):
     def require_valid(self) -> None:
         """Raise for a T beyond 0.05 .. 20, which no fit gives."""
         super().require_valid()
-        if abs(float(self.log_temperature)) > _BOUND + 1e-4:  # float32 rounds the bound itself
-            raise ValueError(f"its log_temperature is {float(self.log_temperature):g}, not within +-{_BOUND:.4g}")
+        if abs(float(self.log_temperature)) > LOG_BOUND + 1e-4:  # float32 rounds the bound itself
+            raise ValueError(f"its log_temperature is {float(self.log_temperature):g}, not within +-{LOG_BOUND:.4g}")
 
     def fitted(self) -> dict[str, Any]:
         """T."""
@@ -151,17 +151,17 @@ class TemperatureScaling(Calibrator):
     def settle(self, log_beta: float, pixels: int, nll_before: float, nll_after: float) -> None:
         """Take over what was found: the log of the inverse temperature, and on how many pixels it does what."""
         self.pixels, self.nll_before, self.nll_after = pixels, nll_before, nll_after
-        self.at_bound = abs(log_beta) == _BOUND
+        self.at_bound = abs(log_beta) == LOG_BOUND
         with torch.inference_mode(False):  # a new one: the old may have been moved inside inference mode
             self.log_temperature = torch.full_like(self.log_temperature, -log_beta)
 
     def _refined(self, batches: FittingBatches, log_beta: float, pixels: int) -> tuple[float, float]:
         """From near the minimum to it, by Newton's steps along ``log_beta``; with the loss there."""
         for _ in range(_MOST_STEPS):
-            at_bound = abs(log_beta) == _BOUND
+            at_bound = abs(log_beta) == LOG_BOUND
             # at a bound rounding decides whether it is better than T = 1, so both are asked of one formula
             here, *at_one = self._exact(batches, [log_beta] + [0.0] * at_bound, pixels)
-            stepped = min(max(log_beta + here.step, -_BOUND), _BOUND)
+            stepped = min(max(log_beta + here.step, -LOG_BOUND), LOG_BOUND)
             moved, log_beta = stepped - log_beta, stepped
             if at_bound and not moved:
                 return (log_beta, here.nll) if here.nll < at_one[0].nll else (0.0, at_one[0].nll)
@@ -251,12 +251,12 @@ class TemperatureStream(SumStream):
 
 def lowest(sums: TemperatureSums) -> float:
     """log of the inverse temperature, within the bounds, where a curve has the least negative log-likelihood."""
-    if curve_slope(sums, -_BOUND) >= 0:
-        return -_BOUND
-    if curve_slope(sums, _BOUND) <= 0:
-        return _BOUND
-    nodes = [-_BOUND, *(node for node in LOG_BETAS if abs(node) < _BOUND), _BOUND]
-    high = next(node for node in nodes[1:] if curve_slope(sums, node) > 0 or node == _BOUND)
+    if curve_slope(sums, -LOG_BOUND) >= 0:
+        return -LOG_BOUND
+    if curve_slope(sums, LOG_BOUND) <= 0:
+        return LOG_BOUND
+    nodes = [-LOG_BOUND, *(node for node in LOG_BETAS if abs(node) < LOG_BOUND), LOG_BOUND]
+    high = next(node for node in nodes[1:] if curve_slope(sums, node) > 0 or node == LOG_BOUND)
     low = nodes[nodes.index(high) - 1]
     for _ in range(40):
         middle = (low + high) / 2
@@ -266,12 +266,7 @@ def lowest(sums: TemperatureSums) -> float:
 
 def warn_of_bound(log_beta: float) -> None:
     """Say that the best temperature lies at its bound, and why."""
-    reason = (
-        "the labels hold almost no errors to learn from"
-        if log_beta > 0
-        else "on these images the model is worse than no information at all"
-    )
-    warnings.warn(f"the best temperature lies at its bound, T = {math.exp(-log_beta):.4g}: {reason}", stacklevel=3)
+    warnings.warn(bound_reason(log_beta), stacklevel=3)
 
 
 def _size(shape: tuple[int, ...]) -> int:
