@@ -160,19 +160,6 @@ class Stream(ABC):
         """
 
     @abstractmethod
-    def fitted(self, buckets: Sequence[int] | None = None) -> Calibrator:
-        """A new calibrator with the settings of the given one, fitted on the images of some buckets; None: of all."""
-
-    @abstractmethod
-    def judged(self, buckets: Sequence[int], calibrator: Calibrator | None) -> tuple[float, Tensor]:
-        """How well a calibrator (None: none) does on the images of some buckets.
-
-        Returns:
-            The mean negative log-likelihood in nats, and confidence minus rightness summed in each bin of the
-            confidence and divided by the number of pixels, ``(n_bins,)``.
-        """
-
-    @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """All that was kept, as tensors by name."""
 
@@ -234,6 +221,40 @@ class Stream(ABC):
         self.counts = self.counts.to(counts.device).index_add(0, counts.new_tensor(buckets).long(), counts)
         self.keep(logits, target, image, buckets, image_ids)
 
+    @abstractmethod
+    def fit(self) -> Calibrator | None:
+        """The calibrator fitted on all that was taken in, with its `summary`; None where no pixel was labeled."""
+
+    def filled(self) -> dict[int, float]:
+        """Labeled pixels of each bucket that has any."""
+        return {bucket: count for bucket, count in enumerate(self.counts[:, 1].tolist()) if count > 0}
+
+    def folds(self) -> list[list[int]] | None:
+        """The buckets of each of the two folds; None where only one bucket has labeled pixels."""
+        filled = self.filled()
+        try:
+            fold_of = assign(filled, 2, contiguous=not self.buckets.groups.named)
+        except TooFewGroups:
+            return None
+        return [[bucket for bucket in filled if fold_of[bucket] == fold] for fold in (0, 1)]
+
+
+class FoldedStream(Stream):
+    """A stream that can fit on, and judge by, the images of some buckets: half of them by the other half."""
+
+    @abstractmethod
+    def fitted(self, buckets: Sequence[int] | None = None) -> Calibrator:
+        """A new calibrator with the settings of the given one, fitted on the images of some buckets; None: of all."""
+
+    @abstractmethod
+    def judged(self, buckets: Sequence[int], calibrator: Calibrator | None) -> tuple[float, Tensor]:
+        """How well a calibrator (None: none) does on the images of some buckets.
+
+        Returns:
+            The mean negative log-likelihood in nats, and confidence minus rightness summed in each bin of the
+            confidence and divided by the number of pixels, ``(n_bins,)``.
+        """
+
     def fit(self) -> Calibrator | None:
         """The calibrator fitted on all that was taken in, with its `summary`; None where no pixel was labeled."""
         self.labels.report("the masks that were fitted on")
@@ -261,19 +282,6 @@ class Stream(ABC):
             both = sum(share * gap for share, (_, gap) in zip(shares, found, strict=True))
             ece_after = float(torch.as_tensor(both).abs().sum())
         return Summary(images, len(filled), pixels, nll_before, nll_after, float(gaps.abs().sum()), ece_after)
-
-    def filled(self) -> dict[int, float]:
-        """Labeled pixels of each bucket that has any."""
-        return {bucket: count for bucket, count in enumerate(self.counts[:, 1].tolist()) if count > 0}
-
-    def folds(self) -> list[list[int]] | None:
-        """The buckets of each of the two folds; None where only one bucket has labeled pixels."""
-        filled = self.filled()
-        try:
-            fold_of = assign(filled, 2, contiguous=not self.buckets.groups.named)
-        except TooFewGroups:
-            return None
-        return [[bucket for bucket in filled if fold_of[bucket] == fold] for fold in (0, 1)]
 
     def _unfitted(self) -> Any:
         return copy.deepcopy(self.calibrator)

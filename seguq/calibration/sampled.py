@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from seguq.calibration.base import Calibrator, Stream
+from seguq.calibration.base import Calibrator, FoldedStream
 from seguq.calibration.batches import FittingBatches
 from seguq.calibration.folds import BUCKETS
 from seguq.calibration.sample import MOST_PIXELS, Reservoir, Sample, draw, pixels_of
@@ -145,7 +146,7 @@ class SampledCalibrator(Calibrator):
         return SampleStream(self, group)
 
 
-class SampleStream(Stream):
+class SampleStream(FoldedStream):
     """Keeps a sample of pixels (`Reservoir`): the same whatever the order and the number of batches and processes.
 
     Args:
@@ -212,6 +213,12 @@ class SampleStream(Stream):
         found = judge(self.sample.of(buckets), calibrator, self.calibrator.ignore_index)
         pixels = found.pixels.sum().clamp_min(1)
         return float(found.nll.sum() / pixels), found.gaps / pixels
+
+    def of(self, calibrator: SampledCalibrator) -> SampleStream:
+        """What was drawn, for another calibrator that reads the same: nothing is copied."""
+        made = copy.copy(self)
+        made.calibrator = calibrator
+        return made
 
     def state(self) -> dict[str, Tensor]:
         """What was drawn, below which number, and the counts."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from seguq.calibration.base import Calibrator, Stream
+from seguq.calibration.base import Calibrator, FoldedStream
 from seguq.calibration.folds import BUCKETS
 from seguq.core.groups import GroupOf
 
 
-class SumStream(Stream):
+class SumStream(FoldedStream):
     """A stream that keeps sums over images. A calibrator's own says what they are, and how they fit and judge it.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from seguq.calibration.base import Calibrator, Stream
+from seguq.calibration.base import Calibrator
 from seguq.calibration.batches import FittingBatches, fitting_pairs
 from seguq.calibration.few_parameters import LOG_BOUND, bound_reason
 from seguq.calibration.sums import SumStream
@@ -140,7 +140,7 @@ class TemperatureScaling(Calibrator):
             warn_of_bound(log_beta)
         return self
 
-    def stream(self, group: GroupOf = None) -> Stream:
+    def stream(self, group: GroupOf = None) -> TemperatureStream:
         """Sums that T is fitted from in one reading, to 1e-3 of what `fit` finds as a rule.
 
         Args:
