@@ -47,6 +47,8 @@ class Named:
             return
         if "name" not in vars(cls):
             cls.name = cls.__name__
+        if cls.__name__.startswith("_"):  # of a module alone
+            return
         for name in (cls.name, cls.__name__):
             taken = cls._known.get(name)
             if taken is not None and _is_ours(taken) and _full(taken) != _full(cls):
