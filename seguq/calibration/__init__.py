@@ -2,9 +2,10 @@
 
 from seguq.calibration.base import Calibrator
 from seguq.calibration.checkpoint import load
+from seguq.calibration.conformal import Conformal
 from seguq.calibration.crossfit import cross_fit
 from seguq.core.named import hand_on
 
-__all__ = ["Calibrator", "cross_fit", "load"]
+__all__ = ["Calibrator", "Conformal", "cross_fit", "load"]
 
-__getattr__ = hand_on(Calibrator)
+__getattr__ = hand_on(Calibrator, Conformal)
