@@ -88,6 +88,8 @@ class ConformalSets(Conformal):
         layers = layers.unsqueeze(1) if self.task == "multilabel" else layers
         require_target_shape(layers, target, scores_name="probs")
         require_target_range(target, layers.shape[1] if self.task == "multiclass" else 2, self.ignore_index)
+        if target.ndim == 1:  # whole images have a class: each is one pixel
+            layers, target = layers[..., None], target[..., None]
         require_probs(layers, target, self.ignore_index)
         return layers, target
 
@@ -116,7 +118,7 @@ class ConformalSets(Conformal):
         layers = self._layers(probs)
         if probs.shape[1] != int(self.channels):
             raise SeguqError(f"probs have {probs.shape[1]} classes, but the sets were fitted for {int(self.channels)}")
-        some = layers.unsqueeze(1) if self.task == "multilabel" else layers
+        some = layers.flatten(1).unsqueeze(1)
         require_probs(some, torch.zeros_like(some[:, 0], dtype=torch.uint8), 255)
         return self.sets_at(layers, self.threshold)
 
