@@ -51,6 +51,7 @@ def add_conformal(checkpoint: dict[str, Any], conformal: Mapping[str, Mapping[st
     for tag, objects in conformal.items():
         for name, item in objects.items():
             if item.weights_sha256 in (None, weights):
+                item.weights_sha256 = weights
                 packed = pack(item, weights, int(item.global_step or 0))
                 packed["calibrated_by"] = item.calibrated_by or calibrated_by(found, tag)
                 parts[tag] = {**parts.get(tag, {}), name: packed}

@@ -357,27 +357,27 @@ def test_what_is_ignored_changes_nothing_even_where_it_is_no_number(make, task):
     assert state(make(0.2).fit([(prediction, target), (other, nothing)])) == state(fitted)
 
 
-@every
-def test_images_are_merged_by_group(make, task):
+MERGED = {name: case for name, case in CASES.items() if name != "own" and "margin" not in name}
+
+
+@pytest.mark.parametrize(("make", "task"), MERGED.values(), ids=MERGED.keys())
+def test_the_images_of_a_group_count_as_one_large_image(make, task):
     prediction, target = data(task, number=60)
     ids = [f"{n % 20}_{n}" for n in range(60)]
-    fitted = make(0.2).fit(
-        [(prediction[:31], target[:31], ids[:31]), (prediction[31:], target[31:], ids[31:])], r"^\d+"
-    )
+    batches = [(prediction[rows], target[rows], ids[rows]) for rows in (slice(31), slice(31, None))]
+    fitted = make(0.2).fit(batches, group=r"^\d+")
+    large = [torch.cat([values[start : start + 20] for start in (0, 20, 40)], -1) for values in (prediction, target)]
+    alike = make(0.2).fit([large])
     assert (int(fitted.groups), int(fitted.images)) == (20, 60)
-    if make(0.2).name != "conformal_risk_control" or isinstance(make(0.2).risk, str):
-        # one image of each group, as large as its three images together
-        together = [torch.cat([values[n::20] for n in range(20)]) for values in (prediction, target)]
-        axis = prediction.ndim - target.ndim + 1 if task != "multilabel" else 2
-        large = stacked(together[0], axis), stacked(together[1], axis if task == "multilabel" else 1)
-        if task != "masks":
-            alike = make(0.2).fit([large])
-            assert float(alike.threshold) == float(fitted.threshold)
+    assert state(fitted) == {**state(alike), "images": 60}
 
 
-def stacked(values, axis):
-    """Each three images that follow each other as one, side by side along an axis of their own."""
-    return torch.stack([torch.cat(tuple(values[n : n + 3]), axis - 1) for n in range(0, len(values), 3)])
+def test_of_a_group_a_risk_of_ones_own_is_the_mean_over_its_images():
+    probs, target = images(0, number=60, ignored=0)  # images are of one size: the mean is that of all pixels together
+    ids = [n % 20 for n in range(60)]
+    fitted = ConformalRiskControl(missed, 0.2).fit([(probs, target, ids)], group=str)
+    large = [torch.cat([values[start : start + 20] for start in (0, 20, 40)], -1) for values in (probs, target)]
+    assert state(fitted) == pytest.approx({**state(ConformalRiskControl(missed, 0.2).fit([large])), "images": 60})
 
 
 def test_the_margin_of_a_group_covers_its_true_pixels_together():
