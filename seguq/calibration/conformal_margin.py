@@ -92,19 +92,13 @@ class ConformalMargin(Conformal):
                 f"and {tuple(target.shape)}: of probabilities of two classes pass probs[:, 1]"
             )
         require_target_range(target, 2, self.ignore_index)
-        sums = torch.zeros(len(target), WIDEST + 2, dtype=torch.float64, device=target.device)
-        for row, mask, true in zip(sums, prediction, target == 1, strict=True):
-            inside = int((true & mask).sum())
-            row[0] += inside
-            outside = (true & ~mask).nonzero()
-            if not len(outside):
-                continue
-            if not bool(mask.any()):
-                row[-1] += len(outside)
-                continue
-            reached = dilations_to_reach(mask, outside).clamp_max(WIDEST + 1)
-            row += torch.bincount(reached, minlength=WIDEST + 2)
-        return sums
+        true, width = target == 1, WIDEST + 2
+        outside = (true & ~prediction).nonzero()
+        reached = dilations_to_reach(prediction, outside)
+        reached = reached.masked_fill(reached == max(prediction.shape[1:]), width).clamp_max(width - 1)
+        sums = torch.bincount(outside[:, 0] * width + reached, minlength=len(target) * width).view(-1, width)
+        sums[:, 0] += (true & prediction).flatten(1).sum(1)
+        return sums.double()
 
     def losses(self, sums: Tensor) -> Tensor:
         return too_few_right(sums, self.coverage)[:, :-1]

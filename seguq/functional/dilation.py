@@ -40,41 +40,42 @@ def dilate(mask: Tensor, distance: int) -> Tensor:
 
 
 def dilations_to_reach(mask: Tensor, pixels: Tensor) -> Tensor:
-    """How many 3 x 3 (3 x 3 x 3) dilations of a mask it takes to reach each of some pixels.
+    """How many 3 x 3 (3 x 3 x 3) dilations of masks it takes to reach each of some pixels.
 
     That is the distance to the nearest pixel of the mask, along the axis on which they lie furthest apart. It is
-    searched for by halving, in running counts over the whole image, for all pixels together.
+    searched for by halving, in running counts over the whole images, for all pixels together.
 
     Args:
-        mask: bool, ``(*spatial)``, of one image; at least one pixel is set.
-        pixels: int64, ``(N, dims)``: indices into the mask.
+        mask: bool, ``(B, *spatial)``.
+        pixels: int64, ``(N, 1 + dims)``: indices into ``mask``, as of ``nonzero()``.
 
     Returns:
-        int64, ``(N,)``; 0 for pixels of the mask.
+        int64, ``(N,)``: 0 for pixels of the mask; the longest side of an image, which is more than any distance within
+        it, where the mask of that image is empty.
 
     Example:
-        >>> dilations_to_reach(torch.tensor([True, False, False, False]), torch.tensor([[0], [3]])).tolist()
+        >>> dilations_to_reach(torch.tensor([[True, False, False, False]]), torch.tensor([[0, 0], [0, 3]])).tolist()
         [0, 3]
     """
+    require_dims("mask", mask, "(B, *spatial)", at_least=2)
     counts = mask.to(torch.int32)
-    for axis in range(mask.ndim):
+    for axis in range(1, mask.ndim):
         counts = nn_functional.pad(counts.cumsum(axis, dtype=torch.int32), _in_front(mask.ndim, axis))
-    sizes = torch.tensor(mask.shape, device=pixels.device)
-    steps = torch.tensor(counts.stride(), device=pixels.device)
-    flat = counts.reshape(-1)
+    image, place = pixels[:, 0] * counts.stride(0), pixels[:, 1:]
+    sizes = torch.tensor(mask.shape[1:], device=pixels.device)
+    flat, steps = counts.reshape(-1), counts.stride()[1:]
 
     def reached(distance: Tensor) -> Tensor:
-        ends = ((pixels - distance[:, None]).clamp_min(0), (pixels + distance[:, None] + 1).minimum(sizes))
+        ends = ((place - distance[:, None]).clamp_min(0), (place + distance[:, None] + 1).minimum(sizes))
         total = torch.zeros_like(distance)
-        for corner in product((0, 1), repeat=mask.ndim):
-            place = sum((ends[end][:, axis] * steps[axis] for axis, end in enumerate(corner)), torch.zeros_like(total))
-            sign = 1 if (mask.ndim - sum(corner)) % 2 == 0 else -1
-            total += sign * flat[place]
+        for corner in product((0, 1), repeat=len(steps)):  # the count in a box, from the counts at its corners
+            at = sum((ends[end][:, axis] * steps[axis] for axis, end in enumerate(corner)), image)
+            total += flat[at] if (len(steps) - sum(corner)) % 2 == 0 else -flat[at]
         return total > 0
 
-    low = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
-    high = torch.full_like(low, max(mask.shape) - 1)
-    for _ in range(max(mask.shape).bit_length()):
+    longest = max(mask.shape[1:])
+    low, high = torch.zeros_like(image), torch.full_like(image, longest)
+    for _ in range(longest.bit_length()):
         middle = (low + high) // 2
         found = reached(middle)
         low, high = torch.where(found, low, torch.minimum(middle + 1, high)), torch.where(found, middle, high)

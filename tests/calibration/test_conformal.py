@@ -286,11 +286,13 @@ def test_dilations_are_those_of_the_loop(spatial, distance):
 
 @pytest.mark.parametrize("spatial", [(12,), (9, 12), (5, 6, 7)])
 def test_the_dilations_that_reach_a_pixel_are_those_after_which_the_mask_holds_it(spatial):
-    mask = masks(2, number=1, spatial=spatial)[0].bool()
-    pixels = torch.ones_like(mask[0]).nonzero()
-    reach = dilations_to_reach(mask[0], pixels)
-    for distance in range(int(reach.max()) + 1):
-        assert torch.equal(dilate(mask, distance)[0][tuple(pixels.T)], reach <= distance)
+    mask = masks(2, number=3, spatial=spatial)[0].bool()
+    mask[1] = False
+    pixels = torch.ones_like(mask).nonzero()
+    reach = dilations_to_reach(mask, pixels)
+    assert reach.max() == max(spatial)
+    for distance in range(max(spatial)):
+        assert torch.equal(dilate(mask, distance)[tuple(pixels.T)], reach <= distance)
 
 
 def test_an_empty_mask_stays_empty():
