@@ -147,7 +147,7 @@ class ConformalRiskControl(ConformalSets):
         if isinstance(self.risk, str):
             raise UsageError(f"the risk {self.risk} is known by its name alone: to fit anew, pass the function itself")
         probs = probs.squeeze(1) if self.task == "multilabel" else probs
-        probs = probs.nan_to_num(0)  # of ignored pixels
+        probs = probs.float().nan_to_num(0)  # of ignored pixels
         losses = torch.stack([self._loss(self.sets_at(probs, level), target) for level in _OWN_LEVELS], 1)
         without = losses.isnan()
         if bool((without.any(1) & ~without.all(1)).any()):
