@@ -191,8 +191,8 @@ class Conformal(Named, nn.Module, ABC):
             SeguqError: where nothing was fitted.
         """
         self.require_fitted()
-        numbers = int(self.images), int(self.groups), float(self.empirical_risk)
-        return ConformalSummary(self.promise(), self.alpha, *numbers, self.learned())
+        risk = float(f"{float(self.empirical_risk):.6g}")  # a float32 has no more digits
+        return ConformalSummary(self.promise(), self.alpha, int(self.images), int(self.groups), risk, self.learned())
 
     def fitted(self) -> dict[str, Any]:
         """What was fitted, as plain values for people."""
