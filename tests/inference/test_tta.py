@@ -303,3 +303,12 @@ def test_scales_that_are_none_are_refused(scales):
 def test_something_else_than_a_model_is_refused_at_once(inner):
     with pytest.raises(SeguqError, match="asks a module, but was given a"):
         around(inner)
+
+
+def test_what_stands_inside_may_be_named():
+    est = TestTimeAugmentation("mc_dropout", "hflip")
+    assert type(est.inner) is MCDropout and est.unbound
+    bound = est.bind(fixed(SmallNet))
+    expected = around(MCDropout(fixed(SmallNet), seed=0), "hflip")
+    bound.inner.seed = 0
+    torch.testing.assert_close(bound(images(), ["a", "b"]).probs, expected(images(), ["a", "b"]).probs)
