@@ -54,6 +54,9 @@ def with_classes(
         if twice is not None:
             raise UsageError(f"{twice} is given twice")
         named, others = _named(words, key)
+        empty = next((option for option in named if not named[option]), None)
+        if empty is not None:
+            raise UsageError(f"{empty} names the {kind.__name__}: pass one of {', '.join(kind.names())}")
         if f"--{key}" not in named:
             plain = [word for word, option in _with_options(others) if not option.startswith(f"--{key}.")]
             known = parse([word for word in plain if not word.startswith("--print_config")])
@@ -85,7 +88,7 @@ def _named(words: Sequence[str], key: str) -> tuple[dict[str, str], list[str]]:
     for word, option in _with_options(words):
         if not naming.fullmatch(option):
             others.append(word)
-        elif word != option or not word.startswith("--"):
+        else:
             named[option] = word.partition("=")[2] if word.startswith("--") else word
     return named, others
 
@@ -136,13 +139,19 @@ def require_class(message: str, kinds: Mapping[str, type[Named]]) -> None:
         except UsageError:
             of_another = True
     asked = re.search(r"Expected a dot import path string: (\S+)", message)
+    if asked and found is not None and option not in (at, f"{at}.{_INSIDE}"):
+        raise UsageError(f"{option} must be the import path of a class, but is {asked[1]!r}")
     given = re.search(r"Given value: ([\w.]+)\s*$", message)
     name = asked or (given if found is None else None)
     if name:
         try:
-            kind.named(name[1])
+            known = kind.named(name[1])
         except UsageError as error:
             raise UsageError(f"{option}: {error}") from None
+        if asked and known.__name__ != name[1]:
+            raise UsageError(f"{option}: as class_path {name[1]!r} is written as its class, {known.__name__}")
+    elif re.search(r"Given value: \{", message) and "class_path" not in message:
+        raise UsageError(f"{option} takes a name, or class_path with the options of the class below init_args")
     unknown = re.search(r"Option '([^']+)' is not accepted", message)
     if "instantiatable class" in message and unknown is not None:
         raise UsageError(f"{option}.{unknown[1]} is an option of a class that is not named: pass {option} NAME, too")

@@ -103,9 +103,9 @@ def _completed(est: Estimator, offered: Mapping[str, Any]) -> Estimator:
         est.windows.sides((1, 1))  # commands look at 2-D images
     if isinstance(est, WrappingEstimator):
         return est.around(_completed(est.inner, offered))
-    if not (est.unbound or est.lacking):  # it was made in Python, with its models
-        return est.adapted(offered["task"], lambda own: own)
     given, takes = est.arguments(), est.constructor_arguments()
+    if not (est.unbound or est.lacking or given.get("model")):  # of one's own, with models from elsewhere
+        return est.adapted(offered["task"], lambda own: own)
     for name in offered.keys() & given.keys():
         if name in est.lacking or given[name] == takes[name].default:
             given[name] = offered[name]

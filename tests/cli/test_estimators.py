@@ -217,6 +217,21 @@ WRONG = {
         "--estimator", "sliding_window", "--estimator.inner", "foo"],
     "a name that no estimator has (there is no Estimator 'foo'": [
         {"estimator": {"class_path": "seguq.SlidingWindow", "init_args": {"inner": "foo"}}}],
+    "--estimator.inner names the Estimator: pass one of deep_ensemble, ": [
+        "--estimator", "sliding_window", "--estimator.inner"],
+    "MCDropout has its model by --checkpoint": ["--estimator", "mc_dropout", "--estimator.model", "torch.nn.Identity"],
+    "Deterministic has its model by --checkpoint": [
+        {"estimator": {"class_path": "SlidingWindow", "init_args": {"inner": {"class_path": "torch.nn.Identity"}}}}],
+    "--estimator.calibrator must be the import path of a class, but is 'global'": [
+        "--estimator", "mc_dropout", "--estimator.calibrator", "global"],
+    "--estimator: as class_path 'mc_dropout' is written as its class, MCDropout": [
+        {"estimator": {"class_path": "mc_dropout", "init_args": {"samples": 2}}}],
+    "--estimator.inner: as class_path 'mc_dropout' is written as its class": [
+        {"estimator": {"class_path": "SlidingWindow", "init_args": {"inner": {"class_path": "mc_dropout"}}}}],
+    "--estimator takes a name, or class_path with the options of the class below init_args": [
+        {"estimator": {"window": 3}}],
+    "SlidingWindow has no option --estimator.windw": [
+        {"estimator": {"class_path": "SlidingWindow", "init_args": {"windw": 3}}}],
     "--estimator.inner is given twice": [
         "--estimator", "sliding_window", "--estimator.inner", "mc_dropout", "--estimator.inner", "deterministic"],
     "MCDropout has no option --estimator.inner.sampls; its options: --estimator.inner.model, --estimator.inner.sa": [
