@@ -25,7 +25,7 @@ EXAMPLES = """\
 estimators (--members, --samples, --seed and --bn_images go to the innermost one that takes them):
   --estimator deterministic                                       one pass
   --estimator mc_dropout --samples 10                             passes with dropout switched on
-  --estimator deep_ensemble --members [b.ckpt, c.ckpt]            this checkpoint and others
+  --estimator deep_ensemble --members [b.ckpt,c.ckpt]             this checkpoint and others
   --estimator swag --bn_images DATA/images/train                  of a training with callbacks.SWAG
   --estimator test_time_augmentation --estimator.views hflip      the image and its mirror image; flips, d4
   --estimator sliding_window --estimator.window 512               windows of large images
@@ -71,7 +71,7 @@ def make_estimator(
     """
     takes = innermost(estimator).constructor_arguments()
     if "members" in takes and not members:
-        raise UsageError("an ensemble needs --members: the checkpoints beside --checkpoint, as [b.ckpt, c.ckpt]")
+        raise UsageError("an ensemble needs --members: the checkpoints beside --checkpoint, as [b.ckpt,c.ckpt]")
     for name, given in (("members", members), ("bn_batches", bn_batches)):
         if given is not None and name not in takes:
             raise UsageError(f"{_GIVEN_BY[name]} does not go with {_in_words(estimator)}")
