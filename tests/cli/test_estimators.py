@@ -213,11 +213,11 @@ def typed(words, tmp_path):
 
 
 WRONG = {
-    "--estimator.inner: there is no Estimator 'foo': there are deep_ensemble": [
+    "--estimator.inner: there is no Estimator 'foo': there are ": [
         "--estimator", "sliding_window", "--estimator.inner", "foo"],
     "a name that no estimator has (there is no Estimator 'foo'": [
         {"estimator": {"class_path": "seguq.SlidingWindow", "init_args": {"inner": "foo"}}}],
-    "--estimator.inner names the Estimator: pass one of deep_ensemble, ": [
+    "--estimator.inner names the Estimator: pass one of ": [
         "--estimator", "sliding_window", "--estimator.inner"],
     "MCDropout has its model by --checkpoint": ["--estimator", "mc_dropout", "--estimator.model", "torch.nn.Identity"],
     "Deterministic has its model by --checkpoint": [
