@@ -17,8 +17,7 @@ from seguq.calibration.batches import FittingBatch
 from seguq.calibration.by_name import fit_calibrator
 from seguq.calibration.checkpoint import carried, carry
 from seguq.core.checks import require_choice, require_dims
-from seguq.core.errors import SeguqError
-from seguq.core.groups import GroupOf
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.log import say_once
 from seguq.core.named import Named
 from seguq.data.batches import output_logits, plain, unpack_batch
@@ -200,6 +199,24 @@ class Estimator(Named, ABC):
     def unbound(self) -> bool:
         """Whether it waits for a model."""
         return False
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The arguments that it was made without, but cannot do without; a command fills them in."""
+        return ()
+
+    def require_complete(self) -> None:
+        """Raise if it lacks what it cannot do without.
+
+        Raises:
+            UsageError: saying what.
+        """
+        if self.lacking:
+            name, given = type(self).__name__, ", ".join(f"{item}=..." for item in self.lacking)
+            raise UsageError(
+                f"{name} needs {', '.join(self.lacking)}, which is not known where it is asked for by name: make one "
+                f"as {name}({given}), and pass that"
+            )
 
     @property
     def looks_around(self) -> bool:
