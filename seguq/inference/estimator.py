@@ -18,6 +18,7 @@ from seguq.calibration.by_name import fit_calibrator
 from seguq.calibration.checkpoint import carried, carry
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError, UsageError
+from seguq.core.groups import GroupOf
 from seguq.core.log import say_once
 from seguq.core.named import Named
 from seguq.data.batches import output_logits, plain, unpack_batch
