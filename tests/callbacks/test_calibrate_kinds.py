@@ -47,7 +47,7 @@ def test_every_name_is_fitted_as_by_fit_and_comes_back_from_a_checkpoint(name, k
     task = found.task
     expected = fit_calibrator(name, data, task=task)
     logits = torch.cat([batch[0] for batch in data])
-    class_logits = seguq.functional.class_logits(logits, "multiclass" if task == "multiclass" else task)
+    class_logits = seguq.functional.class_logits(logits, "binary" if logits.shape[1] == 1 else task)
     with torch.no_grad():
         one, other = (calibrator(class_logits).softmax(1) for calibrator in (found, expected))
     assert type(found) is type(expected)
@@ -66,7 +66,8 @@ def test_one_that_only_fits_is_given_crops_of_logits_images_and_masks(tmp_path):
     fit(pytorch_lightning, tmp_path, module, Calibrate(OnlyFits()))
     (found,) = module.calibrators.values()
     assert isinstance(found, OnlyFits)
-    images, masks = zip(*data_for(module), strict=True)
+    data = data_for(module)
+    images, masks = zip(*(data[i][:2] for i in range(len(data))), strict=True)
     labeled = torch.stack(masks) != 255
     bright = torch.stack(images)[labeled.unsqueeze(1).expand(-1, images[0].shape[0], -1, -1)].mean()
     assert float(found.brightness) == pytest.approx(float(bright), rel=1e-4)
