@@ -205,7 +205,7 @@ class LocalTemperatureScaling(SampledCalibrator):
 
     def learn(self, sample: Sample) -> None:
         """Be trained, as long as was best on halves of the groups; or become the entropy form, or one temperature."""
-        for _ in progress(self._learned(sample), "training a local network", total=3 * self.epochs):
+        for _ in progress(self._learned(sample), "training a local network", total=3 * self.epochs, transient=True):
             pass
 
     def _learned(self, sample: Sample) -> Iterator[None]:

@@ -104,7 +104,7 @@ class Halved(Calibrator):
 
 
 def test_a_calibrator_of_ones_own_is_fitted_shown_and_kept(own, checkpoint, discs, capsys):
-    assert main(_words(checkpoint, discs, "--calibrator", own)) == 0
+    assert main(_words(checkpoint, discs, "--method", own)) == 0
     assert "Halved" in capsys.readouterr().out
     calibrator = SegmentationTask.load(checkpoint).calibrators["deterministic"]
     assert (calibrator.name, float(calibrator.factor)) == ("halved", 0.5)
@@ -135,8 +135,8 @@ def test_images_of_one_group_are_fitted_on_with_a_warning_and_nothing_is_shown(c
         (["--estimator", "laplace"], 2, "laplace"),
         (["--estimator", "deep_ensemble"], 2, "--members"),
         (["--device", "quantum"], 2, "quantum"),
-        (["--calibrator", "globl"], 2, "there is no Calibrator 'globl': there are"),
-        (["--calibrator", "no_such.Module"], 2, "no_such.Module cannot be imported"),
+        (["--method", "globl"], 2, "there is no Calibrator 'globl': there are"),
+        (["--method", "no_such.Module"], 2, "no_such.Module cannot be imported"),
         (["--group", "("], 2, "is no regular expression"),
         (["--group", "video"], 1, "finds nothing in the image id"),
     ],
