@@ -82,6 +82,8 @@ class Calibrator(Named, nn.Module, ABC):
 
     Attributes:
         order_preserving: whether the predicted class of a pixel can never change.
+        piecewise_constant: whether it makes a whole range of logits alike: then it loses likelihood even where a model
+            is calibrated already, and what is within rounding of an edge may fall on either side.
         task: what logits are, as in `seguq.functional.class_logits`.
         ignore_index: value of the target that is left out.
         tag: the estimator whose pooled output it was fitted on, or None.
@@ -92,6 +94,7 @@ class Calibrator(Named, nn.Module, ABC):
     """
 
     order_preserving: ClassVar[bool]
+    piecewise_constant: ClassVar[bool] = False
     task: Task = "multiclass"
     ignore_index: int = 255
 
