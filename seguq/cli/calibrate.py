@@ -149,6 +149,7 @@ def calibrate(
         else images_for_statistics(bn_images, model, image_size(size, model.trained_on), held_out.scale),
         calibrator=None,
     )
+    shown.require_free(est)
     target.parent.mkdir(parents=True, exist_ok=True)
     with Lock(target.parent, shared=True):  # beside others that calibrate, but not beside a training that goes on
         remove_leftovers(target.parent)

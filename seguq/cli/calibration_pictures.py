@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,14 +31,19 @@ class CalibrationPictures:
 
     Attributes:
         reliability: filled metrics before and after, out of sample; None where nothing can be shown.
+        written: the files.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self.files = None if folder is None else OwnFiles(folder)
         self.reliability: tuple[CalibrationError, CalibrationError] | None = None
+        self.written: list[Path] = []
+
+    def require_free(self, est: Estimator) -> None:
+        """Raise where somebody else has put a file in the place of a picture of an estimator."""
         if self.files is not None:
             for name in (_RELIABILITY, _TEMPERATURE):
-                self.files.require_free(name)
+                self.files.require_free(_named(est, name))
 
     def save(self, fitted: Calibrator, est: Estimator, loader: Iterable[Any], normalization: Any) -> None:
         """Draw and write them.
@@ -49,20 +56,27 @@ class CalibrationPictures:
         """
         if self.files is None:
             return
-        self.files.clear()
         title = f"{est.tag}: {fitted.name}"
         if self.reliability is not None:
-            self._write(_RELIABILITY, reliability_figure(*self.reliability, title))
+            self._write(_named(est, _RELIABILITY), reliability_figure(*self.reliability, title))
         if hasattr(fitted, "temperature_map") and fitted.name != "global":
-            self._write(_TEMPERATURE, temperature_figure(_shown(fitted, est, loader, normalization), title))
-        if self.files.listed():
-            print(f"pictures in {self.files.folder}")
+            self._write(
+                _named(est, _TEMPERATURE), temperature_figure(_shown(fitted, est, loader, normalization), title)
+            )
+        if self.written:
+            print(f"pictures: {', '.join(map(str, self.written))}")
 
     def _write(self, name: str, figure: Any) -> None:
         assert self.files is not None
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=110)
         self.files.write(name, content.getvalue())
+        self.written.append(self.files.folder / name)
+
+
+def _named(est: Estimator, name: str) -> str:
+    """A picture's name, which is another one for each estimator."""
+    return f"{re.sub('[^A-Za-z0-9]+', '_', est.tag).strip('_')[:100]}-{name}"
 
 
 def _shown(fitted: Any, est: Estimator, loader: Iterable[Any], normalization: Any) -> list[Calibrated]:
