@@ -138,6 +138,16 @@ def test_it_can_be_fitted_on_one_class_alone(name):
     assert found(logits).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if "spatial_dims" not in Calibrator.named(n).constructor_arguments()]
+)
+def test_pixels_without_images_are_taken_as_they_are(name):
+    logits, target = drawn(1.7, shape=(500, 3))
+    found = made(name).fit([(logits, target)])
+    assert found(logits).shape == logits.shape
+    assert found.summary().pixels == 500
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reads_the_batches_at_most_8_times(name):
     counted = Counted(batches_of(*drawn(1.7)))
