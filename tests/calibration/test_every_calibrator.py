@@ -13,6 +13,7 @@ from seguq.testing import check_calibrator
 from tests.calibration.problems import Counted
 
 NAMES = [name for name in Calibrator.names() if Calibrator.named(name).__module__.startswith("seguq.")]
+OF_A_PIXEL = [name for name in NAMES if "spatial_dims" not in Calibrator.named(name).constructor_arguments()]
 PER_PIXEL = [name for name in NAMES if hasattr(Calibrator.named(name), "temperature_map")]
 
 
