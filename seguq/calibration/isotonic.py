@@ -38,8 +38,8 @@ class IsotonicCalibration(OneVersusRest):
 
     Example:
         >>> cal = IsotonicCalibration(num_classes=2)
-        >>> cal(torch.tensor([[0.0, 2.0]])).exp()           # nothing was fitted yet
-        tensor([[0.1192, 0.8808]])
+        >>> cal(torch.tensor([[0.0, 2.0]])).exp()           # nothing was fitted yet: as it was, but for the grid
+        tensor([[0.1194, 0.8806]])
     """
 
     name: ClassVar[str] = "isotonic"

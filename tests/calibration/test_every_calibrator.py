@@ -13,6 +13,7 @@ from seguq.testing import check_calibrator
 from tests.calibration.problems import Counted
 
 NAMES = [name for name in Calibrator.names() if Calibrator.named(name).__module__.startswith("seguq.")]
+OF_A_PIXEL = [name for name in NAMES if "spatial_dims" not in Calibrator.named(name).constructor_arguments()]
 PER_PIXEL = [name for name in NAMES if hasattr(Calibrator.named(name), "temperature_map")]
 
 
@@ -136,6 +137,16 @@ def test_it_can_be_fitted_on_one_class_alone(name):
     with pytest.warns() if name == "global" else pytest.MonkeyPatch.context():
         found = made(name).fit([(logits, torch.zeros(4, 16, 16, dtype=torch.long))])
     assert found(logits).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if "spatial_dims" not in Calibrator.named(n).constructor_arguments()]
+)
+def test_pixels_without_images_are_taken_as_they_are(name):
+    logits, target = drawn(1.7, shape=(500, 3))
+    found = made(name).fit([(logits, target)])
+    assert found(logits).shape == logits.shape
+    assert found.summary().pixels == 500
 
 
 @pytest.mark.parametrize("name", NAMES)
