@@ -33,7 +33,7 @@ class DirichletCalibration(FewParameters):
     down to 1e-4; the diagonal is free. Log-probabilities below -20 are taken for -20. The predicted class of a pixel
     can change.
 
-    **For comparison only.** It was measured worse than one temperature on unseen images.
+    **For comparison only.** It was measured worse than one temperature on an unseen video.
 
     It is fitted on a sample of pixels alone (`SampledCalibrator`), in one reading: there are C (C + 1) parameters, and
     the time that a step of Newton's method takes grows with their square. Beyond 20 classes (420 parameters) a fit

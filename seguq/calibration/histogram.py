@@ -21,7 +21,7 @@ class HistogramBinning(OneVersusRest):
     equal width: in a segmentation most classes are improbable at most pixels, and bins of equal mass would leave one
     for all that is not.
 
-    **For comparison only.** It was measured worse than one temperature on unseen images: all that is in one bin is
+    **For comparison only.** It was measured worse than one temperature on an unseen video: all that is in one bin is
     made alike, which loses likelihood even where the model is calibrated. The predicted class of a pixel can change. A
     pixel that lies within rounding of a bin's edge may fall on either side of it.
 

@@ -22,7 +22,7 @@ class IsotonicCalibration(OneVersusRest):
     12 and counting as one pixel more, with the probability in its middle. Between the middles of bins it is linear on
     that scale.
 
-    **For comparison only.** It was measured worse than one temperature on unseen images. The predicted class of a
+    **For comparison only.** It was measured worse than one temperature on an unseen video. The predicted class of a
     pixel can change.
 
     Args:

@@ -166,3 +166,10 @@ def test_classes_that_are_ruled_out_stay_so(name):
         out = found(logits)
         assert out.isfinite().all()
         assert out.softmax(1)[:, 2].max() < 1e-3 if name not in ("image",) else True
+
+
+def test_a_network_over_neighbors_says_that_it_takes_no_single_pixels():
+    with pytest.raises(
+        SeguqError, match=r"spatial_dims=2\) takes class logits of 2 spatial dimensions, but .*\(10, 3\)"
+    ):
+        made("local_network").fit([(torch.randn(10, 3), torch.zeros(10, dtype=torch.long))])
