@@ -94,7 +94,7 @@ class FewParameters(SampledCalibrator):
         center, weights = self.start(sample)
         values, pixels = center, len(sample.target)
         for weight in ridges:
-            enough = 1e-12 if sample.complete else 1e-7
+            enough = 1e-12 if sample.complete else 1e-6  # less than what the pixels that were not drawn would change
             values = newton(
                 lambda values: self.nll(prepared, values),
                 values,

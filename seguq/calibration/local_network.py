@@ -20,11 +20,11 @@ from seguq.core.errors import SeguqError
 from seguq.core.groups import GroupOf
 from seguq.core.progress import progress
 from seguq.core.seeds import derive_seed
-from seguq.functional.borders import near_border
+from seguq.functional.borders import nearness_to_borders
 from seguq.functional.logits import Task
 
 _LOWEST = -10.0  # of a log-probability that is looked at
-_DISTANCES = (1, 2, 4, 8)  # to the predicted border, in pixels
+_DOUBLINGS = 3  # of the distance to the predicted border that is looked at: 1, 2, 4 and 8 pixels
 _HIDDEN = 8
 _BATCH, _RATE = 8, 1e-2
 _CONV = {1: nn_functional.conv1d, 2: nn_functional.conv2d, 3: nn_functional.conv3d}
@@ -35,14 +35,14 @@ _LARGEST_FACTOR = math.log(4.0)
 class LocalTemperatureScaling(SampledCalibrator):
     r"""Divide the logits of each pixel by a temperature T that a small network gives, if that holds on unseen groups.
 
-    .. math:: \log T = a + b \, H(p) / \log C + f(x), \quad |f| \le \log 4
+    .. math:: \log T = a + f(x), \quad |f| \le \log 4, \qquad \text{or} \quad \log T = a + b \, H(p) / \log C
 
     f is a network of some 1,000 numbers with one layer of 3 x 3. It reads the log-probabilities, the predicted class,
     the margin, the entropy, the distance to the predicted border, and with ``image_channels`` the image. It starts at
-    the one best temperature (a, with b and f 0) and is trained over crops for the least negative log-likelihood. How
+    the one best temperature (a, with f 0) and is trained over crops for the least negative log-likelihood. How
     long, is what was best on the half of the groups that it was not trained on. Where its likelihood there is not
-    better than that of the entropy form and of one temperature, f is 0, the better of these two is what it is, and a
-    warning says so: a network that lowers the likelihood on other stretches of a video raises it on other videos.
+    better than that of the entropy form and of one temperature, it becomes the better of these two, and a warning
+    says so: a network that lowers the likelihood on other stretches of a video raises it on other videos.
 
     The predicted class of a pixel never changes. Kept for the fit are at most 256 crops of 32 x 32 pixels (10 x 10 x 10
     of volumes), drawn evenly.
@@ -123,7 +123,7 @@ class LocalTemperatureScaling(SampledCalibrator):
             raise ValueError(f"its line is {self.line.tolist()}, not within +-{2 * LOG_BOUND:.4g}")
 
     def features(self, logits: Tensor, image: Tensor | None) -> Tensor | None:
-        """Distance to the predicted border, and the image, ``(B, K, *spatial)``."""
+        """Nearness to the predicted border, and the image, ``(B, K, *spatial)``."""
         labels = logits.shape[2 : -self.spatial_dims]
         if logits.ndim != 2 + (self.task == "multilabel") + self.spatial_dims:
             raise SeguqError(
@@ -131,9 +131,8 @@ class LocalTemperatureScaling(SampledCalibrator):
                 f"spatial dimensions, but they have shape {tuple(logits.shape)}"
             )
         spatial = logits.shape[-self.spatial_dims :]
-        classes = logits.argmax(1).reshape(-1, *spatial)
-        far = torch.stack([~near_border(classes, distance) for distance in _DISTANCES]).to(logits).mean(0)
-        found = far.view(len(logits), 1, *labels, *spatial)
+        near = nearness_to_borders(_first_zero(logits).reshape(-1, *spatial), _DOUBLINGS)
+        found = near.to(logits).view(len(logits), 1, *labels, *spatial)
         if self.image_channels is None:
             return found
         if image is None or image.shape[:2] != (len(logits), self.image_channels) or image.shape[2:] != spatial:
@@ -163,38 +162,36 @@ class LocalTemperatureScaling(SampledCalibrator):
 
     def _log_temperature(self, logits: Tensor, features: Tensor, weights: Sequence[Tensor]) -> Tensor:
         a, b = self.line.to(logits)
-        entropy = relative_entropy(logits.movedim(1, 0))
-        log_temperature: Tensor = a + b * entropy
-        if int(self.kind) == _KINDS.index("network"):
-            log_temperature = log_temperature + self._network(logits, features, entropy, weights)
+        if int(self.kind) != _KINDS.index("network"):
+            log_temperature: Tensor = a + b * relative_entropy(logits.movedim(1, 0))
+        else:
+            log_temperature = a + self._network(logits, features, weights)
         return log_temperature.clamp(-LOG_BOUND, LOG_BOUND)
 
-    def _network(self, logits: Tensor, features: Tensor, entropy: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    def _network(self, logits: Tensor, features: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """f ``(B, *spatial)``, from -log 4 to log 4."""
         embedding, first, second, bias, last = (tensor.to(logits) for tensor in weights)
         spatial = logits.shape[-self.spatial_dims :]
-        top = logits.topk(2, 1).values
-        log_total = logits.logsumexp(1, keepdim=True)
-        margin = (top - log_total).exp()
-        inputs = torch.cat(
-            (
-                (logits - log_total).clamp_min(_LOWEST) / -_LOWEST,
-                entropy.unsqueeze(1),
-                margin[:, :1] - margin[:, 1:],
-                features,
-            ),
-            1,
-        )
+        classes = _first_zero(logits)
+        others = logits.scatter(1, classes.unsqueeze(1), -torch.inf).amax(1, keepdim=True)
+        powers = logits.exp()
+        total = powers.sum(1, keepdim=True)
+        log_total = total.log()
+        expected = powers.mul_(logits.clamp_min(-1e4)).sum(1, keepdim=True) / total
+        entropy = (log_total - expected) / math.log(logits.shape[1])
+        margin = (1 - others.exp()) / total
+        log_probs = (logits - log_total).clamp_min_(_LOWEST).div_(-_LOWEST)
+        inputs = torch.cat((log_probs, entropy, margin, features), 1)
         # independent labels are images of their own
         inputs = inputs.movedim(1, -1 - self.spatial_dims).reshape(-1, inputs.shape[1], *spatial)
-        classes = logits.argmax(1).reshape(-1, *spatial)
+        classes = classes.reshape(-1, *spatial)
         ones = [1] * self.spatial_dims
         conv = _CONV[self.spatial_dims]
         hidden = conv(inputs, first.view(*first.shape, *ones))
         hidden = (hidden + nn_functional.embedding(classes, embedding).movedim(-1, 1)).relu()
         hidden = conv(hidden, second, bias, padding=1).relu()
         out = conv(hidden, last.view(1, -1, *ones))
-        factor: Tensor = _LARGEST_FACTOR * torch.tanh(out).view(entropy.shape)
+        factor: Tensor = _LARGEST_FACTOR * torch.tanh(out).view(logits[:, 0].shape)
         return factor
 
     # ---- how it is fitted ----
@@ -289,3 +286,13 @@ class LocalTemperatureScaling(SampledCalibrator):
                 rates.step()
             self._become("network", self.line.tolist(), weights)
             yield math.nan if losses_on is None else self._loss(losses_on)
+
+
+def _first_zero(logits: Tensor) -> Tensor:
+    """The predicted classes ``(B, *spatial)`` of logits of which the largest is 0: argmax, which is slow on a CPU."""
+    if logits.device.type != "cpu":
+        return logits.argmax(1)
+    found = torch.zeros_like(logits[:, 0], dtype=torch.int64)
+    for number in range(logits.shape[1] - 1, 0, -1):
+        found.masked_fill_(logits[:, number] == 0, number)
+    return found.masked_fill_(logits[:, 0] == 0, 0)
