@@ -58,13 +58,12 @@ def labeled(logits: Tensor, draws: Tensor) -> Tensor:
 
 def batches_of(logits: Tensor, image: Tensor, target: Tensor, prefix: str) -> list[FittingBatch]:
     """Batches of 4 images, each of which belongs to one of four groups."""
+    ids = tuple(f"{number * GROUPS // len(logits)}_{prefix}{number}" for number in range(len(logits)))
     made = []
     for start in range(0, len(logits), 4):
         part = slice(start, start + 4)
         batch = FittingBatch(logits[part], image[part], target[part])
-        batch.image_ids = tuple(f"{number * GROUPS // len(logits)}_{prefix}{number}" for number in range(len(logits)))[
-            part
-        ]
+        batch.image_ids = ids[part]
         made.append(batch)
     return made
 
@@ -108,7 +107,7 @@ def temperatures_by_class(logits: Tensor, calibrated: Tensor) -> Tensor:
 
 
 def truths() -> Iterator[tuple[str, str, str, Callable[[], tuple[float, float]]]]:
-    """What is to be found, by which calibrator, the error that is allowed, and a function that gives error and bound."""
+    """What is to be found, by which calibrator, the error that is allowed, and what gives error and bound."""
     size = (96, 128)
     logits, image, draws = images_of(48, size, 0)
     seen, _, _ = images_of(12, size, 1)
@@ -187,9 +186,8 @@ def perfect_model() -> None:
         return float(metric.compute())
 
     before = nll(lambda logits, image: logits)
-    print(
-        f"\nA model that is perfect already: held-out NLL {before:.4f}\n\n| calibrator | more than that, % | |\n|---|---|---|"
-    )
+    print(f"\nA model that is perfect already: held-out NLL {before:.4f}\n")
+    print("| calibrator | more than that, % | |\n|---|---|---|")
     for name in ("global", *FAMILY, *COMPARED):
         if name not in Calibrator.names():
             print(f"| `{name}` | there is none of this name | |", flush=True)

@@ -256,10 +256,11 @@ def main() -> None:
         for estimator in options.estimator:
             for part in SETTINGS[name].parts:
                 made = outputs(name, estimator, part, options.cache, options.data)
-                right = torch.cat(
-                    [batch.logits.argmax(1)[batch.target != 255] == batch.target[batch.target != 255] for batch in made]
-                )
-                print(f"{name}, {part}, {estimator}: accuracy {right.float().mean():.3f}", flush=True)
+                right = pixels = 0
+                for logits, _, target in made:
+                    right += int((logits.argmax(1) == target).sum())
+                    pixels += int((target != 255).sum())
+                print(f"{name}, {part}, {estimator}: accuracy {right / pixels:.3f}", flush=True)
 
 
 if __name__ == "__main__":
