@@ -1,6 +1,6 @@
 """What each way to calibrate is worth on images that it has not seen: tables of real networks, by video.
 
-    python benchmarks/calibration_worth.py --data DATA                      # all; networks are trained first (40 minutes)
+    python benchmarks/calibration_worth.py --data DATA                    # all; networks are trained first (40 minutes)
     python benchmarks/calibration_worth.py --data DATA --net nuclei --estimator "one pass" --calibrator global entropy
 
 Each calibrator is fitted on an estimator's logits of the images of two videos (of nuclei: of the validation split), and
@@ -157,15 +157,13 @@ def shown(value: float) -> str:
 def table(name: str, estimator: str, part: str, methods: list[str], options: Any) -> dict[str, Any]:
     """Print the table of an estimator of a network; returns its numbers by method."""
     fit, judge = (outputs(name, estimator, which, options.cache, options.data) for which in ("fit", part))
-    print(f"\n**{name}, {part}: {estimator}** ({len(fit.ids)} images to fit on, {len(judge.ids)} to judge on)\n")
+    print(f"\n### {name}, {part}: {estimator} ({len(fit.ids)} images to fit on, {len(judge.ids)} to judge on)\n")
     left_out = {method: reason for method in methods if (reason := missing(method, estimator))}
     if left_out:
         print(f"Left out: {', '.join(f'{method} ({reason})' for method, reason in left_out.items())}\n")
     heads = list(measures(2))
-    print(
-        f"| calibrator | NLL | against one T | {' | '.join(heads[1:])} | fit, s |\n{'|---' * (len(heads) + 3)}|",
-        flush=True,
-    )
+    print(f"| calibrator | NLL | against one T | {' | '.join(heads[1:])} | fit, s |")
+    print("|---" * (len(heads) + 3) + "|", flush=True)
     numbers: dict[str, Any] = {}
     reference = outcome(REFERENCE, fit, judge, name, options.cache)
     fits = []

@@ -1,4 +1,4 @@
-"""Local temperature scaling as published, rebuilt from its description: what a temperature for each pixel is up against.
+"""Local temperature scaling as published, rebuilt from its description: what a T for each pixel is up against.
 
 Ding et al., Local Temperature Scaling for Probability Calibration, 2021. A tree of convolutions over raw logits and the
 image gives T at each pixel; all weights start at 0, so T = 2 everywhere. Trained by Adam with a rate of 1e-4 in batches
