@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from seguq.calibration.batches import FittingBatches, checked_pair
+from seguq.calibration.batches import FittingBatches, checked_pair, fitting_triples
 from seguq.calibration.folds import BUCKETS, Buckets, TooFewGroups, assign
-from seguq.core.checks import LabelWatch, flat_images
+from seguq.core.checks import LabelWatch
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.groups import GroupOf
 from seguq.core.named import Named
@@ -125,43 +125,50 @@ class Calibrator(Named, nn.Module, ABC):
 
 
 class Stream(ABC):
-    """Sums over images from which a calibrator can be fitted and judged, in one reading of the data.
+    """What a calibrator can be fitted on and judged by, of images that come one batch after the other.
 
-    No logits are kept: the sums have a fixed size, whatever the number of images and groups, and add up over batches
-    and processes. They are kept apart for `seguq.calibration.folds.Buckets` of images, whole ones of which make the
-    two folds that the calibrator is judged by. A calibrator's own stream says what its sums are, and how it is fitted
-    and judged by them.
+    Its size does not grow with the number of images and groups, and what several processes have seen goes together
+    (`state` and `combine`). What is kept is kept apart for `seguq.calibration.folds.Buckets` of images, whole ones of
+    which make the two folds that the calibrator is judged by.
 
     Args:
         calibrator: an unfitted one, for its settings; it is left as it is.
-        width: how many sums `measure` gives.
         group: from an image's id to its group; None for contiguous blocks of images.
 
     Attributes:
-        sums: ``(BUCKETS, 2 + width)`` float64: of each bucket images, labeled pixels, and what `measure` gives.
+        counts: ``(BUCKETS, 2)`` float64: of each bucket images with a labeled pixel, and labeled pixels.
     """
 
-    def __init__(self, calibrator: Calibrator, width: int, group: GroupOf = None) -> None:
+    def __init__(self, calibrator: Calibrator, group: GroupOf = None) -> None:
         self.calibrator = calibrator
         self.buckets = Buckets(group)
-        self.sums = torch.zeros(BUCKETS, 2 + width, dtype=torch.float64)
         self.labels = LabelWatch(calibrator.ignore_index)
+        self.counts = torch.zeros(BUCKETS, 2, dtype=torch.float64)
 
     @abstractmethod
-    def measure(self, logits: Tensor, target: Tensor, image: Tensor | None) -> Tensor:
-        """The sums ``(width,)`` over images of one bucket: checked class logits, class indices, images or None."""
+    def keep(
+        self, logits: Tensor, target: Tensor, image: Tensor | None, buckets: Sequence[int], image_ids: Sequence[str]
+    ) -> None:
+        """Keep what is needed of a batch: class logits and class indices that were checked, images or None.
+
+        Args:
+            logits: ``(B, C, *spatial)``.
+            target: ``(B, *spatial)``.
+            image: ``(B, channels, *spatial)`` or None.
+            buckets: the bucket of each image.
+            image_ids: the id of each image.
+        """
 
     @abstractmethod
-    def fitted(self, sums: Tensor) -> Calibrator:
-        """A new calibrator with the settings of the given one, fitted on sums ``(width,)``."""
+    def state(self) -> dict[str, Tensor]:
+        """All that was kept, as tensors by name."""
 
     @abstractmethod
-    def judged(self, sums: Tensor, calibrator: Calibrator | None) -> tuple[float, Tensor]:
-        """How well a calibrator (None: none) does on the images of sums ``(width,)``.
+    def combine(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Hold what several streams of the same settings have kept, in place of its own.
 
-        Returns:
-            The sum of the negative log-likelihood in nats, and confidence minus rightness summed in each bin of the
-            confidence, ``(n_bins,)``.
+        Args:
+            states: the `state` of each; its own is to be among them.
         """
 
     def add(
@@ -188,18 +195,65 @@ class Stream(ABC):
         buckets = self.buckets.of(image_ids, numbers)
         logits, target = checked_pair(logits, target, settings.task, settings.ignore_index)
         self.labels.look(target)
-        self.take(logits, target, buckets, image)
+        self.take(logits, target, buckets, image_ids, image)
 
-    def take(self, logits: Tensor, target: Tensor, buckets: Sequence[int], image: Tensor | None = None) -> None:
+    def take_all(self, batches: FittingBatches) -> None:
+        """Take in all batches to fit on, as `Calibrator.fit` does: ids are those that they tell, or running numbers."""
+        seen = 0
+        for batch in fitting_triples(batches, self.calibrator.task, self.calibrator.ignore_index):
+            numbers = range(seen, seen + len(batch.logits))
+            ids = batch.image_ids or tuple(map(str, numbers))
+            self.buckets.groups.require_ids(not batch.image_ids)
+            self.take(batch.logits, batch.target, self.buckets.of(ids, numbers), ids, batch.image)
+            seen += len(ids)
+
+    def take(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        buckets: Sequence[int],
+        image_ids: Sequence[str],
+        image: Tensor | None = None,
+    ) -> None:
         """Take in a batch that was checked, given the bucket of each image."""
-        added = torch.zeros_like(self.sums, device=logits.device)
-        for bucket, rows in _by_bucket(buckets):
-            labels = target[rows]
-            labeled = labels != self.calibrator.ignore_index
-            counts = torch.stack((flat_images(labeled).any(1).sum(), labeled.sum()))
-            found = self.measure(logits[rows], labels, None if image is None else image[rows])
-            added[bucket] += torch.cat((counts.to(added), found.to(added)))
-        self.sums = self.sums.to(logits.device) + added
+        labeled = (target != self.calibrator.ignore_index).reshape(len(target), -1).sum(1)
+        counts = torch.stack(((labeled > 0).double(), labeled.double()), 1)
+        self.counts = self.counts.to(counts.device).index_add(0, counts.new_tensor(buckets).long(), counts)
+        self.keep(logits, target, image, buckets, image_ids)
+
+    @abstractmethod
+    def fit(self) -> Calibrator | None:
+        """The calibrator fitted on all that was taken in, with its `summary`; None where no pixel was labeled."""
+
+    def filled(self) -> dict[int, float]:
+        """Labeled pixels of each bucket that has any."""
+        return {bucket: count for bucket, count in enumerate(self.counts[:, 1].tolist()) if count > 0}
+
+    def folds(self) -> list[list[int]] | None:
+        """The buckets of each of the two folds; None where only one bucket has labeled pixels."""
+        filled = self.filled()
+        try:
+            fold_of = assign(filled, 2, contiguous=not self.buckets.groups.named)
+        except TooFewGroups:
+            return None
+        return [[bucket for bucket in filled if fold_of[bucket] == fold] for fold in (0, 1)]
+
+
+class FoldedStream(Stream):
+    """A stream that can fit on, and judge by, the images of some buckets: half of them by the other half."""
+
+    @abstractmethod
+    def fitted(self, buckets: Sequence[int] | None = None) -> Calibrator:
+        """A new calibrator with the settings of the given one, fitted on the images of some buckets; None: of all."""
+
+    @abstractmethod
+    def judged(self, buckets: Sequence[int], calibrator: Calibrator | None) -> tuple[float, Tensor]:
+        """How well a calibrator (None: none) does on the images of some buckets.
+
+        Returns:
+            The mean negative log-likelihood in nats, and confidence minus rightness summed in each bin of the
+            confidence and divided by the number of pixels, ``(n_bins,)``.
+        """
 
     def fit(self) -> Calibrator | None:
         """The calibrator fitted on all that was taken in, with its `summary`; None where no pixel was labeled."""
@@ -207,38 +261,27 @@ class Stream(ABC):
         measured = self.summary()
         if measured is None:
             return None
-        calibrator = self.fitted(self.sums.sum(0).cpu()[2:])
+        calibrator = self.fitted()
         calibrator.measured = measured
         return calibrator
 
     def summary(self) -> Summary | None:
         """What the calibrator is worth out of sample; None where no pixel was labeled."""
-        sums = self.sums.cpu()
-        images, pixels = (int(count) for count in sums[:, :2].sum(0))
+        images, pixels = (int(count) for count in self.counts.sum(0))
         if not pixels:
             return None
-        filled = {bucket: float(sums[bucket, 1]) for bucket in range(len(sums)) if sums[bucket, 1] > 0}
-        nll, gaps = self.judged(sums.sum(0)[2:], None)
-        nll_before, ece_before = nll / pixels, float(gaps.abs().sum()) / pixels
+        filled = self.filled()
+        nll_before, gaps = self.judged(list(filled), None)
         nll_after = ece_after = None
-        try:
-            fold_of = assign(filled, 2, contiguous=not self.buckets.groups.named)
-        except TooFewGroups:
-            pass
-        else:
-            folds = [sums[[bucket for bucket in filled if fold_of[bucket] == fold], 2:].sum(0) for fold in (0, 1)]
+        folds = self.folds()
+        if folds is not None:
+            shares = [sum(filled[bucket] for bucket in fold) / pixels for fold in folds]
             # each fold by the calibrator of the other; the bins of both add up
-            one, two = (self.judged(folds[fold], self.fitted(folds[1 - fold])) for fold in (0, 1))
-            nll_after, ece_after = (one[0] + two[0]) / pixels, float((one[1] + two[1]).abs().sum()) / pixels
-        return Summary(images, len(filled), pixels, nll_before, nll_after, ece_before, ece_after)
+            found = [self.judged(folds[i], self.fitted(folds[1 - i])) for i in (0, 1)]
+            nll_after = sum(share * nll for share, (nll, _) in zip(shares, found, strict=True))
+            both = sum(share * gap for share, (_, gap) in zip(shares, found, strict=True))
+            ece_after = float(torch.as_tensor(both).abs().sum())
+        return Summary(images, len(filled), pixels, nll_before, nll_after, float(gaps.abs().sum()), ece_after)
 
     def _unfitted(self) -> Any:
         return copy.deepcopy(self.calibrator)
-
-
-def _by_bucket(buckets: Sequence[int]) -> Iterator[tuple[int, slice | list[int]]]:
-    """The rows of each bucket, as a slice where they follow each other, as then nothing has to be copied."""
-    for bucket in dict.fromkeys(buckets):
-        rows = [row for row, of in enumerate(buckets) if of == bucket]
-        together = rows[-1] - rows[0] == len(rows) - 1
-        yield bucket, slice(rows[0], rows[-1] + 1) if together else rows

@@ -55,16 +55,35 @@ def fitting_pairs(batches: FittingBatches, task: Task, ignore_index: int) -> Ite
         SeguqError: for a wrong shape, logits with NaN or infinity, or a target out of range, with the batch's number;
             for batches that can be read only once.
     """
+    for batch in fitting_triples(batches, task, ignore_index):
+        yield batch.logits, batch.target
+
+
+class Checked(NamedTuple):
+    """A batch to fit on: class logits, class indices, image (None where there is none), and ids where it tells them."""
+
+    logits: Tensor
+    target: Tensor
+    image: Tensor | None
+    image_ids: tuple[str, ...]
+
+
+def fitting_triples(batches: FittingBatches, task: Task, ignore_index: int) -> Iterator[Checked]:
+    """As `fitting_pairs`, with the images and their ids.
+
+    Raises:
+        SeguqError: as `fitting_pairs` does.
+    """
     require_reiterable(batches)
     watch = LabelWatch(ignore_index)
     for number, batch in enumerate(batches):
-        logits, _, target = taken_apart(batch)
+        logits, image, target = taken_apart(batch)
         try:
             pair = checked_pair(logits, target, task, ignore_index)
             watch.look(pair[1])
-            yield pair
         except SeguqError as error:
             raise SeguqError(f"batch {number}: {error}") from error
+        yield Checked(*pair, image, tuple(getattr(batch, "image_ids", ())))
     watch.report("the targets of all batches")
 
 

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from seguq.calibration.base import Calibrator, Stream
+from seguq.calibration.base import Calibrator
 from seguq.calibration.batches import FittingBatches, fitting_pairs
-from seguq.calibration.folds import block_of
+from seguq.calibration.few_parameters import LOG_BOUND, bound_reason
+from seguq.calibration.sums import SumStream
 from seguq.core.checks import require_choice, require_dims
 from seguq.core.errors import SeguqError
 from seguq.core.groups import GroupOf
@@ -27,7 +28,6 @@ from seguq.functional.temperature_curve import (
     temperature_curve,
 )
 
-_BOUND = math.log(20.0)  # log T lies within -log 20 .. log 20: T from 0.05 to 20
 _MOST_STEPS = 7
 _TOLERANCE = 2e-4  # of log T; what a Newton step leaves goes with its square
 _N_BINS = 15
@@ -89,8 +89,8 @@ class TemperatureScaling(Calibrator):
     def require_valid(self) -> None:
         """Raise for a T beyond 0.05 .. 20, which no fit gives."""
         super().require_valid()
-        if abs(float(self.log_temperature)) > _BOUND + 1e-4:  # float32 rounds the bound itself
-            raise ValueError(f"its log_temperature is {float(self.log_temperature):g}, not within +-{_BOUND:.4g}")
+        if abs(float(self.log_temperature)) > LOG_BOUND + 1e-4:  # float32 rounds the bound itself
+            raise ValueError(f"its log_temperature is {float(self.log_temperature):g}, not within +-{LOG_BOUND:.4g}")
 
     def fitted(self) -> dict[str, Any]:
         """T."""
@@ -107,13 +107,14 @@ class TemperatureScaling(Calibrator):
         require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
         return self.log_temperature.exp().expand(logits.shape[0], 1, *logits.shape[2:]).to(logits.device)
 
-    def fit(self, batches: FittingBatches) -> TemperatureScaling:
+    def fit(self, batches: FittingBatches, group: GroupOf = None) -> TemperatureScaling:
         """Find T on held-out data.
 
         Args:
             batches: a re-iterable (a list or a DataLoader) of ``(logits, target)`` or ``(logits, image, target)``:
                 logits ``(B, C, *spatial)``, targets ``(B, *spatial)`` of class indices or ``ignore_index``. Batches
                 may differ in size. It is read at most 8 times and must give the same each time.
+            group: from an image's id to its group, for the `summary`, as in `SampledCalibrator.fit`.
 
         Returns:
             Itself, fitted.
@@ -123,16 +124,14 @@ class TemperatureScaling(Calibrator):
                 or hold no labeled pixel, or for logits with NaN or infinity, targets out of range, or shapes that do
                 not go together.
         """
-        stream, seen = TemperatureStream(self), 0
-        for logits, target in fitting_pairs(batches, self.task, self.ignore_index):
-            stream.take(logits, target, [block_of(number) for number in range(seen, seen + len(logits))])
-            seen += len(logits)
+        stream = TemperatureStream(self, group)
+        stream.take_all(batches)
         measured = stream.summary()
         if measured is None:
             raise SeguqError(
                 f"there is no labeled pixel to fit on (all targets are ignore_index={self.ignore_index}, or no batches)"
             )
-        sums = stream.curve(stream.sums.sum(0).cpu()[2:])
+        sums = stream.curve(stream.sums.sum(0).cpu())
         log_beta, nll_after = self._refined(batches, lowest(sums), measured.pixels)
         # of a mean over float32 logits the last digits are left to chance; the loss is convex
         self.settle(log_beta, measured.pixels, measured.nll_before, min(nll_after, measured.nll_before))
@@ -141,7 +140,7 @@ class TemperatureScaling(Calibrator):
             warn_of_bound(log_beta)
         return self
 
-    def stream(self, group: GroupOf = None) -> Stream:
+    def stream(self, group: GroupOf = None) -> TemperatureStream:
         """Sums that T is fitted from in one reading, to 1e-3 of what `fit` finds as a rule.
 
         Args:
@@ -152,17 +151,17 @@ class TemperatureScaling(Calibrator):
     def settle(self, log_beta: float, pixels: int, nll_before: float, nll_after: float) -> None:
         """Take over what was found: the log of the inverse temperature, and on how many pixels it does what."""
         self.pixels, self.nll_before, self.nll_after = pixels, nll_before, nll_after
-        self.at_bound = abs(log_beta) == _BOUND
+        self.at_bound = abs(log_beta) == LOG_BOUND
         with torch.inference_mode(False):  # a new one: the old may have been moved inside inference mode
             self.log_temperature = torch.full_like(self.log_temperature, -log_beta)
 
     def _refined(self, batches: FittingBatches, log_beta: float, pixels: int) -> tuple[float, float]:
         """From near the minimum to it, by Newton's steps along ``log_beta``; with the loss there."""
         for _ in range(_MOST_STEPS):
-            at_bound = abs(log_beta) == _BOUND
+            at_bound = abs(log_beta) == LOG_BOUND
             # at a bound rounding decides whether it is better than T = 1, so both are asked of one formula
             here, *at_one = self._exact(batches, [log_beta] + [0.0] * at_bound, pixels)
-            stepped = min(max(log_beta + here.step, -_BOUND), _BOUND)
+            stepped = min(max(log_beta + here.step, -LOG_BOUND), LOG_BOUND)
             moved, log_beta = stepped - log_beta, stepped
             if at_bound and not moved:
                 return (log_beta, here.nll) if here.nll < at_one[0].nll else (0.0, at_one[0].nll)
@@ -204,7 +203,7 @@ class _Loss(NamedTuple):
         return max(-1.0, min(1.0, -self.first / bend)) if bend > 0 else 0.0
 
 
-class TemperatureStream(Stream):
+class TemperatureStream(SumStream):
     """Sums of `seguq.functional.temperature_curve`: what one temperature does, whichever it will be.
 
     Args:
@@ -227,7 +226,7 @@ class TemperatureStream(Stream):
         parts = torch.split(sums, [_size(shape) for shape in self._shapes])
         return TemperatureSums(*(part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)))
 
-    def fitted(self, sums: Tensor) -> TemperatureScaling:
+    def fitted_on(self, sums: Tensor) -> TemperatureScaling:
         """The temperature at the minimum of the curve; 1 where that is no better."""
         curve, made = self.curve(sums), self._unfitted()
         assert isinstance(made, TemperatureScaling)
@@ -236,11 +235,11 @@ class TemperatureStream(Stream):
         made.settle(log_beta, int(curve.pixels), nll_before, curve_nll(curve, log_beta))
         return made
 
-    def judged(self, sums: Tensor, calibrator: Calibrator | None) -> tuple[float, Tensor]:
+    def judged_on(self, sums: Tensor, calibrator: Calibrator | None) -> tuple[float, Tensor]:
         """The likelihood and the bins' gaps at a temperature."""
         curve = self.curve(sums)
         log_beta = 0.0 if calibrator is None else -float(calibrator.state_dict()["log_temperature"])
-        return curve_nll(curve, log_beta) * float(curve.pixels), curve_gaps(curve, log_beta)
+        return curve_nll(curve, log_beta), curve_gaps(curve, log_beta) / float(curve.pixels)
 
     def fit(self) -> Calibrator | None:
         """The temperature of all that was taken in; None where no pixel was labeled."""
@@ -252,12 +251,12 @@ class TemperatureStream(Stream):
 
 def lowest(sums: TemperatureSums) -> float:
     """log of the inverse temperature, within the bounds, where a curve has the least negative log-likelihood."""
-    if curve_slope(sums, -_BOUND) >= 0:
-        return -_BOUND
-    if curve_slope(sums, _BOUND) <= 0:
-        return _BOUND
-    nodes = [-_BOUND, *(node for node in LOG_BETAS if abs(node) < _BOUND), _BOUND]
-    high = next(node for node in nodes[1:] if curve_slope(sums, node) > 0 or node == _BOUND)
+    if curve_slope(sums, -LOG_BOUND) >= 0:
+        return -LOG_BOUND
+    if curve_slope(sums, LOG_BOUND) <= 0:
+        return LOG_BOUND
+    nodes = [-LOG_BOUND, *(node for node in LOG_BETAS if abs(node) < LOG_BOUND), LOG_BOUND]
+    high = next(node for node in nodes[1:] if curve_slope(sums, node) > 0 or node == LOG_BOUND)
     low = nodes[nodes.index(high) - 1]
     for _ in range(40):
         middle = (low + high) / 2
@@ -267,12 +266,7 @@ def lowest(sums: TemperatureSums) -> float:
 
 def warn_of_bound(log_beta: float) -> None:
     """Say that the best temperature lies at its bound, and why."""
-    reason = (
-        "the labels hold almost no errors to learn from"
-        if log_beta > 0
-        else "on these images the model is worse than no information at all"
-    )
-    warnings.warn(f"the best temperature lies at its bound, T = {math.exp(-log_beta):.4g}: {reason}", stacklevel=3)
+    warnings.warn(bound_reason(log_beta), stacklevel=3)
 
 
 def _size(shape: tuple[int, ...]) -> int:

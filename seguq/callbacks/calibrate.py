@@ -12,6 +12,7 @@ from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import add_calibrators, carried, carry
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_own_names
 from seguq.callbacks.batches import BatchForward
+from seguq.callbacks.gather import gathered
 from seguq.callbacks.hooks import listen
 from seguq.callbacks.passes import Passes, Step
 from seguq.callbacks.run import Run
@@ -181,8 +182,7 @@ class _Fit(Run):
             self.stream.add(step.pooled, step.mask, step.ids, step.numbers, step.image)
 
     def close(self) -> None:
-        sums = self.stream.sums.to(self.module.device)
-        self.stream.sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        self.stream.combine(gathered(self.stream.state()))
         tag = self.passes.tag
         fitted = self.stream.fit()
         # those that are not known are logged as well: a ModelCheckpoint that misses what it monitors ends the training

@@ -40,7 +40,7 @@ def check_calibrator(
     - they are the same for logits z and z + c, and for an image alone and among others;
     - the predicted class stays where ``order_preserving`` says so;
     - inference mode makes no difference, neither around a fit nor around a call;
-    - a `stream`, where it has one, keeps sums of fixed size that add up, and finds what `fit` finds.
+    - a `stream`, where it has one, finds what `fit` finds, also where two processes have seen a part each.
 
     Args:
         calibrator: an unfitted one; it is left as it is.
@@ -235,19 +235,19 @@ def _streams_what_it_fits(make: Make, problem: _Problem) -> None:
         claim(all(stream is None for stream in streams), "stream() must always or never be None")
         return
     whole, *parts = [stream for stream in streams if isinstance(stream, Stream)]
-    size = whole.sums.shape
     for number, batch in enumerate(problem.batches()):
         ids, numbers = [f"{2 * number}", f"{2 * number + 1}"], [2 * number, 2 * number + 1]
         for stream in (whole, parts[number]):
             stream.add(batch.logits, batch.target, ids, numbers, batch.image)
-    claim(whole.sums.shape == size, "the sums of a stream must not grow")
-    together = parts[0].sums + parts[1].sums
-    claim(torch.allclose(together, whole.sums, rtol=1e-4, atol=1e-3), "the sums of two processes must add up")
-    found = whole.fit()
+    parts[0].combine([part.state() for part in parts])
+    found, together = whole.fit(), parts[0].fit()
     claim(isinstance(found, type(calibrator)), "a stream must fit a calibrator of the same kind")
     assert isinstance(found, Calibrator)
     same = _close(problem.probs(found), problem.probs(calibrator.fit(problem.batches())), 5e-3)
     claim(same, "what a stream finds must be what fit finds")
+    assert isinstance(together, Calibrator)
+    same = _close(problem.probs(together), problem.probs(found), 1e-4)
+    claim(same, "what two processes have seen must go together: combine() of both must fit what one stream fits")
     measured = found.summary()
     claim((measured.images, measured.groups) == (4, 4), "a stream must count the images and their groups")
     claim(measured.nll_after is not None, "a stream must know the likelihood out of sample")

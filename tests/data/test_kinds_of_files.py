@@ -350,8 +350,8 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
             raise PermissionError(13, "Permission denied", os.fspath(folder))  # as the system does
         return scandir(folder)
 
-    monkeypatch.setattr(os, "scandir", locked)
-    with pytest.raises(SeguqError, match="sub cannot be read"):
+    with monkeypatch.context() as patched, pytest.raises(SeguqError, match="sub cannot be read"):
+        patched.setattr(os, "scandir", locked)
         list_images(tmp_path)
 
 

@@ -6,8 +6,8 @@ import torch
 import seguq
 from seguq.acquisition import Ranked
 from seguq.calibration import Calibrator
-from seguq.calibration.base import Stream
 from seguq.calibration.batches import fitting_pairs
+from seguq.calibration.sums import SumStream
 from seguq.functional.logits import full_precision
 from seguq.inference.estimator import OneModelEstimator
 from seguq.inference.evaluation import evaluation_mode
@@ -45,17 +45,17 @@ class HalfWay(Calibrator):
         return ShareOfRight(self, 2, group)
 
 
-class ShareOfRight(Stream):
+class ShareOfRight(SumStream):
     """The same from sums: right and labeled pixels; it says nothing of likelihood and calibration."""
 
     def measure(self, logits, target, image):
         labeled = target != self.calibrator.ignore_index
         return torch.stack((((logits.argmax(1) == target) & labeled).sum(), labeled.sum()))
 
-    def fitted(self, sums):
+    def fitted_on(self, sums):
         return HalfWay(**self.calibrator.arguments()).settle(float(sums[0] / sums[1]))
 
-    def judged(self, sums, calibrator):
+    def judged_on(self, sums, calibrator):
         return float("nan"), torch.full((15,), float("nan"))
 
 
