@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from calibration_worth import COMPARED, FAMILY
+from calibration_worth import COMPARED, FAMILY, REFERENCE, by_name, is_there
 from in_child import measured
 from temperature import lbfgs
 from torch import Tensor
@@ -72,11 +72,6 @@ def group_of(image_id: str) -> str:
     return image_id.split("_")[0]
 
 
-def made(name: str, classes: int = CLASSES, **more: Any) -> Calibrator:
-    """An unfitted calibrator by name."""
-    return Calibrator.make(name, num_classes=classes, group=group_of, **more)
-
-
 def entropy(logits: Tensor) -> Tensor:
     """Entropy over log C, ``(B, 1, H, W)``."""
     logp = logits.log_softmax(1)
@@ -113,16 +108,16 @@ def truths() -> Iterator[tuple[str, str, str, Callable[[], tuple[float, float]]]
     seen, _, _ = images_of(12, size, 1)
     new, new_image, _ = images_of(12, size, 1)
 
-    def fitted(name: str, scaled: Tensor, **more: Any) -> Any:
-        return made(name, **more).fit(batches_of(logits, image, labeled(scaled, draws), "fit"))
+    def fitted(name: str, scaled: Tensor) -> Any:
+        return by_name(name, batches_of(logits, image, labeled(scaled, draws), "fit"), CLASSES, 2, group_of)
 
     def one() -> float:
         return abs(fitted("global", logits / TRUE_T).temperature - TRUE_T)
 
     yield f"one T of {TRUE_T}", "global", "off by .03", lambda: (one(), 0.03)
 
-    def field(name: str, log_t: Callable[[Tensor, Tensor], Tensor], **more: Any) -> float:
-        calibrator = fitted(name, logits * torch.exp(-log_t(logits, image)), **more)
+    def field(name: str, log_t: Callable[[Tensor, Tensor], Tensor]) -> float:
+        calibrator = fitted(name, logits * torch.exp(-log_t(logits, image)))
         return off_by(calibrator.temperature_map(new, new_image), log_t(new, new_image).exp())
 
     def of_entropy(z: Tensor, x: Tensor) -> Tensor:
@@ -135,14 +130,10 @@ def truths() -> Iterator[tuple[str, str, str, Callable[[], tuple[float, float]]]
         level = entropy(z).mean((1, 2, 3), keepdim=True)
         return 0.4 + 4 * (level - 0.45)
 
-    yield "T by the entropy", "entropy", "median 10 %", lambda: (field("entropy", of_entropy), 0.1)
-    yield "T by the entropy", "local_network", "median 10 %", lambda: (field("local_network", of_entropy), 0.1)
-    yield (
-        "T by a smooth feature of the image",
-        "local_network",
-        "median 10 %",
-        lambda: (field("local_network", of_feature, image_channels=2), 0.1),
-    )
+    for name in ("entropy", "selective on entropy", "local_network"):
+        yield "T by the entropy", name, "median 10 %", lambda name=name: (field(name, of_entropy), 0.1)
+    name = "local_network with the image"
+    yield "T by a smooth feature of the image", name, "median 10 %", lambda: (field(name, of_feature), 0.1)
     yield "one T an image, by its mean entropy", "image", "median 10 %", lambda: (field("image", of_image), 0.1)
 
     scale, bias = torch.linspace(0.4, 0.8, CLASSES), torch.linspace(-0.3, 0.3, CLASSES)
@@ -164,7 +155,7 @@ def truths() -> Iterator[tuple[str, str, str, Callable[[], tuple[float, float]]]
 def known_truth() -> None:
     print("\n| truth | calibrator | asked | off by | |\n|---|---|---|---|---|")
     for truth, name, asked, way in truths():
-        if name not in Calibrator.names():
+        if not is_there(name):
             print(f"| {truth} | `{name}` | {asked} | there is none of this name | |", flush=True)
             continue
         error, bound = way()
@@ -188,11 +179,11 @@ def perfect_model() -> None:
     before = nll(lambda logits, image: logits)
     print(f"\nA model that is perfect already: held-out NLL {before:.4f}\n")
     print("| calibrator | more than that, % | |\n|---|---|---|")
-    for name in ("global", *FAMILY, *COMPARED):
-        if name not in Calibrator.names():
+    for name in (REFERENCE, *FAMILY, *COMPARED):
+        if not is_there(name):
             print(f"| `{name}` | there is none of this name | |", flush=True)
             continue
-        more = 100 * (nll(made(name).fit(fit)) / before - 1)
+        more = 100 * (nll(by_name(name, fit, CLASSES, 2, group_of)) / before - 1)
         print(f"| `{name}` | {more:+.4f} | {'kept' if more <= 0.1 else 'MISSED'} |", flush=True)
 
 
@@ -275,12 +266,12 @@ def of_fiducio(logits: Tensor, target: Tensor, optimizer: str) -> float:
 
 
 def of_seguq(name: str, stored: Stored) -> float:
-    return mean_t_of(made(name).fit(stored), stored)
+    return mean_t_of(Calibrator.make(name).fit(stored), stored)
 
 
 def of_stream(name: str, stored: Stored) -> float | None:
     """One reading, as the callback does it during validation."""
-    stream, seen = made(name).stream(), 0
+    stream, seen = Calibrator.make(name).stream(), 0
     if stream is None:
         return None
     for logits, target in stored:

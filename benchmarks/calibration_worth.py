@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import inspect
 import json
 import time
 import warnings
@@ -28,11 +27,23 @@ from torch import Tensor
 
 from seguq import metrics
 from seguq.calibration import Calibrator
+from seguq.calibration.auto import fit_auto
 
 REFERENCE = "global"
-FAMILY = ("entropy", "image", "structured", "order_preserving", "selective", "local_network", "auto")
+FAMILY = (
+    "entropy",
+    "image",
+    "structured",
+    "order_preserving",
+    "selective",
+    "selective on entropy",
+    "local_network",
+    "local_network with the image",
+    "auto",
+)
 COMPARED = ("dirichlet", "histogram", "isotonic")
 PEERS = ("fiducio, order-preserving", "fiducio, ensemble of T")
+STRIDE = 32  # of the pixels that fiducio is given
 PUBLISHED = "local net, as published"
 METHODS = ("none", REFERENCE, *FAMILY, *COMPARED, *PEERS, PUBLISHED)
 
@@ -76,18 +87,23 @@ def fitted(method: str, fit: Outputs, name: str, cache: Path) -> Calibrate:
         return published(fit, name, cache)
     if method in PEERS:
         return of_fiducio(method, fit)
-    group = group_of(name)
-    calibrator = Calibrator.make(method, num_classes=fit.logits.shape[1], group=group)
-    takes_group = "group" in inspect.signature(calibrator.fit).parameters
-    calibrator.fit(fit, **({"group": group} if takes_group else {}))
-    return calibrator
+    return by_name(method, fit, fit.logits.shape[1], fit.image.shape[1], group_of(name))
+
+
+def by_name(method: str, batches: Any, classes: int, channels: int, group: Any) -> Calibrator:
+    """A calibrator of seguq, fitted, by the name that a table gives it."""
+    if method == "auto":
+        return fit_auto(batches, classes, group=group)[0]
+    name, _, rest = method.partition(" ")
+    more: dict[str, Any] = {"on entropy": {"base": "entropy"}, "with the image": {"image_channels": channels}}
+    return Calibrator.make(name, num_classes=classes, **more.get(rest, {})).fit(batches, group)
 
 
 def of_fiducio(method: str, fit: Outputs) -> Calibrate:
-    """fiducio's, over an eighth of the pixels, as it needs all of them in memory."""
+    """fiducio's, over every 32nd pixel: it needs all that it fits on in memory, and reads it 200 times."""
     import fiducio
 
-    logits, target = fit.logits.movedim(1, -1).flatten(0, -2)[::8], fit.target.flatten()[::8]
+    logits, target = fit.logits.movedim(1, -1).flatten(0, -2)[::STRIDE], fit.target.flatten()[::STRIDE]
     labeled = target != 255
     made = fiducio.OrderPreservingMatrixScaling if method == PEERS[0] else fiducio.EnsembleTemperatureScaling
     calibrator = made(device="cpu").fit(logits[labeled].float(), target[labeled].long())
@@ -110,6 +126,11 @@ def published(fit: Outputs, name: str, cache: Path) -> Calibrate:
     return net
 
 
+def is_there(method: str) -> bool:
+    """Whether seguq has what a table gives this name."""
+    return method in ("none", "auto") or method.partition(" ")[0] in Calibrator.names()
+
+
 class Outcome(NamedTuple):
     """A calibrator, how long it took to fit, and how it does."""
 
@@ -130,9 +151,7 @@ def missing(method: str, estimator: str) -> str | None:
         return None if estimator == "one pass" else "for one pass alone"
     if method in PEERS:
         return None if importlib.util.find_spec("fiducio") else "fiducio is not installed"
-    if method != "none" and method not in Calibrator.names():
-        return "there is none of this name"
-    return None
+    return None if is_there(method) else "there is none of this name"
 
 
 def row(method: str, found: dict[str, Any], reference: dict[str, Any], seconds: float) -> tuple[str, dict[str, Any]]:
