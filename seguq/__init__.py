@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from seguq import store as store
     from seguq import weights as weights
     from seguq.calibration import load as load
+    from seguq.calibration.conformal_margin import ConformalMargin as ConformalMargin
+    from seguq.calibration.conformal_risk_control import ConformalRiskControl as ConformalRiskControl
+    from seguq.calibration.prediction_sets import PredictionSets as PredictionSets
     from seguq.calibration.temperature import TemperatureScaling as TemperatureScaling
     from seguq.data import SegmentationData as SegmentationData
     from seguq.inference import Measure as Measure
@@ -50,6 +53,9 @@ _MODULES = (
     "weights",
 )
 _NAMES = {
+    "ConformalMargin": "seguq.calibration",
+    "ConformalRiskControl": "seguq.calibration",
+    "PredictionSets": "seguq.calibration",
     "TemperatureScaling": "seguq.calibration",
     "load": "seguq.calibration",
     "SegmentationData": "seguq.data",

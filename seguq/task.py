@@ -13,6 +13,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import KEY, SCHEMA_VERSION, add_calibrators, calibrators_of, section
+from seguq.calibration.conformal import Conformal
+from seguq.calibration.conformal_checkpoint import add_conformal, conformal_of
 from seguq.core.checks import is_number, require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.lightning import LightningModule
@@ -111,6 +113,7 @@ class SegmentationTask(LightningModule):
         self.class_names: tuple[str, ...] = ()
         self.trained_on: DataSettings | None = None
         self.calibrators: dict[str, Calibrator] = {}
+        self.conformal: dict[str, dict[str, Conformal]] = {}
         self.model = (
             model
             if model is not None
@@ -265,16 +268,18 @@ class SegmentationTask(LightningModule):
         found["normalization"] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
         found["class_names"] = list(self.class_names)
         checkpoint[KEY] = {**found, "version": SCHEMA_VERSION}
-        if self.calibrators:  # training went on since some were fitted: these are of no use any more
+        if self.calibrators or self.conformal:  # training went on since some were fitted: they are of no use any more
             weights = weights_sha256(checkpoint["state_dict"])
             fitting = {tag: item for tag, item in self.calibrators.items() if item.weights_sha256 in (None, weights)}
             for item in fitting.values():
                 item.weights_sha256 = weights
             add_calibrators(checkpoint, fitting)
+            add_conformal(checkpoint, self.conformal, weights)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the calibrators that were fitted for the checkpoint's weights."""
-        self.calibrators = calibrators_of(checkpoint, weights_sha256(checkpoint["state_dict"]))
+        """Take the calibrators and conformal objects that were fitted for the checkpoint's weights."""
+        weights = weights_sha256(checkpoint["state_dict"])
+        self.calibrators, self.conformal = calibrators_of(checkpoint, weights), conformal_of(checkpoint, weights)
         names = section(checkpoint).get("class_names", [])
         self.class_names = tuple(text(name, "a class name") for name in listing(names, "'class_names'"))
         self.trained_on = DataSettings.of(checkpoint)

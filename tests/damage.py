@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seguq.acquisition import Selection
-from seguq.calibration import TemperatureScaling, load
+from seguq.calibration import ConformalMargin, PredictionSets, TemperatureScaling, load, save_conformal
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.cli.fit import _training_in
 from seguq.core.errors import SeguqError
@@ -77,6 +77,10 @@ def _selection(path: Path) -> None:
 def _calibrated(path: Path) -> None:
     torch.save({"state_dict": network().state_dict(), "global_step": 3, "hyper_parameters": {"lr": 0.1}}, path)
     save_calibrator(path, TemperatureScaling(), "deterministic")
+    masks = torch.eye(8, dtype=torch.bool).expand(20, 8, 8)
+    save_conformal(path, ConformalMargin().fit([(masks, masks)]), "deterministic")
+    probs = torch.tensor([[0.7, 0.5], [0.2, 0.5]]).expand(20, 2, 2)
+    save_conformal(path, PredictionSets().fit([(probs, torch.zeros(20, 2, dtype=torch.long))]), "deterministic")
 
 
 def _collected(path: Path) -> None:

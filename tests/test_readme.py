@@ -136,3 +136,15 @@ def test_the_yaml_of_the_readme_makes_the_callbacks(package, tmp_path):
     by_name = {type(callback).__name__: callback for callback in made.trainer.callbacks}
     assert by_name["Calibrate"].estimator.number_of_samples == 10
     assert by_name["HeatmapWriter"].estimator.name == "mc_dropout"
+
+
+@pytest.mark.parametrize("name", ["predict", "calibrate"])
+def test_what_a_config_offers_in_comments_is_understood_too(name, tmp_path, capsys):
+    text = (ROOT / "configs" / "predict.yaml").read_text()
+    offered = re.findall(r"^# (estimator: .*)$", text, re.MULTILINE)
+    assert len(offered) == 2
+    for line in offered:
+        (tmp_path / "options.yaml").write_text(line)
+        assert main([name, "--config", str(tmp_path / "options.yaml"), "--print_config", *_required(name)]) == 0
+        printed = yaml.safe_load(capsys.readouterr().out)["estimator"]
+        assert printed["init_args"].items() >= yaml.safe_load(line)["estimator"]["init_args"].items()

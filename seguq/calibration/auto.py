@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from seguq.calibration.base import Calibrator, Stream
-from seguq.calibration.batches import FittingBatches
 from seguq.calibration.few_parameters import one_log_temperature
 from seguq.calibration.sample import Sample
 from seguq.calibration.sampled import SampledCalibrator, SampleStream, judge
 from seguq.calibration.temperature import TemperatureScaling
-from seguq.core.errors import SeguqError
 from seguq.core.groups import GroupOf
 from seguq.functional.logits import Task
 
@@ -193,38 +191,6 @@ class AutoStream(Stream):
                 found = judge(stream.sample.of(own), calibrator, ignore)
                 losses[row] += found.nll / found.pixels.clamp_min(1)
         return losses[0], losses[1]
-
-
-def fit_auto(
-    batches: FittingBatches,
-    num_classes: int,
-    task: Task = "multiclass",
-    ignore_index: int = 255,
-    group: GroupOf = None,
-    spatial_dims: int = 2,
-) -> tuple[Calibrator, list[Candidate]]:
-    """Fit several calibrators, and give the best on groups that it was not fitted on, as `AutoStream` says.
-
-    Args:
-        batches: as in `Calibrator.fit`.
-        num_classes: C.
-        task: as in `seguq.functional.class_logits`.
-        ignore_index: value of the target that is left out.
-        group: from an image's id to its group.
-        spatial_dims: of the images.
-
-    Returns:
-        The calibrator, fitted, and what all were worth.
-
-    Raises:
-        SeguqError: as `Calibrator.fit` does.
-    """
-    stream = AutoStream(num_classes, task, ignore_index, group, spatial_dims)
-    stream.take_all(batches)
-    found = stream.fit()
-    if found is None:
-        raise SeguqError(f"there is no labeled pixel to fit on (all targets are ignore_index={ignore_index})")
-    return found, stream.compared
 
 
 def _settle_one(calibrator: SampledCalibrator, sample: Sample, ignore_index: int) -> None:

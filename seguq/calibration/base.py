@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.groups import GroupOf
 from seguq.core.named import Named
 from seguq.functional.logits import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+_LOCAL = "entropy"
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,11 @@ class Calibrator(Named, nn.Module, ABC):
         self.weights_sha256: str | None = None
         self.global_step: int | None = None
         self.measured: Summary | None = None
+
+    @classmethod
+    def named(cls, name: str) -> type[Self]:
+        """As `Named.named`; the word ``"local"`` stands for the best with one temperature a pixel, ``"entropy"``."""
+        return super().named(_LOCAL if name == "local" else name)
 
     @abstractmethod
     def fit(self, batches: FittingBatches) -> Calibrator:

@@ -4,58 +4,61 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from seguq.calibration.base import Calibrator
+from seguq.calibration.conformal import Conformal
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import write_torch
 from seguq.core.locks import Lock
+from seguq.core.named import Named
 from seguq.core.reading import mapping, reading, text, whole
-from seguq.weights.checkpoint import load_all_weights, read_checkpoint, weights_in, weights_sha256
+from seguq.weights.checkpoint import read_checkpoint, weights_in, weights_sha256
 
 SCHEMA_VERSION = 1
 KEY = "seguq"
 
 
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def pack(calibrator: Calibrator, weights: str, global_step: int) -> dict[str, Any]:
-    """A calibrator as tensors and plain values.
+def pack(kept: Calibrator | Conformal, weights: str, global_step: int) -> dict[str, Any]:
+    """A calibrator or a conformal object as tensors and plain values.
 
     Args:
-        calibrator: a fitted one.
+        kept: a fitted one.
         weights: `weights_sha256` of the weights that it was fitted for.
         global_step: the training step of those weights.
     """
-    return {
-        "class": calibrator.name,
-        "defined_in": type(calibrator).__module__,
-        "arguments": calibrator.arguments(),
-        "tensors": {name: tensor.detach().cpu() for name, tensor in calibrator.state_dict().items()},
+    packed = {
+        "class": kept.name,
+        "defined_in": type(kept).__module__,
+        "arguments": kept.arguments(),
+        "tensors": {name: tensor.detach().cpu() for name, tensor in kept.state_dict().items()},
         "global_step": global_step,
         "weights_sha256": weights,
-        "fitted_for": calibrator.weights_sha256,
+        "fitted_for": kept.weights_sha256,
     }
+    if isinstance(kept, Conformal):
+        kept.require_fitted()
+        packed["arguments"] = kept.plain_arguments()
+    return packed
 
 
-def _calibrator_class(tag: str, packed: Mapping[str, Any]) -> type[Calibrator]:
-    """The class of a packed calibrator: one of seguq's, or one that the running program has defined."""
+def _class_of(what: str, kind: type[Named], packed: Mapping[str, Any]) -> type[Any]:
+    """The class of what was packed: one of seguq's, or one that the running program has defined."""
     name = text(packed["class"], "its class")
     if "." not in name:  # nothing is imported because a file says so
         try:
-            return Calibrator.named(name)
+            return kind.named(name)
         except UsageError:
             pass
     where = str(packed.get("defined_in") or "")
     where = where if all(part.isidentifier() for part in where.split(".")) else ""  # it is what a file says
     raise SeguqError(
-        f"the calibrator {tag!r} in the checkpoint cannot be understood, as nobody here knows a {name!r}: import "
+        f"{what} in the checkpoint cannot be understood, as nobody here knows a {name!r}: import "
         f"{where or 'the module that defines it'} first (on the command line: --import {where or 'MODULE'})"
     )
 
@@ -66,21 +69,34 @@ def unpack(tag: str, packed: Mapping[str, Any]) -> Calibrator:
     Raises:
         SeguqError: if it is of an unknown class or damaged.
     """
-    with reading(f"the calibrator {tag!r} in the checkpoint"):
+    calibrator: Calibrator = unpacked(f"the calibrator {tag!r}", Calibrator, tag, packed)
+    return calibrator
+
+
+def unpacked(what: str, kind: type[Named], tag: str, packed: Mapping[str, Any]) -> Any:
+    """What `pack` made plain, of a class of one kind.
+
+    Args:
+        what: what it is, for messages.
+        kind: `Calibrator` or `Conformal`.
+        tag: of the estimator that it was fitted for.
+        packed: as `pack` gives it.
+    """
+    with reading(f"{what} in the checkpoint"):
         packed = mapping(packed, "its content")
-        calibrator = _calibrator_class(tag, packed)(**mapping(packed["arguments"], "'arguments'"))
-        tensors, own = mapping(packed["tensors"], "'tensors'"), calibrator.state_dict()
+        kept = _class_of(what, kind, packed)(**mapping(packed["arguments"], "'arguments'"))
+        tensors, own = mapping(packed["tensors"], "'tensors'"), kept.state_dict()
         for name, tensor in tensors.items():
             if not isinstance(tensor, Tensor) or (name in own and not _same_kind(tensor, own[name])):
                 found = f"{tensor.dtype} of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else "no tensor"
                 raise ValueError(f"its {name!r} is {found}")
-        calibrator.load_state_dict(tensors)
-        calibrator.require_valid()
+        kept.load_state_dict(tensors)
+        kept.require_valid()
         step = packed.get("global_step")
-        calibrator.tag = tag
-        calibrator.weights_sha256 = text(packed.get("weights_sha256") or "unknown", "'weights_sha256'")
-        calibrator.global_step = None if step is None else whole(step, "'global_step'", 0)
-    return calibrator
+        kept.tag = tag
+        kept.weights_sha256 = text(packed.get("weights_sha256") or "unknown", "'weights_sha256'")
+        kept.global_step = None if step is None else whole(step, "'global_step'", 0)
+    return kept
 
 
 def _same_kind(one: Tensor, other: Tensor) -> bool:
@@ -98,8 +114,8 @@ def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = checkpoint.get(KEY)
     found = {"version": SCHEMA_VERSION} if found is None else found
-    parts = found.get("calibrators", {}) if isinstance(found, Mapping) else None
-    if not isinstance(parts, Mapping) or not all(isinstance(tag, str) for tag in parts):
+    parts = [found.get(name, {}) for name in ("calibrators", "conformal")] if isinstance(found, Mapping) else [None]
+    if not all(isinstance(part, Mapping) and all(isinstance(tag, str) for tag in part) for part in parts):
         raise SeguqError(f"what the checkpoint holds under {KEY!r} is damaged")
     if found.get("version") != SCHEMA_VERSION:
         raise SeguqError(f"the checkpoint was written by another version of seguq (schema {found.get('version')})")
@@ -108,20 +124,20 @@ def section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def carried(module: nn.Module) -> dict[str, Calibrator]:
     """The calibrators that a module carries in its attribute ``calibrators``, by tag."""
-    found = vars(module).get(_attribute(module)) or {}
+    found = vars(module).get(attribute(module)) or {}
     return dict(found)
 
 
 def carry(module: nn.Module, calibrators: Mapping[str, Calibrator]) -> None:
     """Give a module calibrators, by tag, beside those that it carries."""
-    setattr(module, _attribute(module), {**carried(module), **calibrators})
+    setattr(module, attribute(module), {**carried(module), **calibrators})
 
 
-def _attribute(module: nn.Module) -> str:
-    """``calibrators``; another name where somebody's module has something else under it."""
-    taken = getattr(module, "calibrators", None)
-    ours = isinstance(taken, dict) and all(isinstance(item, Calibrator) for item in taken.values())
-    return "calibrators" if taken is None or ours else "_seguq_calibrators"
+def attribute(module: nn.Module, name: str = "calibrators", kind: type = Calibrator) -> str:
+    """The name of a dict of one kind on a module; another one where somebody's module has something else under it."""
+    taken = getattr(module, name, None)
+    ours = isinstance(taken, dict) and all(isinstance(item, kind) for item in taken.values())
+    return name if taken is None or ours else f"_seguq_{name}"
 
 
 def add_calibrators(checkpoint: dict[str, Any], calibrators: Mapping[str, Calibrator]) -> None:
@@ -181,66 +197,31 @@ def save_calibrator(
     Raises:
         SeguqError: if the file has other weights by now.
     """
-    with Lock(Path(path), wait=True) if Path(path).is_file() else nullcontext():
-        _add_calibrator(path, calibrator, tag, path if out is None else out, weights)
+
+    def add(found: dict[str, Any], there: str, step: int) -> None:
+        found["calibrators"] = {**found.get("calibrators", {}), tag: pack(calibrator, there, step)}
+
+    change(path, add, "calibrator", path if out is None else out, weights)
 
 
-def _add_calibrator(
+def change(
     path: str | os.PathLike[str],
-    calibrator: Calibrator,
-    tag: str,
+    add: Callable[[dict[str, Any], str, int], None],
+    what: str,
     target: str | os.PathLike[str],
     weights: str | None,
 ) -> None:
-    checkpoint = read_checkpoint(path)
-    with reading(path):
-        found = section(checkpoint)
-        state = weights_in(checkpoint)
-        step = whole(checkpoint.get("global_step", 0), "'global_step'", 0)
-        there = weights_sha256(state)
-    if weights not in (None, there):
-        raise SeguqError(f"{path} was replaced while the calibrator was fitted, by one of other weights: fit it again")
-    packed = pack(calibrator, there, step)
-    found["calibrators"] = {**found.get("calibrators", {}), tag: packed}
-    if state is checkpoint:
-        checkpoint = {"state_dict": checkpoint}
-    write_torch(target, {**checkpoint, KEY: found})
-
-
-def load(checkpoint: str | os.PathLike[str], model: Module) -> Module:
-    """Load the weights of a checkpoint into a model, and the calibrators that were fitted for them.
-
-    Args:
-        checkpoint: file of a Lightning checkpoint, of a bare state dict, or of what another trainer has saved with the
-            weights under ``model_state_dict``, ``model``, ``net`` or the like; of the model itself, of it compiled, or
-            of a LightningModule that holds it.
-        model: the module that the weights go into.
-
-    Returns:
-        The same module, with ``model.calibrators``: calibrators by estimator tag, a plain dict outside the state dict.
-
-    Raises:
-        SeguqError: if the file is damaged, or the weights do not fit the model, naming what is missing; or are not
-            finite.
-    """
-    return load_content(read_checkpoint(checkpoint), checkpoint, model)
-
-
-def load_content(content: Mapping[str, Any], checkpoint: str | os.PathLike[str], model: Module) -> Module:
-    """`load` of what was read of a checkpoint already.
-
-    Args:
-        content: as `read_checkpoint` gives it.
-        checkpoint: the file that it is of, for messages.
-        model: the module that the weights go into.
-    """
-    with reading(checkpoint):
-        section(content)
-        load_all_weights(model, content, str(checkpoint))
-        calibrators = calibrators_of(content, weights_sha256(weights_in(content)))
-    if calibrators:
-        own = weights_sha256(model)  # the file may hold more than the model
-        for calibrator in calibrators.values():
-            calibrator.weights_sha256 = own
-    setattr(model, _attribute(model), calibrators)
-    return model
+    """Write a checkpoint anew whose section ``add`` has changed, given the hash and the step of its weights."""
+    with Lock(Path(path), wait=True) if Path(path).is_file() else nullcontext():
+        checkpoint = read_checkpoint(path)
+        with reading(path):
+            found = section(checkpoint)
+            state = weights_in(checkpoint)
+            step = whole(checkpoint.get("global_step", 0), "'global_step'", 0)
+            there = weights_sha256(state)
+        if weights not in (None, there):
+            raise SeguqError(f"{path} was replaced while the {what} was fitted, by one of other weights: fit it again")
+        add(found, there, step)
+        if state is checkpoint:
+            checkpoint = {"state_dict": checkpoint}
+        write_torch(target, {**checkpoint, KEY: found})

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nn_functional
 
+from seguq.calibration.crops import CropStream
 from seguq.calibration.entropy import EntropyTemperatureScaling, relative_entropy
 from seguq.calibration.few_parameters import LOG_BOUND, one_log_temperature
-from seguq.calibration.sample import Sample, crops_of, draw
-from seguq.calibration.sampled import SampledCalibrator, SampleStream, below_top, judge
+from seguq.calibration.sample import Sample
+from seguq.calibration.sampled import SampledCalibrator, SampleStream, judge
 from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError
 from seguq.core.groups import GroupOf
@@ -25,8 +26,6 @@ from seguq.functional.logits import Task
 _LOWEST = -10.0  # of a log-probability that is looked at
 _DISTANCES = (1, 2, 4, 8)  # to the predicted border, in pixels
 _HIDDEN = 8
-_SIDE = {1: 1024, 2: 32, 3: 10}  # of a crop
-_MOST_CROPS = 256
 _BATCH, _RATE = 8, 1e-2
 _CONV = {1: nn_functional.conv1d, 2: nn_functional.conv2d, 3: nn_functional.conv3d}
 _KINDS = ("global", "entropy", "network")
@@ -202,7 +201,7 @@ class LocalTemperatureScaling(SampledCalibrator):
 
     def stream(self, group: GroupOf = None) -> SampleStream:
         """Crops of images."""
-        return _Crops(self, group, _MOST_CROPS)
+        return CropStream(self, group)
 
     def learn(self, sample: Sample) -> None:
         """Be trained, as long as was best on halves of the groups; or become the entropy form, or one temperature."""
@@ -290,41 +289,3 @@ class LocalTemperatureScaling(SampledCalibrator):
                 rates.step()
             self._become("network", self.line.tolist(), weights)
             yield math.nan if losses_on is None else self._loss(losses_on)
-
-
-class _Crops(SampleStream):
-    """Keeps crops of images in place of pixels."""
-
-    calibrator: LocalTemperatureScaling
-
-    def keep(
-        self, logits: Tensor, target: Tensor, image: Tensor | None, buckets: Sequence[int], image_ids: Sequence[str]
-    ) -> None:
-        """Cut a batch into crops from a place that each image's id draws, and keep some."""
-        self._sample = None
-        below, dims = below_top(logits), self.calibrator.spatial_dims
-        features = self.calibrator.read(below, image)
-        side = _SIDE[dims]
-        for row, image_id in enumerate(image_ids):
-            labels = [slice(None)] if target.ndim == dims + 1 else list(range(target.shape[1]))
-            spatial = target.shape[-dims:]
-            drawn = draw([f"crop {image_id}"], dims, torch.device("cpu"))[0].tolist()
-            # an image that is smaller than a crop lies in one, at its beginning
-            offset = [1 + int(u * side) if size > side else side for u, size in zip(drawn, spatial, strict=True)]
-            for label in labels:
-                one = (slice(None), label) if isinstance(label, int) else (slice(None),)
-                mine = target[row][label] if isinstance(label, int) else target[row]
-                cut = [
-                    crops_of(tensor, side, offset, fill)
-                    for tensor, fill in (
-                        (below[row][one], 0.0),
-                        (features[row][one], 0.0),
-                        (mine[None], self.calibrator.ignore_index),
-                    )
-                ]
-                number = draw([f"{image_id} {label if isinstance(label, int) else ''}"], len(cut[0]), target.device)[0]
-                labeled = (cut[2] != self.calibrator.ignore_index).flatten(1).any(1)
-                kept = labeled & (number < self.reservoir.rate)
-                bucket = torch.full((int(kept.sum()),), buckets[row], device=target.device)
-                columns = dict(zip(("logits", "features"), (cut[0][kept], cut[1][kept]), strict=True))
-                self.reservoir.add(number[kept], {**columns, "target": cut[2][kept][:, 0], "bucket": bucket})

@@ -89,6 +89,8 @@ class EstimatorCallback(Callback):
                 "estimator must be an estimator such as seguq.MCDropout(samples=10), the name of one, or None for one "
                 f"deterministic pass, but is {estimator!r}"
             )
+        if estimator is not None:
+            estimator.require_complete()
         if batch_forward is not None and estimator is not None and estimator.looks_around:
             raise SeguqError(
                 f"{estimator!r} shows its model other images than the batch (views, windows, or with seed= one image "

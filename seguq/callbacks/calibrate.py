@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import warnings
 from typing import Any, ClassVar
 
+import torch
+
 from seguq.calibration import Calibrator
+from seguq.calibration.base import Stream
+from seguq.calibration.by_name import AUTO, Kind, require_known, stream_for
 from seguq.calibration.checkpoint import add_calibrators, carried, carry
 from seguq.callbacks.base import PREFIX, EstimatorCallback, log_values, require_own_names
 from seguq.callbacks.batches import BatchForward
@@ -18,7 +21,7 @@ from seguq.callbacks.passes import Passes, Step
 from seguq.callbacks.run import Run
 from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError
-from seguq.core.groups import GroupOf
+from seguq.core.groups import GroupOf, Groups
 from seguq.functional.logits import Task
 from seguq.inference import Estimator
 from seguq.weights import weights_sha256
@@ -33,7 +36,9 @@ class Calibrate(EstimatorCallback):
     otherwise, the first and the second half of the data set (see `seguq.calibration.folds`). With an ``estimator`` its
     kind is added: ``val/ece_after/mc_dropout``. Any of them can be monitored by a ModelCheckpoint. The fit needs no
     pass of its own where the module's ``validation_step`` calls its ``forward``, and one forward a batch otherwise; no
-    logits are kept (see `seguq.functional.temperature_curve` for what is).
+    logits are kept for one temperature (see `seguq.functional.temperature_curve` for what is), and for other
+    calibrators those of at most 262,144 pixels (12 MB of 11 classes) that are drawn evenly by their images' ids: single
+    pixels, or crops of 32 x 32 for what looks at more than a pixel.
 
     The calibrator ends in ``module.calibrators`` under the estimator's tag, and in each checkpoint under the key
     ``seguq`` (also in those of ``save_weights_only``), with the hash of the weights that the validation ran with. A
@@ -44,9 +49,9 @@ class Calibrate(EstimatorCallback):
     A validation batch whose logits hold NaN is left out with a warning; where nothing can be fitted, NaN is logged.
 
     Args:
-        calibrator: name of a calibrator, such as ``"global"`` (one temperature), the import path of one of your own, or
-            an unfitted one, for settings of its own. It must be one that can be fitted in one reading
-            (`Calibrator.stream`).
+        calibrator: name of a calibrator, such as ``"global"`` (one temperature) or ``"local"`` (one a pixel);
+            ``"auto"``, the best of several on groups that they were not fitted on; the import path of one of your own;
+            or an unfitted one, for settings of its own.
         estimator: whose pooled output is calibrated; None: one deterministic pass.
         every_n_epochs: fit in the first validation epoch of a training, in every n-th after it, and in the last.
         dataloader: number of the validation loader to fit on, where there are several: data like the training data.
@@ -57,8 +62,7 @@ class Calibrate(EstimatorCallback):
         prefix: put before the names of all that is logged, as ``"seguq/"``, where the module logs one of these itself.
 
     Raises:
-        SeguqError: for an unknown name, a calibrator that cannot be fitted in one reading, or a name that the module
-            logs itself.
+        SeguqError: for an unknown name of a calibrator, or a name that the module logs itself.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2.
@@ -83,20 +87,10 @@ class Calibrate(EstimatorCallback):
         prefix: str = "",
     ) -> None:
         super().__init__(estimator, None, batch_forward, task, every_n_epochs)
-        if isinstance(calibrator, str):
-            calibrator = Calibrator.make(calibrator, task=task or "multiclass", ignore_index=ignore_index)
-        if not isinstance(calibrator, Calibrator):
-            raise SeguqError(
-                f"calibrator must be a calibrator or the name of one ({', '.join(Calibrator.names())}), but is "
-                f"{calibrator!r}"
-            )
-        if calibrator.stream(group) is None:
-            raise SeguqError(
-                f"Calibrate fits while validation runs, from sums, but {type(calibrator).__name__} has no stream(): "
-                "fit it after training by estimator.calibrate(calibrator, batches), or give it one (Calibrator.stream)"
-            )
+        require_known(calibrator)
+        Groups(group)
         require_count("dataloader", dataloader, least=0)
-        self.fitting = calibrator
+        self.fitting, self.ignore_index = calibrator, ignore_index
         self.prefix = prefix
         self.dataloader = dataloader
         self.group = group
@@ -163,12 +157,7 @@ class _Fit(Run):
 
     def __init__(self, *run: Any) -> None:
         super().__init__(*run)
-        settings = copy.deepcopy(self.callback.fitting)
-        if settings.task == "multiclass":
-            settings.task = self.passes.estimator.task
-        stream = settings.stream(self.callback.group)
-        assert stream is not None  # the callback has asked
-        self.stream = stream
+        self.stream: Stream | None = None
         self.weights = weights_sha256(self.owner)
 
     def look(self, step: Step, dataloader: int) -> None:
@@ -177,16 +166,37 @@ class _Fit(Run):
                 "Calibrate needs labels, but a validation batch has no mask that it understands: make the loader give "
                 "(image, mask), or let batch_forward= return (logits, mask)"
             )
-        self.stream.buckets.groups.require_ids(self.passes.watch.numbered)
-        if len(step.ids):
-            self.stream.add(step.pooled, step.mask, step.ids, step.numbers, step.image)
+        if not len(step.ids):
+            return
+        if self.stream is None:
+            self.stream = self._begun(Kind.of(step.pooled, step.mask, self.passes.estimator.task))
+            self.stream.buckets.groups.require_ids(self.passes.watch.numbered)
+        self.stream.add(step.pooled, step.mask, step.ids, step.numbers, step.image)
+
+    def _begun(self, kind: Kind) -> Stream:
+        self.kind = kind
+        return stream_for(self.callback.fitting, kind, self.callback.ignore_index, self.callback.group)
+
+    def _fitted(self) -> Calibrator | None:
+        """By what all processes have seen; some of them may have seen nothing."""
+        own = {} if self.stream is None else {"kind": torch.tensor(self.kind[:2]), **self.stream.state()}
+        states = [state for state in gathered(own) if state]
+        if not states:
+            return None
+        if self.stream is None:
+            classes, dims = states[0]["kind"].tolist()
+            self.stream = self._begun(Kind(classes, dims, self.passes.estimator.task))
+        self.stream.combine([{name: state[name] for name in state if name != "kind"} for state in states])
+        return self.stream.fit()
 
     def close(self) -> None:
-        self.stream.combine(gathered(self.stream.state()))
         tag = self.passes.tag
-        fitted = self.stream.fit()
+        fitted = self._fitted()
         # those that are not known are logged as well: a ModelCheckpoint that misses what it monitors ends the training
-        names = (*_of_its_own(self.callback.fitting), "ece_before", "nll_before", "ece_after", "nll_after")
+        asked = self.callback.fitting
+        kind = type(asked) if isinstance(asked, Calibrator) else None if asked == AUTO else Calibrator.named(asked)
+        own = ["temperature"] if hasattr(kind, "temperature") else []
+        names = (*own, "ece_before", "nll_before", "ece_after", "nll_after")
         values = dict.fromkeys(names, math.nan)
         if fitted is None:
             warnings.warn("Calibrate saw no labeled pixel in this validation: nothing was fitted", stacklevel=2)
@@ -196,7 +206,11 @@ class _Fit(Run):
         self.callback.fitted = {tag: fitted}
         carry(self.module, {tag: fitted})
         found = fitted.summary()
-        values |= {**_of_its_own(fitted), "ece_before": found.ece_before, "nll_before": found.nll_before}
+        values |= {
+            **{name: getattr(fitted, name) for name in own},
+            "ece_before": found.ece_before,
+            "nll_before": found.nll_before,
+        }
         if found.ece_after is None or found.nll_after is None:
             several = f"{found.images} labeled image{'s' * (found.images != 1)}"
             warnings.warn(
@@ -219,9 +233,3 @@ class _Fit(Run):
             self.module,
             {f"{prefix}/{name}{ending}": value for name, value in values.items()},
         )
-
-
-def _of_its_own(calibrator: Calibrator) -> dict[str, float]:
-    """What a calibrator tells of itself: its temperature, where it has one."""
-    temperature = getattr(calibrator, "temperature", None)
-    return {"temperature": temperature} if isinstance(temperature, float) else {}

@@ -94,6 +94,7 @@ class Passes:
         self._module = module if batch_forward is None and unbound else None
         own: Any = getattr(module, "task", None)
         self._task = cast(Task, own) if task is None and unbound and isinstance(own, str) and own in TASKS else task
+        self._bound_to = network
         self.estimator = given.bind(network).adapted(self._task, self._calls)
         self.network = self.estimator.models[0]
         self.measures: set[str] = set()
@@ -145,10 +146,11 @@ class Passes:
 
     def _rebind(self) -> None:
         """Another callback may have put another network into the module's place for this run."""
-        network = self.network if self._module is None else network_of(self._module)
-        if network is not self.network:
+        network = self._bound_to if self._module is None else network_of(self._module)
+        if network is not self._bound_to:
+            self._bound_to = network
             self.estimator = self.given.bind(network).adapted(self._task, self._calls)
-            self.network = network
+            self.network = self.estimator.models[0]
 
     def end(self, batch: Any, batch_idx: int, dataloader_idx: int) -> Step:
         """What the estimator says of the batch, after the module's own step."""

@@ -14,13 +14,19 @@ from seguq.calibration import Calibrator, cross_fit
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.calibration.folds import TooFewGroups
 from seguq.cli.common import (
-    make_estimator,
     pick_device,
     print_table,
     refuse_to_overwrite,
     require_folder,
     scalar,
     with_interval,
+)
+from seguq.cli.estimators import (
+    EXAMPLES,
+    images_for_statistics,
+    innermost,
+    make_estimator,
+    require_samples_used,
 )
 from seguq.cli.model import Model, Size, image_size, load_model
 from seguq.cli.parsing import run_function
@@ -38,7 +44,7 @@ from seguq.weights import read_checkpoint
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
-    run_function(calibrate, "calibrate", words)
+    run_function(calibrate, "calibrate", words, epilog=EXAMPLES, check=require_samples_used)
 
 
 def calibrate(
@@ -50,6 +56,7 @@ def calibrate(
     estimator: Estimator | str = "mc_dropout",
     samples: int | None = None,
     members: list[str] | None = None,
+    bn_images: str | None = None,
     seed: int | None = None,
     size: Size = "auto",
     batch_size: int = 8,
@@ -79,10 +86,14 @@ def calibrate(
         group: regular expression that finds the group in an image's id (its file name without the ending), in its first
             bracket or as a whole: "^[^_]+" for what stands before the first underscore. Without it contiguous blocks of
             images are groups.
-        estimator: mc_dropout, deterministic (one pass) or deep_ensemble, as you will predict with.
-        samples: passes of mc_dropout.
+        estimator: as you will predict with: mc_dropout, deterministic (one pass), deep_ensemble, swag,
+            test_time_augmentation, sliding_window, or one of your own by its import path; with its options after a dot
+            (--estimator test_time_augmentation --estimator.views hflip --estimator.inner mc_dropout).
+        samples: passes of an estimator, or of the one inside of it; by default 20, of swag 30.
         members: further checkpoints of a deep_ensemble.
-        seed: seed of mc_dropout.
+        bn_images: for swag, folder of training images, by which batch statistics are renewed (256 are enough); by
+            default those of the training split in --data.
+        seed: of what an estimator draws, by default 0.
         size: pixels, or [height, width], that images are resized to, or null for images as they are; auto: as in
             training.
         batch_size: images a batch.
@@ -117,7 +128,20 @@ def calibrate(
     held_out = _held_out(model, root, size, batch_size, num_workers, scale)
     loader = held_out.dataloader(split)
     _warn_of_training(model, split)
-    est = make_estimator(estimator, model, samples=samples, seed=seed, members=members, calibrator=None)
+    if bn_images is None and "bn_batches" in innermost(estimator).constructor_arguments():
+        bn_images = str(root / "images" / (model.trained_on.train_split if model.trained_on else "train"))
+    est = make_estimator(
+        estimator,
+        model,
+        checkpoint,
+        samples=samples,
+        seed=seed,
+        members=members,
+        bn_batches=None
+        if bn_images is None
+        else images_for_statistics(bn_images, model, image_size(size, model.trained_on), held_out.scale),
+        calibrator=None,
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     with Lock(target.parent, shared=True):  # beside others that calibrate, but not beside a training that goes on
         remove_leftovers(target.parent)
@@ -184,6 +208,7 @@ def _fit_and_show(
     fitted = make()
     fitted.arguments()
     fitted.fit(pooled)
+    fitted.weights_sha256 = est.weights_hash()
     metrics: dict[tuple[str, str], CalibrationError | NegativeLogLikelihood] = {}
     for when in ("before", "after"):
         metrics["ECE", when] = CalibrationError(num_classes, ignore_index=ignore_index)

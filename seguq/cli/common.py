@@ -1,78 +1,15 @@
-"""What several commands share: estimators by name, devices, refusing to overwrite, and tables on the terminal."""
+"""What several commands share: devices, refusing to overwrite, and tables on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from seguq.calibration import Calibrator
 from seguq.core.errors import SeguqError, UsageError, printable
 from seguq.core.reading import reading
-from seguq.inference import Estimator
-from seguq.inference.measures import checked_measures, named_measures
-
-if TYPE_CHECKING:
-    from seguq.cli.model import Model  # which imports Lightning
-
-_SAMPLES = 20
-
-
-def make_estimator(
-    estimator: Estimator | str,
-    model: Model,
-    *,
-    samples: int | None = None,
-    seed: int | None = None,
-    members: Sequence[str] | None = None,
-    measures: Sequence[str] | None = None,
-    calibrator: Calibrator | Literal["auto"] | None = "auto",
-) -> Estimator:
-    """The estimator that a command was asked for, of a trained model.
-
-    Args:
-        estimator: its name, or one without a model that was made with options of its own.
-        model: the trained model.
-        samples: for an estimator by name, if it has samples; None: 20.
-        seed: for an estimator by name, if it draws; None: 0.
-        members: further checkpoints of an ensemble by name.
-        measures: names of the measures; None: all that it has.
-        calibrator: as in `Estimator`.
-
-    Raises:
-        UsageError: for an unknown name, or options that do not go with the estimator.
-    """
-    if isinstance(estimator, Estimator):
-        for name, value in (("samples", samples), ("seed", seed), ("members", members)):
-            if value is not None:
-                raise UsageError(
-                    f"--{name} goes with an estimator by name, such as mc_dropout; the option of a class is "
-                    f"--estimator.{name}"
-                )
-        made = estimator.bind(model.network).adapted(model.task, lambda own: own)
-        made.calibrator = made.calibrator if calibrator == "auto" else calibrator
-        if measures:
-            made.measures = checked_measures(named_measures(measures) or (), made.available, type(made).__name__)
-        return made
-    kind = Estimator.named(estimator)
-    takes = kind.constructor_arguments()
-    if "members" in takes and not members:
-        raise UsageError("an ensemble needs --members: the checkpoints beside --checkpoint, as [b.ckpt, c.ckpt]")
-    if members and "members" not in takes:
-        raise UsageError(f"--members does not go with --estimator {estimator}")
-    offered: dict[str, Any] = {
-        "samples": _SAMPLES if samples is None else samples,
-        "seed": 0 if seed is None else seed,
-        "task": model.task,
-    }
-    if members:
-        offered["members"] = [model.network, *map(model.member, members)]
-    else:
-        offered |= {"model": model.network, "inner": model.network}
-    return kind.make(estimator, **offered, measures=measures, calibrator=calibrator)
 
 
 def pick_device(name: str) -> torch.device:

@@ -154,7 +154,7 @@ def _explain(command: str, error: Exception) -> int:
 
 def _one_sentence(message: str) -> str:
     """What jsonargparse says over many lines of a value of the wrong type."""
-    from seguq.cli.parsing import in_words
+    from seguq.cli.classes import in_words
 
     key = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
     missing = re.match(r"the following arguments are required: (.*)", message)

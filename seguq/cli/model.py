@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from seguq.calibration.checkpoint import load_content
+from seguq.calibration.loading import load_content
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.lightning import has_own

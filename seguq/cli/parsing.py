@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
+from seguq.cli.classes import kinds_of, require_class, with_classes
 from seguq.cli.config import require_configs
 from seguq.core.errors import UsageError
-from seguq.core.named import Named
 
 
 def run_function(
@@ -20,13 +19,14 @@ def run_function(
     words: Sequence[str],
     defaults: Mapping[str, Any] | None = None,
     epilog: str | None = None,
+    check: Callable[[Mapping[str, Any], Collection[str]], None] | None = None,
 ) -> Any:
     """Parse the words after a command by the function's signature, and call it.
 
     Options may be written with ``-`` or ``_``; a yes-or-no option stands alone (``--overwrite``) or with a value;
     ``--config FILE`` reads any of them from YAML. A parameter whose type is a kind of things known by name
-    (`seguq.core.named.Named`) takes the name of a class or an import path of one's own, and options of the class after
-    a dot: ``--strategy PowerTopK --strategy.beta 2``.
+    (`seguq.core.named.Named`) takes its name, that of its class or an import path of one's own, and options of the
+    class after a dot: ``--strategy PowerTopK --strategy.beta 2``.
 
     Args:
         function: the command.
@@ -34,6 +34,7 @@ def run_function(
         words: what was typed after that.
         defaults: of options, where a signature cannot have them.
         epilog: the last words of the help.
+        check: looks at the options, and at the names of those that were typed, before the function is called.
 
     Raises:
         UsageError: for a class that is not there, saying which there are.
@@ -54,13 +55,16 @@ def run_function(
         print(f"\n{epilog}")  # as it stands: the parser would make one paragraph of its lines
         return None
     try:
-        config = parser.parse_args(normalized(words, function))
+        given = with_classes(normalized(words, function), kinds, parser.parse_args)
+        config = parser.parse_args(given)
     except argparse.ArgumentError as error:
         require_class(str(error), kinds)
         raise
     content = parser.instantiate_classes(config).as_dict()
     content.pop("config", None)
     require_no_nul(content)
+    if check is not None:
+        check(content, {word[2:].partition("=")[0] for word in given if word.startswith("--")})
     return function(**content)
 
 
@@ -75,73 +79,6 @@ def require_no_nul(options: Mapping[str, Any], prefix: str = "--") -> None:
             require_no_nul(value, f"{prefix}{name}.")
         if any(isinstance(item, str) and "\0" in item for item in (value if isinstance(value, list) else [value])):
             raise UsageError(f"{prefix}{name} holds a NUL character, which no name has")
-
-
-def kinds_of(function: Callable[..., Any]) -> dict[str, type[Named]]:
-    """The parameters of a function that take something known by name, and the kind of it.
-
-    Example:
-        >>> from seguq.regions import Partition
-        >>> def command(out: str, partition: Partition | None = None) -> None: ...
-        >>> kinds_of(command)["partition"].__name__
-        'Partition'
-    """
-    found: dict[str, type[Named]] = {}
-    for name, hint in get_type_hints(function).items():
-        for item in (hint, *get_args(hint)):
-            if inspect.isclass(item) and issubclass(item, Named):
-                found[name] = item
-    return found
-
-
-def require_class(message: str, kinds: Mapping[str, type[Named]]) -> None:
-    """Say better than the parser what is wrong with the class, or the option of a class, that was asked for.
-
-    Args:
-        message: what the parser says.
-        kinds: as `kinds_of` gives them.
-
-    Raises:
-        UsageError: where that is what is wrong.
-    """
-    key = re.match(r'(?:error: )?(?:Parser key "([^"]+)"|(?:argument )?--(\w+)\.help)\s*:', message)
-    kind = kinds.get((key[1] or key[2]).split(".")[0]) if key else None
-    if key is None or kind is None:
-        return
-    option = f"--{key[1] or key[2]}"
-    asked = re.search(r"Expected a dot import path string: (\S+)", message)
-    path = re.search(r"Problem with given class_path '([^']+)'", message)
-    given = re.search(r"Given value: ([\w.]+)\s*$", message)
-    unknown = re.search(r"Option '([^']+)' is not accepted", message)
-    required = re.search(r"arguments are required: ([\w, ]+)", message)
-    wrong = re.search(r'Parser key "(\w+)":\s*(.*)', message[key.end() :], re.DOTALL)
-    name = asked or path or given
-    try:
-        found = kind.named(name[1]) if name else None
-    except UsageError as error:
-        raise UsageError(f"{option}: {error}") from None
-    if found is not None and unknown is not None:
-        takes = ", ".join(f"{option}.{item}" for item in found.constructor_arguments()) or "none"
-        raise UsageError(f"{found.__name__} has no option {option}.{unknown[1]}; its options: {takes}")
-    if found is not None and required is not None:
-        needed = ", ".join(f"{option}.{item.strip()}" for item in required[1].split(","))
-        raise UsageError(f"{found.__name__} needs {needed}")
-    if found is not None and wrong is not None:
-        expected = re.search(r"Expected an? <class '(\w+)'>", wrong[2])
-        value = re.search(r"(?:Got value|Given value): (.*?)\s*$", wrong[2], re.MULTILINE)
-        if expected and value:
-            raise UsageError(f"{option}.{wrong[1]} must be {in_words(expected[1])}, but is {value[1]!r}")
-
-
-def in_words(kind: str) -> str:
-    """A type of Python as people say it.
-
-    Example:
-        >>> in_words("int")
-        'a whole number'
-    """
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, as [a, b]"}
-    return words.get(kind, kind)
 
 
 def normalized(words: Sequence[str], function: Callable[..., Any]) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from seguq.cli.common import make_estimator, pick_device, require_folder
+from seguq.cli.common import pick_device, require_folder
+from seguq.cli.estimators import EXAMPLES, asked, images_for_statistics, make_estimator, require_samples_used
 from seguq.cli.model import Size, image_size, load_model
 from seguq.cli.parsing import run_function
 from seguq.core.errors import SeguqError, UsageError
@@ -23,7 +25,7 @@ from seguq.data.reading import require_scale
 from seguq.data.transforms import evaluation_transform
 from seguq.export import ScaleFinder
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import explained, shown_by_default
+from seguq.inference.measures import explained, measures_of, shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
@@ -31,7 +33,8 @@ from seguq.store.writer import BackgroundWriter, writing
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
-    run_function(predict, "predict", words, epilog=f"measures:\n{explained()}")
+    epilog = f"{EXAMPLES}\n\nmeasures:\n{explained()}"
+    run_function(predict, "predict", words, epilog=epilog, check=require_samples_used)
 
 
 def predict(
@@ -41,6 +44,7 @@ def predict(
     estimator: Estimator | str = "mc_dropout",
     samples: int | None = None,
     members: list[str] | None = None,
+    bn_images: str | None = None,
     seed: int | None = None,
     measures: list[str] | None = None,
     calibrated: bool = True,
@@ -66,13 +70,16 @@ def predict(
         checkpoint: checkpoint of `seguq fit`.
         images: folder of images (jpg, png, tif, bmp, webp), of any depth and size.
         out: folder for the results.
-        estimator: mc_dropout, deterministic (one pass), deep_ensemble, ... by name; or a class, with its options after
-            a dot (--estimator SlidingWindow --estimator.window 512), also one of your own by its import path.
-        samples: passes of an estimator by name; by default 20.
+        estimator: mc_dropout, deterministic (one pass), deep_ensemble, swag, test_time_augmentation, sliding_window, or
+            one of your own by its import path; with its options after a dot (--estimator sliding_window
+            --estimator.window 512), among them the estimator inside of it (--estimator.inner mc_dropout).
+        samples: passes of an estimator, or of the one inside of it; by default 20, of swag 30.
         members: further checkpoints of a deep_ensemble.
-        seed: seed of an estimator by name, by default 0; an image has the same maps whatever is predicted beside it.
+        bn_images: for swag, folder of training images, by which batch statistics are renewed (256 are enough); the one
+            that its calibrator was fitted with.
+        seed: of what an estimator draws, by default 0; an image has the same maps whatever is predicted beside it.
         measures: maps to write, as [predictive_entropy, mutual_information]; by default predictive_entropy, and
-            mutual_information where there are samples. Those of your own by their import paths.
+            mutual_information where there are two samples or more. Those of your own by their import paths.
         calibrated: apply the temperature that the checkpoint has for this estimator.
         pictures: draw heat maps and overlays.
         save_probs: keep the class probabilities in the maps, too.
@@ -105,33 +112,38 @@ def predict(
     if num_workers < 0:
         raise UsageError(f"--num_workers must be at least 0, but is {num_workers}")
     model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
+    resized = image_size(size, model.trained_on)
+    scale = model.scale if scale is None else scale
     est = make_estimator(
         estimator,
         model,
+        checkpoint,
         samples=samples,
         seed=seed,
         members=members,
+        bn_batches=None if bn_images is None else images_for_statistics(bn_images, model, resized, scale),
         measures=measures,
         calibrator="auto" if calibrated else None,
     )
-    est.measures = est.measures if measures else shown_by_default(est.measures)
+    drawing: Any = asked(est)
+    samples, seed = getattr(drawing, "number_of_samples", None), getattr(drawing, "seed", None)
+    est.measures = _measures(est.measures, bool(measures), samples)
     names = list(est.measures)
-    resized = image_size(size, model.trained_on)
     transform = evaluation_transform(model.normalization, resized)
-    scale = model.scale if scale is None else scale
     data = SegmentationFolder(folder, transform=transform, channels=model.channels, scale=scale)
     sizes = check_files(data.images, channels=model.channels, scale=scale, folder=folder)
     settings = {
         "checkpoint": [file_sha256(path) for path in [checkpoint, *(members or [])]],
         "images": str(folder.resolve()),
         "estimator": est.tag,
-        "samples": getattr(est, "number_of_samples", None),
-        "seed": getattr(est, "seed", None),
+        "samples": samples,
+        "seed": seed,
         "measures": names,
         "calibrated": calibrated,
         "save_probs": save_probs,
         "size": None if resized is None else list(resized),
         **({} if scale is None else {"scale": scale}),
+        **({} if bn_images is None else {"bn_images": str(Path(bn_images).resolve())}),
     }
     if module is not None:
         settings |= {"task": model.task, "normalization": [list(part) for part in model.normalization]}
@@ -139,6 +151,17 @@ def predict(
         target.mkdir(parents=True, exist_ok=True)
     with Lock(target):  # another run would take the files that this one has begun for leftovers
         _fill(out, settings, est, data, sizes, batch_size, num_workers, pictures)
+
+
+def _measures(names: tuple[str, ...], asked_for: bool, samples: int | None) -> tuple[str, ...]:
+    """What is written: what was asked for, or what is worth a picture; one sample disagrees with none."""
+    of_samples = set(measures_of("samples")) & set(names) if samples == 1 else set()
+    if not asked_for:
+        return shown_by_default([name for name in names if name not in of_samples])
+    flat = [name for name in names if name in of_samples & {"mutual_information", "variance", "variation_ratio"}]
+    if flat:
+        warnings.warn(f"of one sample {', '.join(flat)} is 0 everywhere: pass --samples 2 or more", stacklevel=2)
+    return names
 
 
 def _fill(

@@ -47,6 +47,8 @@ class Named:
             return
         if "name" not in vars(cls):
             cls.name = cls.__name__
+        if cls.__name__.startswith("_"):  # of a module alone
+            return
         for name in (cls.name, cls.__name__):
             taken = cls._known.get(name)
             if taken is not None and _is_ours(taken) and _full(taken) != _full(cls):
@@ -206,18 +208,20 @@ def imported(path: str) -> Any:
         raise UsageError(f"{path} cannot be imported ({error})") from error
 
 
-def hand_on(kind: type[Named]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a kind's folder: its classes, each imported when it is first asked for (PEP 562)."""
-    package = kind.__module__.rpartition(".")[0]
+def hand_on(*kinds: type[Named]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a folder of kinds: their classes, each imported when it is first asked for (PEP 562)."""
+    package = kinds[0].__module__.rpartition(".")[0]
 
     def __getattr__(name: str) -> Any:
         missing = f"module {package!r} has no attribute {name!r}"
         if not name[:1].isupper():  # no class: many tools look for what is not there
             raise AttributeError(missing)
-        try:
-            return kind.named(name)
-        except UsageError as error:
-            raise AttributeError(missing) from error
+        for kind in kinds:
+            try:
+                return kind.named(name)
+            except UsageError:
+                pass  # it may be of the next kind
+        raise AttributeError(missing)
 
     return __getattr__
 

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from seguq.core.errors import printable
 
 T = TypeVar("T")
+_LONGEST = 36  # characters of 80
 
 
 def progress(items: Iterable[T], description: str, *, total: int | None = None, done: int = 0) -> Iterator[T]:
@@ -40,10 +41,15 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None, 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True, emoji=False)) as bar:
-        task = bar.add_task(printable(description), total=total, completed=done)
+        task = bar.add_task(_shortened(printable(description)), total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)
+
+
+def _shortened(description: str) -> str:
+    """So that bar and times have room beside it."""
+    return description if len(description) <= _LONGEST else f"{description[: _LONGEST - 1]}…"
 
 
 class ProgressLoader(Generic[T]):

@@ -18,7 +18,9 @@ from seguq.functional.calibration_kinds import (
     classwise_calibration_bins,
     equal_mass,
 )
+from seguq.functional.conformal import bin_edge, class_sets, conformal_level, probability_bins, units_needed
 from seguq.functional.correlation import rank_correlation
+from seguq.functional.dilation import dilate, dilations_to_reach
 from seguq.functional.logits import class_logits, class_target
 from seguq.functional.patches import patch_errors, patches_right, patches_right_area, patches_right_best
 from seguq.functional.ranking import (
@@ -61,15 +63,20 @@ __all__ = [
     "area_under_sparsification_error",
     "area_under_sparsification_error_of_shares",
     "average_precision",
+    "bin_edge",
     "brier_parts",
     "calibration_error",
     "calibration_error_difference_interval",
     "calibration_error_interval",
     "class_balanced",
     "class_logits",
+    "class_sets",
     "class_target",
     "classwise_calibration_bins",
+    "conformal_level",
     "debiased_calibration_error",
+    "dilate",
+    "dilations_to_reach",
     "energy",
     "equal_mass",
     "expected_calibration_error",
@@ -87,6 +94,7 @@ __all__ = [
     "patches_right_area",
     "patches_right_best",
     "predictive_entropy",
+    "probability_bins",
     "rank_correlation",
     "region_boxes",
     "region_majority",
@@ -98,6 +106,7 @@ __all__ = [
     "temperature_nll",
     "top1_calibration_bins",
     "total_entropy",
+    "units_needed",
     "variance",
     "variation_ratio",
     "working_bin",

@@ -32,7 +32,7 @@ class DeepEnsemble(SamplingEstimator):
     Args:
         members: modules, checkpoint files (Lightning checkpoints or bare state dicts), or estimators, also mixed. Of a
             member that has samples of its own (`MCDropout`) each is a sample of the ensemble, so that the mutual
-            information is that over all samples of all members.
+            information is that over all samples of all members. None: a command gives them (``--members``).
         model: the module that the weights of checkpoint files go into; a copy of it is made for each.
         lazy: read the files one after another in each call (inside of a `SlidingWindow` for each batch of windows),
             into one copy: ten members need one member's memory.
@@ -57,20 +57,22 @@ class DeepEnsemble(SamplingEstimator):
     @torch.inference_mode(False)  # the copies of the model are filled later, outside of it
     def __init__(
         self,
-        members: Sequence[Estimator | nn.Module | str | os.PathLike[str]],
+        members: Sequence[Estimator | nn.Module | str | os.PathLike[str]] | None = None,
         model: nn.Module | None = None,
         lazy: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if isinstance(members, (str, os.PathLike, nn.Module)) or not isinstance(members, Iterable) or not members:
+        if members is not None and (
+            isinstance(members, (str, os.PathLike, nn.Module)) or not isinstance(members, Iterable) or not members
+        ):
             raise SeguqError("members must be a list of at least one module, checkpoint file or estimator")
         self.model = model
         self.lazy = lazy
         self._slot = copy.deepcopy(model) if lazy and model is not None else None
         self._hashes_of_files: dict[tuple[Path, int, int], str] = {}
         self._held = nn.Module()  # holds the calibrators of the first file, which the module it is read into loses
-        self.members = [self._member(member, model) for member in members]
+        self.members = [self._member(member, model) for member in members or ()]
 
     def _member(
         self, member: Estimator | nn.Module | str | os.PathLike[str], model: nn.Module | None
@@ -85,7 +87,10 @@ class DeepEnsemble(SamplingEstimator):
         if not isinstance(member, (str, os.PathLike)):
             raise SeguqError(f"a member must be a module, checkpoint file or estimator, but is {member!r}")
         if model is None:
-            raise SeguqError(f"{member}: pass model=, the module that the weights of a checkpoint go into")
+            raise SeguqError(
+                f"{member}: pass model=, the module that the weights of a checkpoint go into (on the command line the "
+                "members beside --checkpoint are given by --members)"
+            )
         loaded = load(member, copy.deepcopy(model) if self._slot is None else self._slot)
         if self._slot is None:
             return loaded
@@ -107,6 +112,7 @@ class DeepEnsemble(SamplingEstimator):
     @property
     def tag(self) -> str:
         """``deep_ensemble(members=..., weights=...)``: a calibrator is for these members, not for as many others."""
+        self.require_complete()
         return f"deep_ensemble(members={len(self.members)}, weights={self._weights})"
 
     @property
@@ -138,7 +144,13 @@ class DeepEnsemble(SamplingEstimator):
 
     def bind(self, model: nn.Module) -> DeepEnsemble:
         """Itself: the members are its models."""
+        self.require_complete()
         return self
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The members, where there are none yet."""
+        return () if self.members else ("members",)
 
     @property
     def looks_around(self) -> bool:
@@ -156,6 +168,7 @@ class DeepEnsemble(SamplingEstimator):
     @property
     def models(self) -> Sequence[nn.Module]:
         """The models of the members; of files that are read one after another, the module that they are read into."""
+        self.require_complete()
         found: list[nn.Module] = []
         for member in self.members:
             if isinstance(member, Estimator):

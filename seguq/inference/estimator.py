@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from seguq.calibration import Calibrator
 from seguq.calibration.batches import FittingBatch
+from seguq.calibration.by_name import fit_calibrator
 from seguq.calibration.checkpoint import carried, carry
 from seguq.core.checks import require_choice, require_dims
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
+from seguq.core.groups import GroupOf
 from seguq.core.log import say_once
 from seguq.core.named import Named
 from seguq.data.batches import output_logits, plain, unpack_batch
@@ -200,6 +202,24 @@ class Estimator(Named, ABC):
         return False
 
     @property
+    def lacking(self) -> tuple[str, ...]:
+        """The arguments that it was made without, but cannot do without; a command fills them in."""
+        return ()
+
+    def require_complete(self) -> None:
+        """Raise if it lacks what it cannot do without.
+
+        Raises:
+            UsageError: saying what.
+        """
+        if self.lacking:
+            name, given = type(self).__name__, ", ".join(f"{item}=..." for item in self.lacking)
+            raise UsageError(
+                f"{name} needs {', '.join(self.lacking)}, which is not known where it is asked for by name: make one "
+                f"as {name}({given}), and pass that"
+            )
+
+    @property
     def looks_around(self) -> bool:
         """Whether its models are given other images than those of a call: views or parts of them, or one at a time."""
         return False
@@ -236,21 +256,24 @@ class Estimator(Named, ABC):
         made.image_ids = ids
         return made
 
-    def calibrate(self, calibrator: Calibrator, batches: Iterable[Any]) -> Calibrator:
+    def calibrate(self, calibrator: Calibrator | str, batches: Iterable[Any], group: GroupOf = None) -> Calibrator:
         """Fit a calibrator on this estimator's pooled output, tag it, and use it from now on.
 
         It is also put into ``model.calibrators`` under this estimator's tag, where that holds a module in memory.
 
         Args:
-            calibrator: a new calibrator.
+            calibrator: a new calibrator; or the name of one; or ``"auto"`` for what is best on groups that it was not
+                fitted on.
             batches: a re-iterable of held-out ``(image, mask)`` batches. The network runs over them once where
                 pooled logits, images and masks fit into 1 GiB of memory; what goes beyond is computed again in each
                 pass.
+            group: from an image's id to its group (a video, a patient): a function or a regular expression; None:
+                contiguous blocks.
 
         Returns:
             The calibrator, fitted.
         """
-        calibrator.fit(self.pooled(batches))
+        calibrator = fit_calibrator(calibrator, self.pooled(batches), self.task, group=group)
         calibrator.tag, calibrator.weights_sha256 = self.tag, self.weights_hash()
         self.calibrator = calibrator
         carry(self.carrier, {self.tag: calibrator})

@@ -40,11 +40,13 @@ class SWAG(SamplingEstimator):
 
     Args:
         model: the module that the weights go into, or a part of the one that was trained. It is copied, and stays as
-            it is.
-        checkpoint: a Lightning checkpoint of a training with `callbacks.SWAG`.
+            it is. None: bound later.
+        checkpoint: a Lightning checkpoint of a training with `callbacks.SWAG`. None: a command gives it
+            (``--checkpoint``).
         samples: number of draws, S. The authors take 30.
         bn_batches: a re-iterable of batches of training images (masks are not looked at), as
-            `seguq.data.unpack_batch` takes them; some hundred images will do. Needed where there are such layers.
+            `seguq.data.unpack_batch` takes them; some hundred images will do. Needed where there are such layers
+            (on the command line: ``--bn_images``, a folder).
         seed: of the draws.
         **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
 
@@ -77,20 +79,33 @@ class SWAG(SamplingEstimator):
     @torch.inference_mode(False)  # the copies of the model are filled later, outside of it
     def __init__(
         self,
-        model: nn.Module,
-        checkpoint: str | os.PathLike[str],
+        model: nn.Module | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         samples: int = 30,
         bn_batches: Iterable[Any] | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if not isinstance(model, nn.Module):
+        if not (model is None or isinstance(model, nn.Module)):
             raise UsageError(f"model must be a module that the weights go into, but is {model!r}")
         require_count("samples", samples)
         require_seed(seed)
         if bn_batches is not None:
             require_reiterable(bn_batches)
+        self.model = model
+        self.checkpoint = checkpoint
+        self.number_of_samples = samples
+        self.bn_batches = bn_batches
+        self.seed = seed
+        if model is not None:
+            self._read(model)
+
+    def _read(self, model: nn.Module) -> None:
+        """Take up what the checkpoint holds, draw, and renew statistics."""
+        self.require_complete()
+        assert self.checkpoint is not None
+        checkpoint, samples = self.checkpoint, self.number_of_samples
         content = read_checkpoint(checkpoint)
         with reading(checkpoint):
             held = section(content).get("swag")
@@ -104,11 +119,6 @@ class SWAG(SamplingEstimator):
             self.moments = WeightMoments.from_state(held)
             statistics = {text(name, "a layer") for name in listing(held.get("statistics", []), "'statistics'")}
         self.moments.require_enough()
-        self.model = model
-        self.checkpoint = checkpoint
-        self.number_of_samples = samples
-        self.bn_batches = bn_batches
-        self.seed = seed
         self.mean_model = copy.deepcopy(model)
         with reading(checkpoint):
             load_all_weights(self.mean_model, content, str(checkpoint))
@@ -125,10 +135,10 @@ class SWAG(SamplingEstimator):
         self._statistics: list[Weights] = [{}] * samples
         self._most_kept = max(1, _KEPT_BYTES // max(1, self._bytes_of_a_draw()))
         if self._renewed_layers:
-            self._renew(bn_batches)
+            self._renew(self.bn_batches)
         else:
             self._kept = [self._draw(sample) for sample in range(min(samples, self._most_kept))]
-        self._carry_calibrator(content)
+        self._carry_calibrators(content)
 
     def _names(self, in_file: dict[str, str], checkpoint: str) -> dict[str, str]:
         """The names of the model's parameters, and those of what was collected."""
@@ -157,7 +167,8 @@ class SWAG(SamplingEstimator):
             name = min(self._renewed_layers)
             raise UsageError(
                 f"the model has layers with running statistics, such as {name!r}, which are those of other weights "
-                "than SWAG draws: pass bn_batches=, batches of training images, to renew them"
+                "than SWAG draws: pass bn_batches=, batches of training images, to renew them (on the command line "
+                "--bn_images, a folder of them)"
             )
         _set(self.mean_model, self._renewed([{}], batches, "the mean")[0])
         for first in range(0, self.number_of_samples, self._most_kept):
@@ -207,29 +218,46 @@ class SWAG(SamplingEstimator):
                 "image: make batches of at least 2 (drop_last=True leaves out a rest)"
             ) from error
 
-    def _carry_calibrator(self, content: dict[str, Any]) -> None:
-        """Take along the calibrator of the checkpoint that was fitted for this estimator."""
-        packed = section(content).get("calibrators", {}).get(self.tag)
-        if packed is None:
-            return
-        found: Calibrator = unpack(self.tag, packed)
-        # the file's own weights are not those that it was fitted for, but the mean, with its statistics
-        found.weights_sha256 = str(packed.get("fitted_for") or "unknown")
-        carry(self.mean_model, {self.tag: found})
+    def _carry_calibrators(self, content: dict[str, Any]) -> None:
+        """Take along the calibrators of the checkpoint that were fitted for this estimator, or for one around it."""
+        for tag, packed in section(content).get("calibrators", {}).items():
+            if tag == self.tag or f"of={self.tag})" in tag:
+                found: Calibrator = unpack(tag, packed)
+                # the file's own weights are not those that it was fitted for, but the mean, with its statistics
+                found.weights_sha256 = str(packed.get("fitted_for") or "unknown")
+                carry(self.mean_model, {tag: found})
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The checkpoint, where there is none yet."""
+        return () if self.checkpoint is not None else ("checkpoint",)
+
+    @property
+    def unbound(self) -> bool:
+        """Whether it waits for a model."""
+        return self.model is None
+
+    def _require_model(self) -> None:
+        self.require_complete()
+        if self.unbound:
+            raise SeguqError("SWAG has no model: make it as SWAG(model, checkpoint, ...)")
 
     @property
     def tag(self) -> str:
-        """``swag(collected=..., rank=...)``."""
+        """``swag(collected=..., rank=...)``; before it has a model, and reads the checkpoint, ``swag``."""
+        if self.unbound:
+            return self.name
         return f"swag(collected={self.moments.count}, rank={self.moments.rank})"
 
     @property
     def models(self) -> Sequence[nn.Module]:
         """The model with the mean of the weights."""
+        self._require_model()
         return (self.mean_model,)
 
     def bind(self, model: nn.Module) -> SWAG:
-        """Itself: it has its model."""
-        return self
+        """The same of another module that the weights go into; one that has its model already gives itself."""
+        return type(self)(**{**self.arguments(), "model": model}) if self.unbound else self
 
     def details(self) -> dict[str, Any]:
         return {"layers": (), "passes": self.number_of_samples, "seed": self.seed}

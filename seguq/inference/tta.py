@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,6 @@ from seguq.inference.measures import Source, computed, own_measures_of
 from seguq.inference.running import RunningMeasures
 from seguq.inference.wrapping import WrappingEstimator
 
-_KINDS = ("none", "flips", "d4")
 _LARGEST_DIVISOR = 32  # networks halve their input some five times
 
 
@@ -61,6 +61,28 @@ class View:
         return values.flip(self.flips) if self.flips else values
 
 
+def _all_flips(dims: int) -> list[View]:
+    axes = range(-1, -dims - 1, -1)
+    return [View(flips) for count in range(dims + 1) for flips in itertools.combinations(axes, count)]
+
+
+def _symmetries_of_the_square(dims: int) -> list[View]:
+    if dims != 2:
+        raise SeguqError(f"views='d4' is for 2-D images, but the images have {dims} dimensions")
+    return [View(flips, turns) for flips in ((), (-1,)) for turns in range(4)]
+
+
+VIEWS: Mapping[str, Callable[[int], list[View]]] = MappingProxyType(
+    {
+        "none": lambda dims: [View()],
+        "hflip": lambda dims: [View(), View((-1,))],
+        "flips": _all_flips,
+        "d4": _symmetries_of_the_square,
+    }
+)
+"""The sets of views by name: from the number of spatial dimensions to the views, the image as it is first."""
+
+
 class TestTimeAugmentation(WrappingEstimator):
     """The mean over flips, or the eight symmetries of the square, and over scales; each is undone in the answer.
 
@@ -71,8 +93,9 @@ class TestTimeAugmentation(WrappingEstimator):
     measures of samples are those of the inner estimator in each view, averaged.
 
     Args:
-        inner: an estimator, or a model, which is asked by one pass.
-        views: ``"flips"``: all combinations of flipped axes (4 of 2-D images, 8 of volumes); ``"d4"``: the eight
+        inner: an estimator, or the name of one; or a model, which is asked by one pass.
+        views: ``"hflip"``: the image and its mirror image, left and right changed, for the price of one more pass;
+            ``"flips"``: all combinations of flipped axes (4 of 2-D images, 8 of volumes); ``"d4"``: the eight
             symmetries of the square, for 2-D images of any size; ``"none"``: the images as they are.
         scales: factors of the size; each view is seen in each of them. Sizes are rounded so that they can be halved as
             often as those of the images, five times at most; the answer is resampled (linearly).
@@ -98,13 +121,13 @@ class TestTimeAugmentation(WrappingEstimator):
 
     def __init__(
         self,
-        inner: Estimator | nn.Module | None = None,
+        inner: Estimator | nn.Module | str | None = None,
         views: str = "flips",
         scales: Sequence[float] = (1.0,),
         **settings: Any,
     ) -> None:
         super().__init__(inner, **settings)
-        require_choice("views", views, _KINDS)
+        require_choice("views", views, tuple(VIEWS))
         scales = tuple(scales) if isinstance(scales, Iterable) else (scales,)
         if not scales or not all(is_number(scale) and 0 < scale < math.inf for scale in scales):
             raise SeguqError(f"scales must be at least one number above 0, but are {scales!r}")
@@ -118,14 +141,7 @@ class TestTimeAugmentation(WrappingEstimator):
         return f"test_time_augmentation(views={self.views}, {scales}of={self.inner.tag})"
 
     def _views(self, images: Tensor) -> list[View]:
-        axes = range(-1, -(images.ndim - 1), -1)
-        if self.views == "d4" and len(axes) != 2:
-            raise SeguqError(f"views='d4' is for 2-D images, but the images have shape {tuple(images.shape)}")
-        found = [View()]
-        if self.views == "flips":
-            found = [View(flips) for count in range(len(axes) + 1) for flips in itertools.combinations(axes, count)]
-        elif self.views == "d4":
-            found = [View(flips, turns) for flips in ((), (-1,)) for turns in range(4)]
+        found = VIEWS[self.views](images.ndim - 2)
         return [View(view.flips, view.turns, scale) for scale in self.scales for view in found]
 
     def _seen(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[tuple[View, Tensor, tuple[str, ...]]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.functional.logits import Task
 from seguq.inference.deterministic import Deterministic
 from seguq.inference.estimator import Estimator, Forward, warn_of_calibrator
@@ -23,14 +23,17 @@ class WrappingEstimator(Estimator):
     """An estimator that asks another one several times.
 
     Args:
-        inner: an estimator; or a model, which is asked by one pass; or None for one that a callback binds.
+        inner: an estimator, or the name of one; or a model, which is asked by one pass; or None for one pass of the
+            model that a callback or a command binds.
         **settings: ``measures`` and ``calibrator`` as in `Estimator`; ``task`` and ``forward`` are those of ``inner``,
             and can be given only where that is a model.
     """
 
-    def __init__(self, inner: Estimator | nn.Module | None, **settings: Any) -> None:
+    def __init__(self, inner: Estimator | nn.Module | str | None, **settings: Any) -> None:
         given = {name: settings.pop(name) for name in _OF_THE_INNER if name in settings}
         own = {name: value for name, value in given.items() if value != _OF_THE_INNER[name]}
+        if isinstance(inner, str):
+            inner = self._named(inner)
         if not isinstance(inner, Estimator):
             inner = Deterministic(inner, calibrator=None, **own)
         elif own:
@@ -39,6 +42,15 @@ class WrappingEstimator(Estimator):
         warn_of_calibrator(inner)
         self.inner: Estimator = inner
         super().__init__(task=inner.task, **settings)
+
+    def _named(self, name: str) -> Estimator:
+        try:
+            return Estimator.make(name)
+        except UsageError as error:
+            raise UsageError(
+                f"{type(self).__name__} asks a module, but was given a name that no estimator has ({error}): "
+                "seguq.load(checkpoint, model) gives a module with the weights of a file"
+            ) from error
 
     def arguments(self) -> dict[str, Any]:
         """What it was made with; the task and the ``forward`` are those of the inner estimator."""
@@ -61,9 +73,18 @@ class WrappingEstimator(Estimator):
 
     def bind(self, model: nn.Module) -> Self:
         """The same estimator around the inner one bound to another model."""
-        bound = copy.copy(self)
-        bound.inner = self.inner.bind(model)
-        return self if bound.inner is self.inner else bound
+        inner = self.inner.bind(model)
+        return self if inner is self.inner else self.around(inner)
+
+    def around(self, inner: Estimator) -> Self:
+        """The same estimator around another one of the same kind, and of its task."""
+        made = copy.copy(self)
+        made.inner, made.task = inner, inner.task
+        return made
+
+    def require_complete(self) -> None:
+        """Raise if the inner estimator lacks what it cannot do without."""
+        self.inner.require_complete()
 
     @property
     def unbound(self) -> bool:
@@ -77,10 +98,7 @@ class WrappingEstimator(Estimator):
 
     def adapted(self, task: Task | None, forward: Callable[[Forward | None], Forward | None]) -> Self:
         """The same around the inner estimator, adapted."""
-        made = copy.copy(self)
-        made.inner = self.inner.adapted(task, forward)
-        made.task = made.inner.task
-        return made
+        return self.around(self.inner.adapted(task, forward))
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "inner": self.inner.identity()}

@@ -30,10 +30,10 @@ class TenLines(Calibrator):
         return logits
 
 
-class NeedsClasses(TenLines):
-    def __init__(self, num_classes):
+class NeedsARank(TenLines):
+    def __init__(self, num_classes, rank):
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.rank = num_classes, rank
 
 
 class Shrinking(TemperatureScaling):
@@ -434,11 +434,10 @@ def test_a_loader_that_is_not_there_is_an_error_before_the_first_epoch(tmp_path)
         (lambda: Calibrate("os.path.Nothing"), "os.path.Nothing cannot be imported"),
         (lambda: Calibrate("pathlib.Path"), "pathlib.Path is no Calibrator"),
         (
-            lambda: Calibrate(f"{__name__}.NeedsClasses"),
-            r"NeedsClasses needs num_classes.*NeedsClasses\(num_classes=...",
+            lambda: Calibrate(f"{__name__}.NeedsARank"),
+            r"NeedsARank needs rank.*NeedsARank\(rank=...",
         ),
         (lambda: Calibrate(nn.Identity()), "calibrator must be a calibrator or the name of one .*, but is Identity"),
-        (lambda: Calibrate(TenLines()), r"TenLines has no stream\(\): fit it after training by estimator.calibrate\("),
         (lambda: Calibrate(group="("), r"group='\(' is no regular expression"),
         (lambda: Calibrate(group=3), "group must be a function of the image id, a regular expression or None"),
         (lambda: Calibrate(batch_forward="x"), "batch_forward must be a function of the module and the .* is 'x'"),

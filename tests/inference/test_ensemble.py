@@ -341,6 +341,13 @@ def test_each_member_is_given_the_images_in_its_own_precision():
         assert torch.equal(found[order.index(single)].float(), alone)
 
 
+@pytest.mark.parametrize("est", [DeepEnsemble(), seguq.TestTimeAugmentation(DeepEnsemble())], ids=["alone", "inside"])
+@pytest.mark.parametrize("use", [lambda est: est(images()), lambda est: est.tag, lambda est: est.bind(SmallNet())])
+def test_without_members_it_waits_for_a_command_and_says_so(est, use):
+    with pytest.raises(UsageError, match="DeepEnsemble needs members"):
+        use(est)
+
+
 @pytest.mark.parametrize(("given", "text"), [(5, "members must be a list"), ([5], "a member must be a module")])
 def test_something_else_than_members_is_refused(given, text):
     with pytest.raises(SeguqError, match=text):

@@ -321,3 +321,12 @@ def test_made_under_inference_mode_it_works_outside(tmp_path):
 def test_a_seed_that_is_no_whole_number_is_refused(seed, tmp_path):
     with pytest.raises(SeguqError, match="seed must be a whole number"):
         seguq.SWAG(nn.Conv2d(3, 2, 1), tmp_path / "swag.ckpt", seed=seed)
+
+
+def test_without_a_checkpoint_or_a_model_it_waits_and_says_so():
+    with pytest.raises(UsageError, match="SWAG needs checkpoint"):
+        seguq.SWAG(nn.Conv2d(3, 2, 1))
+    for est, told in ((seguq.SWAG(), "SWAG needs checkpoint"), (seguq.SWAG(None, "a.ckpt"), "SWAG has no model")):
+        assert est.unbound
+        with pytest.raises(SeguqError, match=told):
+            est(torch.rand(1, 3, 16, 16))

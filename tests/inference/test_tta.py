@@ -10,10 +10,10 @@ from torch.nn import functional
 import seguq
 from seguq import functional as F
 from seguq.core.errors import SeguqError
-from seguq.inference import DeepEnsemble, Deterministic, MCDropout, TestTimeAugmentation
+from seguq.inference import DeepEnsemble, Deterministic, MCDropout, TestTimeAugmentation, tta
 from tests.inference.models import Count, SmallNet, fixed, images
 
-VIEWS = {"none": 1, "flips": 4, "d4": 8}
+VIEWS = {"none": 1, "hflip": 2, "flips": 4, "d4": 8}
 views = pytest.mark.parametrize("kind", VIEWS)
 
 
@@ -25,6 +25,8 @@ def by_hand(kind, dims=2):
     """The views as pairs of functions, made without the code under test."""
     if kind == "none":
         return [(lambda x: x, lambda x: x)]
+    if kind == "hflip":
+        return [(lambda x: x,) * 2, (lambda x: x.flip(-1),) * 2]
     if kind == "flips":
         axes = [-1 - axis for axis in range(dims)]
         sets = [flips for count in range(dims + 1) for flips in itertools.combinations(axes, count)]
@@ -61,6 +63,20 @@ def test_probs_are_the_mean_over_the_views(kind):
     torch.testing.assert_close(maps.probs, expected.mean(0), rtol=0, atol=1e-6)
     torch.testing.assert_close(maps["augmentation_variance"], F.variance(expected), rtol=0, atol=1e-6)
     torch.testing.assert_close(maps["predictive_entropy"], F.predictive_entropy(expected.mean(0)), rtol=0, atol=1e-5)
+
+
+def test_there_is_nothing_to_see_that_these_tests_do_not_know():
+    assert set(tta.VIEWS) == set(VIEWS)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_hflip_is_the_mean_of_the_image_and_its_mirror_image(dims):
+    model, x = fixed(SmallNet, dims=dims).double(), images(2, 8, dims=dims).double()
+    with torch.no_grad():
+        seen, mirrored = (torch.softmax(model(images), 1) for images in (x, x.flip(-1)))
+    expected = (seen + mirrored.flip(-1)) / 2
+    torch.testing.assert_close(around(model, "hflip")(x).probs, expected, rtol=0, atol=1e-15)
+    assert float((expected - seen).abs().max()) > 1e-3
 
 
 def test_volumes_are_flipped_along_three_axes():
@@ -287,3 +303,12 @@ def test_scales_that_are_none_are_refused(scales):
 def test_something_else_than_a_model_is_refused_at_once(inner):
     with pytest.raises(SeguqError, match="asks a module, but was given a"):
         around(inner)
+
+
+def test_what_stands_inside_may_be_named():
+    est = TestTimeAugmentation("mc_dropout", "hflip")
+    assert type(est.inner) is MCDropout and est.unbound
+    bound = est.bind(fixed(SmallNet))
+    expected = around(MCDropout(fixed(SmallNet), seed=0), "hflip")
+    bound.inner.seed = 0
+    torch.testing.assert_close(bound(images(), ["a", "b"]).probs, expected(images(), ["a", "b"]).probs)

@@ -24,7 +24,8 @@ class SlidingWindow(WrappingEstimator):
 
     Probabilities are blended, and so are the measures of samples, which are those of each window. Measures of the
     probabilities alone (``predictive_entropy``, ...) are computed from the blend. An image that is smaller than the
-    window has a smaller one: of its own size, extended by its border pixels to a multiple of ``stride``.
+    window has a smaller one: of its own size, extended by its border pixels to a multiple of ``stride``; this is said
+    once.
 
     Near the edges of a window a network sees the zeros of its padding in place of the image. With ``margin`` the edges
     that lie inside the image weigh nothing: where the network looks no further than that, the answer is the one of the
@@ -34,7 +35,7 @@ class SlidingWindow(WrappingEstimator):
     side less the window's is no multiple.
 
     Args:
-        inner: an estimator, or a model, which is asked by one pass.
+        inner: an estimator, or the name of one; or a model, which is asked by one pass.
         window: side of the window in pixels, or one for each spatial dimension.
         overlap: share of a window that the next one covers again, 0 up to less than 1. Where it leaves gaps between
             margins, windows come closer.
@@ -66,7 +67,7 @@ class SlidingWindow(WrappingEstimator):
 
     def __init__(
         self,
-        inner: Estimator | nn.Module | None = None,
+        inner: Estimator | nn.Module | str | None = None,
         window: int | Sequence[int] = 512,
         overlap: float = 0.5,
         blend: Literal["gaussian", "constant"] = "gaussian",
@@ -90,6 +91,7 @@ class SlidingWindow(WrappingEstimator):
     def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         size = tuple(images.shape[2:])
         sides, inside = self.windows.sides(size), self.names_inside(names)
+        self.windows.tell_of_small(size)
         images = _extended(images, sides)
         padded = tuple(images.shape[2:])
         blend, like = Blend(len(images), padded), weights_like(images)

@@ -55,6 +55,13 @@ class Windows:
         least = (math.ceil(length / self.stride) * self.stride for length in size)
         return tuple(min(side, length) for side, length in zip(sides, least, strict=True))
 
+    def tell_of_small(self, size: Sequence[int]) -> None:
+        """Say once that an image is smaller than the window, which then changes nothing."""
+        sides = self.window if isinstance(self.window, tuple) else (self.window,) * len(size)
+        if all(length < side for length, side in zip(size, sides, strict=True)):
+            shape, window = (" x ".join(map(str, item)) for item in (size, sides))
+            say_once(f"images of {shape} are smaller than the window of {window}: each is seen as a whole")
+
     def starts(self, size: int, side: int) -> list[int]:
         """Where windows begin along an axis: at multiples of the stride, and the last one ends with the image."""
         if size <= side:
