@@ -14,14 +14,14 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 import seguq
@@ -86,27 +86,19 @@ SETTINGS = {
 }
 
 
-class Mirrored(seguq.TestTimeAugmentation):
-    """The image and its mirror image, in each scale."""
-
-    name = "mirrored"
-
-    def _views(self, images: Tensor) -> list[Any]:
-        from seguq.inference.tta import View
-
-        return [View(flips, 0, scale) for scale in self.scales for flips in ((), (-1,))]
-
-
 # each by the name that the tables give it
-ESTIMATORS = {
+ESTIMATORS: dict[str, Callable[[nn.Module], Estimator]] = {
     "one pass": lambda model: seguq.Deterministic(model, calibrator=None),
-    "mirrored (2 passes)": lambda model: Mirrored(model, "none", calibrator=None),
-    "mirrored, 3 scales (6)": lambda model: Mirrored(model, "none", (0.75, 1.0, 1.25), calibrator=None),
+    "mirrored (2 passes)": lambda model: mirrored(model),
+    "mirrored, 3 scales (6)": lambda model: mirrored(model, (0.75, 1.0, 1.25)),
     "MC dropout (20)": lambda model: seguq.MCDropout(model, samples=20, seed=0, calibrator=None),
-    "MC dropout, mirrored (40)": lambda model: Mirrored(
-        seguq.MCDropout(model, samples=20, seed=0), "none", calibrator=None
-    ),
+    "MC dropout, mirrored (40)": lambda model: mirrored(seguq.MCDropout(model, samples=20, seed=0)),
 }
+
+
+def mirrored(inner: Any, scales: Sequence[float] = (1.0,)) -> Estimator:
+    """The image and its mirror image, in each scale."""
+    return seguq.TestTimeAugmentation(inner, "hflip", scales, calibrator=None)
 
 
 def pretrained_encoder() -> dict[str, Tensor]:
@@ -216,7 +208,7 @@ def outputs(name: str, estimator: str, part: str, cache: Path, root: Path | None
         if root is None:
             raise SystemExit(f"{file} is not there yet: say where the data lie")
         task, setting = trained(name, root, cache), SETTINGS[name]
-        est: Estimator = ESTIMATORS[estimator](task)
+        est = ESTIMATORS[estimator](task)
         data = images_of(setting, root, setting.parts[part], task.normalization)
         begun = time.perf_counter()
         found = list(est.pooled(DataLoader(data, batch_size=4)))
