@@ -27,7 +27,7 @@ from torch import Tensor
 
 from seguq import metrics
 from seguq.calibration import Calibrator
-from seguq.calibration.auto import fit_auto
+from seguq.calibration.by_name import fit_calibrator
 
 REFERENCE = "global"
 FAMILY = (
@@ -92,11 +92,11 @@ def fitted(method: str, fit: Outputs, name: str, cache: Path) -> Calibrate:
 
 def by_name(method: str, batches: Any, classes: int, channels: int, group: Any) -> Calibrator:
     """A calibrator of seguq, fitted, by the name that a table gives it."""
-    if method == "auto":
-        return fit_auto(batches, classes, group=group)[0]
     name, _, rest = method.partition(" ")
     more: dict[str, Any] = {"on entropy": {"base": "entropy"}, "with the image": {"image_channels": channels}}
-    return Calibrator.make(name, num_classes=classes, **more.get(rest, {})).fit(batches, group)
+    if rest:
+        return Calibrator.make(name, num_classes=classes, **more[rest]).fit(batches, group)
+    return fit_calibrator(name, batches, group=group)
 
 
 def of_fiducio(method: str, fit: Outputs) -> Calibrate:
