@@ -35,6 +35,7 @@ from seguq.calibration.batches import FittingBatch
 CLASSES = 11
 TRUE_T = 1.7
 GROUPS = 4
+ONCE = 30  # seconds from which on a way is measured once
 
 
 # ---- the truth is known
@@ -301,7 +302,7 @@ def ways_of_one(stored: Stored) -> dict[str, Callable[[], Any]]:
     if importlib.util.find_spec("netcal"):
         found["netcal"] = lambda: of_netcal(*stored.pixels())
     if importlib.util.find_spec("fiducio"):
-        for optimizer in ("lbfgs", "adam"):
+        for optimizer in ("lbfgs", "adam") if stored.images <= 20 else ("lbfgs",):  # 200 images take Adam half an hour
             found[f"fiducio, {optimizer}"] = lambda optimizer=optimizer: of_fiducio(*stored.pixels(), optimizer)
     return found
 
@@ -330,7 +331,9 @@ def speed(images: int, rounds: int) -> None:
             runs: dict[str, list[Any]] = {}
             for _ in range(rounds):
                 for name, way in ways(stored).items():
-                    runs.setdefault(name, []).append(measured(way))
+                    known = runs.setdefault(name, [])
+                    if not known or known[0].get("seconds", math.inf) < ONCE:
+                        known.append(measured(way))
         first = None
         for name, found in runs.items():
             if "error" in found[-1]:
