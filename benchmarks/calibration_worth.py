@@ -162,15 +162,18 @@ def row(method: str, found: dict[str, Any], reference: dict[str, Any], seconds: 
         difference, (low, high) = metric.compute_difference(reference[head])
         difference, low, high = float(difference), float(low), float(high)
         numbers[head] = {"value": value, "difference": difference, "low": low, "high": high}
-        arrow = "" if method == REFERENCE or low <= 0 <= high else "↓" if high < 0 else "↑"
-        cells.append(shown(value) + arrow)
+        cells.append(with_arrow(method, numbers[head]))
         if head == "NLL":
             cells.append("" if method == REFERENCE else f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]")
     return f"| {method} | {' | '.join(cells)} | {seconds:.0f} |", numbers
 
 
-def shown(value: float) -> str:
-    return f"{value:.4f}" if value < 100 else f"{value:.3g}"
+def with_arrow(method: str, number: dict[str, float]) -> str:
+    """A value, with an arrow where the interval of its difference to one temperature leaves out 0."""
+    apart = method != REFERENCE and (number["low"] > 0 or number["high"] < 0)
+    arrow = "" if not apart else "↓" if number["high"] < 0 else "↑"
+    value = number["value"]
+    return (f"{value:.4f}" if value < 100 else f"{value:.3g}") + arrow
 
 
 def table(name: str, estimator: str, part: str, methods: list[str], options: Any) -> dict[str, Any]:
@@ -197,6 +200,15 @@ def table(name: str, estimator: str, part: str, methods: list[str], options: Any
     return numbers
 
 
+def overview(numbers: dict[str, Any], head: str) -> None:
+    """One measure of all estimators by all calibrators, from what `table` gave by network, part and estimator."""
+    methods = list(dict.fromkeys(method for found in numbers.values() for method in found))
+    print(f"\n### {head} of all\n\n| network, estimator | {' | '.join(methods)} |\n{'|---' * (len(methods) + 1)}|")
+    for name, found in numbers.items():
+        cells = [with_arrow(method, found[method][head]) if method in found else "" for method in methods]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
@@ -218,6 +230,9 @@ def main() -> None:
                 numbers[f"{name}, {part}, {estimator}"] = table(name, estimator, part, options.calibrator, options)
                 if options.json:
                     options.json.write_text(json.dumps(numbers, indent=1))
+    if len(numbers) > 1:
+        for head in ("NLL", "ECE", "near predicted borders"):
+            overview(numbers, head)
 
 
 if __name__ == "__main__":
