@@ -5,7 +5,7 @@
 
 Each calibrator is fitted on an estimator's logits of the images of two videos (of nuclei: of the validation split), and
 judged on those of another. An arrow says that the interval (95 %, bootstrap over the images that are judged) of the
-difference to one temperature, image by image, lies below or above 0. Peers are measured where they are installed
+difference to one temperature, image by image, lies below or above 0 (and it shows in four digits). Peers are measured where they are installed
 (`make bench-peers`), the published local net for one pass alone.
 """
 
@@ -170,7 +170,8 @@ def row(method: str, found: dict[str, Any], reference: dict[str, Any], seconds: 
 
 def with_arrow(method: str, number: dict[str, float]) -> str:
     """A value, with an arrow where the interval of its difference to one temperature leaves out 0."""
-    apart = method != REFERENCE and (number["low"] > 0 or number["high"] < 0)
+    shows = abs(number["difference"]) >= 5e-5  # in the digits that are given
+    apart = method != REFERENCE and shows and (number["low"] > 0 or number["high"] < 0)
     arrow = "" if not apart else "↓" if number["high"] < 0 else "↑"
     value = number["value"]
     return (f"{value:.4f}" if value < 100 else f"{value:.3g}") + arrow
