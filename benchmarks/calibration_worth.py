@@ -5,8 +5,8 @@
 
 Each calibrator is fitted on an estimator's logits of the images of two videos (of nuclei: of the validation split), and
 judged on those of another. An arrow says that the interval (95 %, bootstrap over the images that are judged) of the
-difference to one temperature, image by image, lies below or above 0 (and it shows in four digits). Peers are measured where they are installed
-(`make bench-peers`), the published local net for one pass alone.
+difference to one temperature, image by image, lies below or above 0 (and that it shows in four digits). Peers are
+measured where they are installed (`make bench-peers`), the published local net for one pass alone.
 """
 
 from __future__ import annotations
