@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from seguq.calibration import load as load
     from seguq.calibration.conformal_margin import ConformalMargin as ConformalMargin
     from seguq.calibration.conformal_risk_control import ConformalRiskControl as ConformalRiskControl
+    from seguq.calibration.dirichlet import DirichletCalibration as DirichletCalibration
+    from seguq.calibration.entropy import EntropyTemperatureScaling as EntropyTemperatureScaling
+    from seguq.calibration.histogram import HistogramBinning as HistogramBinning
+    from seguq.calibration.image import ImageTemperatureScaling as ImageTemperatureScaling
+    from seguq.calibration.isotonic import IsotonicCalibration as IsotonicCalibration
+    from seguq.calibration.local_network import LocalTemperatureScaling as LocalTemperatureScaling
+    from seguq.calibration.order_preserving import OrderPreservingScaling as OrderPreservingScaling
     from seguq.calibration.prediction_sets import PredictionSets as PredictionSets
+    from seguq.calibration.selective import SelectiveScaling as SelectiveScaling
+    from seguq.calibration.structured import StructuredScaling as StructuredScaling
     from seguq.calibration.temperature import TemperatureScaling as TemperatureScaling
     from seguq.data import SegmentationData as SegmentationData
     from seguq.inference import Measure as Measure
@@ -55,7 +64,16 @@ _MODULES = (
 _NAMES = {
     "ConformalMargin": "seguq.calibration",
     "ConformalRiskControl": "seguq.calibration",
+    "DirichletCalibration": "seguq.calibration",
+    "EntropyTemperatureScaling": "seguq.calibration",
+    "HistogramBinning": "seguq.calibration",
+    "ImageTemperatureScaling": "seguq.calibration",
+    "IsotonicCalibration": "seguq.calibration",
+    "LocalTemperatureScaling": "seguq.calibration",
+    "OrderPreservingScaling": "seguq.calibration",
     "PredictionSets": "seguq.calibration",
+    "SelectiveScaling": "seguq.calibration",
+    "StructuredScaling": "seguq.calibration",
     "TemperatureScaling": "seguq.calibration",
     "load": "seguq.calibration",
     "SegmentationData": "seguq.data",

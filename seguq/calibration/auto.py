@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seguq.calibration.base import Calibrator, Stream
+from seguq.calibration.base import Calibrator, Candidate, Stream
 from seguq.calibration.few_parameters import one_log_temperature
 from seguq.calibration.sample import Sample
 from seguq.calibration.sampled import SampledCalibrator, SampleStream, judge
@@ -20,38 +19,18 @@ from seguq.core.groups import GroupOf
 from seguq.functional.logits import Task
 
 _DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One that was compared.
-
-    Attributes:
-        name: of the calibrator.
-        parameters: how many numbers it has learned.
-        nll: negative log-likelihood on groups that it was not fitted on, in nats a pixel; as fitted where there is one
-            group.
-        change: from that of one temperature on the same pixels.
-        interval: of the change, 95 %, bootstrapped over groups; NaN where there is one group.
-        chosen: whether it is the one.
-    """
-
-    name: str
-    parameters: int
-    nll: float
-    change: float
-    interval: tuple[float, float]
-    chosen: bool
+_ENOUGH_GROUPS = 5
 
 
 class AutoStream(Stream):
     """Fits several calibrators, and gives the one with the lowest likelihood loss on groups that it was not fitted on.
 
     Compared are one temperature, the entropy form, `StructuredScaling`, `SelectiveScaling` on the entropy form, and
-    `LocalTemperatureScaling`; with one group only the first two, by the likelihood that they are fitted for. Each is
-    fitted on one half of the groups and judged on the other, beside one temperature that was fitted and judged on the
-    same pixels. The best is the one with the lowest loss; of those whose difference to it has an interval that holds 0,
-    the one with the fewest parameters is taken.
+    `LocalTemperatureScaling`. With fewer than five groups only the first two, since what some hundred numbers have
+    learned of one video, and what is good for a second one, tells little of a third; with one group by the likelihood
+    that they are fitted for. Each is fitted on one half of the groups and judged on the other, beside one temperature
+    and all on the same pixels. The best is the one with the lowest loss; of those whose difference
+    to it has an interval that holds 0, the one with the fewest parameters is taken.
 
     Args:
         num_classes: C.
@@ -127,12 +106,12 @@ class AutoStream(Stream):
                 "likelihood that they were fitted for",
                 stacklevel=2,
             )
-        names = list(self.candidates) if folds is not None else ["entropy"]
+        names = list(self.candidates) if len(self.filled()) >= _ENOUGH_GROUPS else ["entropy"]
         changes, base = {}, {}
         for name in names:
             found, one = self._out_of_sample(name, folds)
             changes[name], base[name] = found - one, one
-        pixels = self.counts[:, 1].cpu()
+        pixels = judge(self.crops.sample, None, self.calibrator.ignore_index).pixels
         weights = _drawn(pixels)
 
         def mean(losses: Tensor) -> float:
@@ -167,7 +146,10 @@ class AutoStream(Stream):
             )
             for name in order
         ]
-        return self._stream_of(chosen).fit()
+        calibrator = self._stream_of(chosen).fit()
+        if calibrator is not None:
+            calibrator.compared = tuple(self.compared)
+        return calibrator
 
     def _stream_of(self, name: str) -> Stream:
         """A stream that has kept what a candidate is fitted on."""
@@ -178,26 +160,28 @@ class AutoStream(Stream):
         return self.pixels.of(self.candidates[name])
 
     def _out_of_sample(self, name: str, folds: list[list[int]] | None) -> tuple[Tensor, Tensor]:
-        """Mean loss of each bucket by a candidate fitted on the others, and by one temperature: ``(BUCKETS,)``."""
+        """Mean loss of each bucket by a candidate fitted on the others, and by one temperature: ``(BUCKETS,)``.
+
+        All are judged on the same crops, whatever they were fitted on.
+        """
         stream = self._stream_of(name)
         assert isinstance(stream, SampleStream)
         ignore = self.calibrator.ignore_index
         losses = torch.zeros(2, len(self.counts), dtype=torch.float64)
         for fold in (0, 1) if folds is not None else (0,):
             others, own = (None, None) if folds is None else (folds[1 - fold], folds[fold])
-            one = _sampled(Calibrator.make("entropy", task=self.calibrator.task, ignore_index=ignore))
-            _settle_one(one, stream.sample.of(others), ignore)
+            one = _one_temperature(self.pixels.sample.of(others), self.calibrator)
             for row, calibrator in enumerate((stream.fitted(others), one)):
-                found = judge(stream.sample.of(own), calibrator, ignore)
+                found = judge(self.crops.sample.of(own), calibrator, ignore)
                 losses[row] += found.nll / found.pixels.clamp_min(1)
         return losses[0], losses[1]
 
 
-def _settle_one(calibrator: SampledCalibrator, sample: Sample, ignore_index: int) -> None:
-    """Make of an entropy form the one temperature that is best for a sample."""
-    pixels = sample if sample.target.ndim == 1 else sample.pixels(ignore_index)
-    state = {"weights": torch.tensor([one_log_temperature(pixels), 0.0])}
-    calibrator.load_state_dict(state)
+def _one_temperature(sample: Sample, settings: Calibrator) -> SampledCalibrator:
+    """The one temperature that is best for a sample, as an entropy form that does not look at the entropy."""
+    made = _sampled(Calibrator.make("entropy", task=settings.task, ignore_index=settings.ignore_index))
+    made.load_state_dict({"weights": torch.tensor([one_log_temperature(sample), 0.0])})
+    return made
 
 
 def _sampled(calibrator: Calibrator) -> SampledCalibrator:

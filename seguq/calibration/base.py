@@ -50,6 +50,28 @@ class Summary:
     ece_after: float | None
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One that was compared.
+
+    Attributes:
+        name: of the calibrator.
+        parameters: how many numbers it has learned.
+        nll: negative log-likelihood on groups that it was not fitted on, in nats a pixel; as fitted where there is one
+            group.
+        change: from that of one temperature on the same pixels.
+        interval: of the change, 95 %, bootstrapped over groups; NaN where there is one group.
+        chosen: whether it is the one.
+    """
+
+    name: str
+    parameters: int
+    nll: float
+    change: float
+    interval: tuple[float, float]
+    chosen: bool
+
+
 class Calibrator(Named, nn.Module, ABC):
     """A map from logits to calibrated logits of the same shape.
 
@@ -60,15 +82,19 @@ class Calibrator(Named, nn.Module, ABC):
 
     Attributes:
         order_preserving: whether the predicted class of a pixel can never change.
+        piecewise_constant: whether it makes a whole range of logits alike: then it loses likelihood even where a model
+            is calibrated already, and what is within rounding of an edge may fall on either side.
         task: what logits are, as in `seguq.functional.class_logits`.
         ignore_index: value of the target that is left out.
         tag: the estimator whose pooled output it was fitted on, or None.
         weights_sha256: hash of the weights that it was fitted for (see `seguq.weights.weights_sha256`), or None.
         global_step: the training step of those weights, or None.
         measured: what `summary` gives, or None.
+        compared: what it was chosen from, where ``"auto"`` did; not kept in a checkpoint.
     """
 
     order_preserving: ClassVar[bool]
+    piecewise_constant: ClassVar[bool] = False
     task: Task = "multiclass"
     ignore_index: int = 255
 
@@ -80,6 +106,7 @@ class Calibrator(Named, nn.Module, ABC):
         self.weights_sha256: str | None = None
         self.global_step: int | None = None
         self.measured: Summary | None = None
+        self.compared: tuple[Candidate, ...] = ()
 
     @classmethod
     def named(cls, name: str) -> type[Self]:

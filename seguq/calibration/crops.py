@@ -12,6 +12,7 @@ from seguq.calibration.base import Calibrator, Stream
 from seguq.calibration.batches import FittingBatch
 from seguq.calibration.sample import Sample, crops_of, draw
 from seguq.calibration.sampled import SampledCalibrator, SampleStream, below_top
+from seguq.core.errors import SeguqError
 from seguq.core.groups import GroupOf
 
 _SIDE = {1: 1024, 2: 32, 3: 10}
@@ -36,6 +37,11 @@ class CropStream(SampleStream):
         self._sample = None
         below, dims = below_top(logits), target.ndim - 1 - (self.calibrator.task == "multilabel")
         features = self.calibrator.read(below, image)
+        if dims not in _SIDE:
+            raise SeguqError(
+                f"{self.calibrator.name} is fitted on crops of images of 1 to 3 dimensions, but the targets have shape "
+                f"{tuple(target.shape)}"
+            )
         side = _SIDE[dims]
         for row, image_id in enumerate(image_ids):
             labels = [slice(None)] if target.ndim == dims + 1 else list(range(target.shape[1]))

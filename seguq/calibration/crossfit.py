@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from seguq.calibration.batches import (
     require_reiterable,
     taken_apart,
 )
+from seguq.calibration.by_name import fit_calibrator
 from seguq.calibration.folds import Buckets, assign
 from seguq.core.checks import flat_images
 from seguq.core.errors import SeguqError
@@ -142,7 +144,10 @@ def cross_fit(
     calibrators = [make() for _ in range(folds)]
     folded = _Folded(batches, folds, group, settings=calibrators[0])
     for fold, calibrator in enumerate(calibrators):
-        if calibrator.fit(_Others(folded, fold)) is not calibrator:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say is said of the fit on all
+            fitted = fit_calibrator(calibrator, _Others(folded, fold), group=group)
+        if fitted is not calibrator:
             raise SeguqError(f"{type(calibrator).__name__}.fit must return the calibrator itself")
     for batch, places in folded:
         logits, image, target = taken_apart(batch)

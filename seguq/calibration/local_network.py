@@ -125,7 +125,7 @@ class LocalTemperatureScaling(SampledCalibrator):
     def features(self, logits: Tensor, image: Tensor | None) -> Tensor | None:
         """Distance to the predicted border, and the image, ``(B, K, *spatial)``."""
         labels = logits.shape[2 : -self.spatial_dims]
-        if len(labels) != (self.task == "multilabel"):
+        if logits.ndim != 2 + (self.task == "multilabel") + self.spatial_dims:
             raise SeguqError(
                 f"LocalTemperatureScaling(spatial_dims={self.spatial_dims}) takes class logits of {self.spatial_dims} "
                 f"spatial dimensions, but they have shape {tuple(logits.shape)}"
@@ -205,7 +205,7 @@ class LocalTemperatureScaling(SampledCalibrator):
 
     def learn(self, sample: Sample) -> None:
         """Be trained, as long as was best on halves of the groups; or become the entropy form, or one temperature."""
-        for _ in progress(self._learned(sample), "training a local network", total=3 * self.epochs):
+        for _ in progress(self._learned(sample), "training a local network", total=3 * self.epochs, transient=True):
             pass
 
     def _learned(self, sample: Sample) -> Iterator[None]:

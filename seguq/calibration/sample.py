@@ -131,7 +131,7 @@ def draw(image_ids: Sequence[str], count: int, device: torch.device) -> Tensor:
 
 def pixels_of(tensor: Tensor, kept: Tensor) -> Tensor:
     """The pixels ``(N, channels)`` of ``(B, channels, *spatial)`` where ``kept (B, pixels)`` is True."""
-    return tensor.flatten(2).movedim(1, 2)[kept]
+    return tensor.unsqueeze(-1).flatten(2).movedim(1, 2)[kept]  # pixels alone have no spatial dimension
 
 
 def crops_of(tensor: Tensor, side: int, offset: Sequence[int], fill: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any, Literal, cast
 from torch.utils.data import DataLoader
 
 from seguq.calibration import Calibrator, cross_fit
+from seguq.calibration.by_name import fit_calibrator, require_known
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.calibration.folds import TooFewGroups
+from seguq.cli.calibration_pictures import CalibrationPictures
 from seguq.cli.common import (
     pick_device,
     print_table,
@@ -51,7 +54,7 @@ def calibrate(
     checkpoint: str,
     data: str,
     split: str = "val",
-    calibrator: Calibrator | str = "global",
+    method: Calibrator | str = "global",
     group: str | None = None,
     estimator: Estimator | str = "mc_dropout",
     samples: int | None = None,
@@ -68,6 +71,7 @@ def calibrate(
     device: str = "auto",
     out: str | None = None,
     overwrite: bool = False,
+    pictures: str | None = "auto",
     scale: float | None = None,
 ) -> None:
     """Fit a calibrator on held-out images, and keep it in the checkpoint.
@@ -81,8 +85,9 @@ def calibrate(
         checkpoint: checkpoint of `seguq fit`; the calibrator is written into it.
         data: folder of the data set (images/SPLIT, masks/SPLIT, classes.json).
         split: split to fit on; one that the model was not trained on.
-        calibrator: global (one temperature) or another name; or a class, with its options after a dot, also one of your
-            own by its import path (--calibrator my_module.Mine --calibrator.share 0.3).
+        method: global (one temperature), local (one a pixel), auto (the best of several on groups that they were not
+            fitted on) or another name; or a class, with its options after a dot, also one of your own by its import
+            path (--method my_module.Mine --method.share 0.3).
         group: regular expression that finds the group in an image's id (its file name without the ending), in its first
             bracket or as a whole: "^[^_]+" for what stands before the first underscore. Without it contiguous blocks of
             images are groups.
@@ -108,20 +113,22 @@ def calibrate(
         device: auto, cpu or cuda.
         out: file to write instead of changing the checkpoint.
         overwrite: replace the file of --out if it exists.
+        pictures: folder for pictures of the calibration; auto: NAME-calibration beside the checkpoint that is written;
+            null: none.
         scale: value of 16-bit and float files that stands for 1; by default as in training, or else by the type of the
             file.
     """
     require_scale(scale)
     root = require_folder(data, "--data")
     Groups(group)
-    if isinstance(calibrator, Calibrator):
-        calibrator.arguments()  # what cannot be kept in a checkpoint is said before work starts
-    else:
-        Calibrator.named(calibrator)
+    require_known(method)
+    if isinstance(method, Calibrator):
+        method.arguments()  # what cannot be kept in a checkpoint is said before work starts
     if out is not None:
         refuse_to_overwrite(Path(out), overwrite)
     target = Path(checkpoint if out is None else out)
     require_replaceable(target)
+    shown = CalibrationPictures(target.with_name(f"{target.stem}-calibration") if pictures == "auto" else pictures)
     if out is not None and target.exists():
         read_checkpoint(target)  # nothing but a checkpoint is replaced
     model = load_model(checkpoint, module, pick_device(device), task=task, mean=mean, std=std)
@@ -142,12 +149,14 @@ def calibrate(
         else images_for_statistics(bn_images, model, image_size(size, model.trained_on), held_out.scale),
         calibrator=None,
     )
+    shown.require_free(est)
     target.parent.mkdir(parents=True, exist_ok=True)
     with Lock(target.parent, shared=True):  # beside others that calibrate, but not beside a training that goes on
         remove_leftovers(target.parent)
-        fitted = _fit_and_show(est, loader, held_out.classes, split, calibrator, group)
+        fitted = _fit_and_show(est, loader, held_out.classes, split, method, group, shown)
         save_calibrator(checkpoint, fitted, est.tag, out, model.weights_sha256)
-    print(f"kept in {target}")
+        print(f"kept in {target}")
+        shown.save(fitted, est, loader, model.normalization)
 
 
 def _held_out(
@@ -193,32 +202,37 @@ def _fit_and_show(
     loader: DataLoader[dict[str, Any]],
     classes: Classes,
     split: str,
-    calibrator: Calibrator | str,
+    method: Calibrator | str,
     group: str | None,
+    pictures: CalibrationPictures,
 ) -> Calibrator:
     """Fit a calibrator, and print what it is worth out of sample."""
     num_classes, ignore_index = len(classes), classes.ignore_index
     pooled = est.pooled(ProgressLoader(loader, f"{est.tag} on {split}"))
+    unfitted = copy.deepcopy(method)
+    fitted = fit_calibrator(unfitted, pooled, est.task, ignore_index, group)
+    fitted.weights_sha256 = est.weights_hash()
+    if fitted.compared:
+        _print_compared(fitted, group)
 
     def make() -> Calibrator:
-        if isinstance(calibrator, Calibrator):
-            return copy.deepcopy(calibrator)
-        return Calibrator.make(calibrator, task=est.task, num_classes=num_classes, ignore_index=ignore_index)
+        if isinstance(method, Calibrator):
+            return copy.deepcopy(method)
+        return type(fitted)(**fitted.arguments())
 
-    fitted = make()
-    fitted.arguments()
-    fitted.fit(pooled)
-    fitted.weights_sha256 = est.weights_hash()
     metrics: dict[tuple[str, str], CalibrationError | NegativeLogLikelihood] = {}
     for when in ("before", "after"):
         metrics["ECE", when] = CalibrationError(num_classes, ignore_index=ignore_index)
+        metrics["ECE near borders", when] = CalibrationError(num_classes, ignore_index=ignore_index, near_border=2)
         metrics["NLL (nats)", when] = NegativeLogLikelihood(num_classes, ignore_index, from_logits=True)
     groups: set[str] = set()
     try:
         for batch in cross_fit(make, pooled, group=group):
             for when, logits in (("before", batch.logits), ("after", batch.calibrated)):
-                metrics["ECE", when].update(logits.softmax(1), batch.target, group=batch.groups)
-                metrics["NLL (nats)", when].update(logits, batch.target, group=batch.groups)
+                probs = logits.softmax(1)
+                for (name, of), metric in metrics.items():
+                    if of == when:
+                        metric.update(logits if name.startswith("NLL") else probs, batch.target, group=batch.groups)
             groups.update(batch.groups)
     except TooFewGroups as error:
         warnings.warn(f"nothing can be shown: {error}", stacklevel=1)
@@ -226,16 +240,40 @@ def _fit_and_show(
         images = f"{split}, {len(cast(SegmentationFolder, loader.dataset))} images"
         together = f"{len(groups)} {'blocks' if group is None else 'groups'}"
         _print(f"{est.tag}: {fitted!r}", images, together, metrics)
+        before, after = metrics["ECE", "before"], metrics["ECE", "after"]
+        assert isinstance(before, CalibrationError) and isinstance(after, CalibrationError)
+        pictures.reliability = (before, after)
     return fitted
+
+
+def _print_compared(fitted: Calibrator, group: str | None) -> None:
+    """The table that shows why one was chosen."""
+    rows = []
+    for item in fitted.compared:
+        known = math.isfinite(item.interval[0])
+        change = with_interval(item.change, item.interval, 4) if known else f"{item.change:.4f}"
+        rows.append(["* " * item.chosen + item.name, str(item.parameters), f"{item.nll:.4f}", change])
+    columns = ["method", "numbers", "NLL on other groups", "change from one temperature"]
+    kind = "blocks of images" if group is None else "groups"
+    caption = (
+        f"95 % intervals, bootstrapped over {kind}; * is kept: of those that are as good as the best, the one with the "
+        "fewest numbers"
+    )
+    print_table("compared", columns, rows, caption)
 
 
 def _print(
     title: str, images: str, together: str, metrics: dict[tuple[str, str], CalibrationError | NegativeLogLikelihood]
 ) -> None:
     rows = []
-    for name in ("ECE", "NLL (nats)"):
+    for name in dict.fromkeys(name for name, _ in metrics):
         before, after = metrics[name, "before"], metrics[name, "after"]
+        if not bool(scalar(before.compute()).isfinite()):
+            continue  # no pixel near a border
         cells = [with_interval(scalar(m.compute()), m.compute_interval(), 4) for m in (before, after)]  # type: ignore[arg-type]
         rows.append([name, *cells, with_interval(*after.compute_difference(before), 4)])
     columns = [images, "before", "after (out of sample)", "change"]
-    print_table(title, columns, rows, f"95 % intervals, bootstrapped over {together} of images")
+    caption = (
+        f"95 % intervals, bootstrapped over {together} of images; near borders: within 2 pixels of a predicted one"
+    )
+    print_table(title, columns, rows, caption)

@@ -11,7 +11,9 @@ T = TypeVar("T")
 _LONGEST = 36  # characters of 80
 
 
-def progress(items: Iterable[T], description: str, *, total: int | None = None, done: int = 0) -> Iterator[T]:
+def progress(
+    items: Iterable[T], description: str, *, total: int | None = None, done: int = 0, transient: bool = False
+) -> Iterator[T]:
     """Iterate over ``items`` with a bar on the terminal (standard error); plain lines of text are not disturbed.
 
     Args:
@@ -19,6 +21,7 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None, 
         description: what is being done, in a few words.
         total: how many there are in all; by default the length of ``items`` where it has one.
         done: how many of ``total`` were done before (a resumed run).
+        transient: the bar goes when it is done: for what is done several times over.
     """
     from rich.console import Console
     from rich.progress import (
@@ -40,7 +43,7 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None, 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True, emoji=False)) as bar:
+    with Progress(*columns, console=Console(stderr=True, emoji=False), transient=transient) as bar:
         task = bar.add_task(_shortened(printable(description)), total=total, completed=done)
         for item in items:
             yield item

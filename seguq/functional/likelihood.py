@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_PRODUCTS = 1 << 23  # of inputs and probabilities, held at once
+
 
 class NLL(NamedTuple):
     """A negative log-likelihood, summed over pixels, with its derivatives along G blocks of P parameters (float64).
@@ -109,6 +111,41 @@ def class_affine_nll(log_probs: Tensor, target: Tensor, scale: Tensor, bias: Ten
     hessian[index + classes, index] += diagonals[1]
     hessian[index + classes, index + classes] += diagonals[2]
     return NLL(loss[None], first[None], hessian[None], hessian[None])
+
+
+def affine_nll(inputs: Tensor, target: Tensor, weights: Tensor) -> NLL:
+    r"""Of a matrix for what is known of a pixel.
+
+    .. math:: z' = W x, \quad L = \sum_i - \log \mathrm{softmax}(z'_i)_{y_i}
+
+    The loss is convex.
+
+    Args:
+        inputs: x ``(K, N)``.
+        target: ``(N,)`` int64.
+        weights: W ``(C, K)``.
+
+    Returns:
+        One block of C K parameters, row by row.
+    """
+    classes, width = weights.shape
+    loss = weights.new_zeros(())
+    gradient = torch.zeros_like(weights)
+    hessian = weights.new_zeros(classes * width, classes * width)
+    most = max(1, _PRODUCTS // (classes * width))
+    for start in range(0, len(target), most):
+        x, y = inputs[:, start : start + most], target[start : start + most]
+        scores = weights.to(x) @ x
+        log_total = scores.logsumexp(0)
+        loss = loss + (log_total - scores.gather(0, y[None])[0]).sum(dtype=torch.float64)
+        probs = scores.sub_(log_total).exp_()
+        products = (probs[:, None] * x).flatten(0, 1)  # (C K, N)
+        hessian -= (products @ products.T).double()
+        for k in range(classes):
+            rows = slice(k * width, (k + 1) * width)
+            hessian[rows, rows] += (products[rows] @ x.T).double()
+        gradient += (probs.scatter_add_(0, y[None], -torch.ones_like(probs[:1])) @ x.T).double()
+    return NLL(loss[None], gradient.view(1, -1), hessian[None], hessian[None])
 
 
 def ranked_gaps(logits: Tensor) -> tuple[Tensor, Tensor]:

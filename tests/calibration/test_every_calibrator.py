@@ -13,6 +13,7 @@ from seguq.testing import check_calibrator
 from tests.calibration.problems import Counted
 
 NAMES = [name for name in Calibrator.names() if Calibrator.named(name).__module__.startswith("seguq.")]
+OF_A_PIXEL = [name for name in NAMES if "spatial_dims" not in Calibrator.named(name).constructor_arguments()]
 PER_PIXEL = [name for name in NAMES if hasattr(Calibrator.named(name), "temperature_map")]
 
 
@@ -30,6 +31,11 @@ def drawn(true_temperature, shape=(6, 3, 40, 40), scale=4.0, seed=0):
     return logits, target
 
 
+def lost(name):
+    """What it may lose of the likelihood by making a range of probabilities alike, as a share."""
+    return 0.06 if Calibrator.named(name).piecewise_constant else 0.0
+
+
 def batches_of(logits, target, size=2):
     return list(zip(logits.split(size), target.split(size), strict=True))
 
@@ -45,10 +51,10 @@ def test_where_one_temperature_is_the_truth_all_come_near_its_likelihood(name):
     logits, target = drawn(1.7)
     found = made(name).fit(batches_of(logits, target))
     truth = torch.nn.functional.cross_entropy(logits / 1.7, target)
-    assert torch.nn.functional.cross_entropy(found(logits), target) < truth * 1.01
+    assert torch.nn.functional.cross_entropy(found(logits), target) < truth * (1.01 + lost(name))
     held_out = drawn(1.7, seed=1)
     best = torch.nn.functional.cross_entropy(held_out[0] / 1.7, held_out[1])
-    assert torch.nn.functional.cross_entropy(found(held_out[0]), held_out[1]) < best * 1.015
+    assert torch.nn.functional.cross_entropy(found(held_out[0]), held_out[1]) < best * (1.015 + lost(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,7 +62,7 @@ def test_a_model_that_is_calibrated_stays_so(name):
     found = made(name).fit(batches_of(*drawn(1.0)))
     logits, target = drawn(1.0, seed=1)
     before = torch.nn.functional.cross_entropy(logits, target)
-    assert torch.nn.functional.cross_entropy(found(logits), target) < before * 1.01
+    assert torch.nn.functional.cross_entropy(found(logits), target) < before * (1.01 + lost(name))
 
 
 @pytest.mark.parametrize("name", PER_PIXEL)
@@ -133,6 +139,16 @@ def test_it_can_be_fitted_on_one_class_alone(name):
     assert found(logits).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if "spatial_dims" not in Calibrator.named(n).constructor_arguments()]
+)
+def test_pixels_without_images_are_taken_as_they_are(name):
+    logits, target = drawn(1.7, shape=(500, 3))
+    found = made(name).fit([(logits, target)])
+    assert found(logits).shape == logits.shape
+    assert found.summary().pixels == 500
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reads_the_batches_at_most_8_times(name):
     counted = Counted(batches_of(*drawn(1.7)))
@@ -150,3 +166,10 @@ def test_classes_that_are_ruled_out_stay_so(name):
         out = found(logits)
         assert out.isfinite().all()
         assert out.softmax(1)[:, 2].max() < 1e-3 if name not in ("image",) else True
+
+
+def test_a_network_over_neighbors_says_that_it_takes_no_single_pixels():
+    with pytest.raises(
+        SeguqError, match=r"spatial_dims=2\) takes class logits of 2 spatial dimensions, but .*\(10, 3\)"
+    ):
+        made("local_network").fit([(torch.randn(10, 3), torch.zeros(10, dtype=torch.long))])

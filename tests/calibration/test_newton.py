@@ -8,8 +8,10 @@ from torch.func import hessian, jacrev
 
 from seguq.calibration import Calibrator, EntropyTemperatureScaling
 from seguq.calibration.newton import Ridge, newton
+from seguq.functional import likelihood
 from seguq.functional.likelihood import (
     NLL,
+    affine_nll,
     class_affine_nll,
     ranked_gaps,
     ranked_gaps_nll,
@@ -87,6 +89,20 @@ def test_a_scale_and_bias_of_each_class_have_the_loss_and_derivatives_of_the_cro
         jacrev(affine)(*arguments),
         hessian(affine)(*arguments),
     )
+
+
+@pytest.mark.parametrize("products", [1 << 23, 7 * 4 * 5], ids=["at once", "in parts"])
+def test_a_matrix_has_the_loss_and_derivatives_of_the_cross_entropy(products, monkeypatch):
+    monkeypatch.setattr(likelihood, "_PRODUCTS", products)
+    logits, target = pixels()
+    inputs = torch.cat((logits, torch.ones_like(logits[:1])))
+    weights = torch.linspace(-0.7, 0.9, 20, dtype=torch.float64).flip(0).view(4, 5)
+
+    def mapped(flat):
+        return torch.nn.functional.cross_entropy((flat.view(4, 5) @ inputs).T, target, reduction="sum")
+
+    flat = weights.flatten()
+    close(affine_nll(inputs, target, weights), mapped(flat), jacrev(mapped)(flat), hessian(mapped)(flat))
 
 
 def test_stretched_gaps_have_the_loss_and_derivatives_of_the_loop():

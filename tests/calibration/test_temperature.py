@@ -120,6 +120,21 @@ def test_the_temperature_that_logits_were_multiplied_with_is_found_again():
     assert TemperatureScaling().fit([(2.5 * logits, labels)]).temperature == pytest.approx(2.5, rel=0.03)
 
 
+@pytest.mark.parametrize("factor", [0.25, 0.7, 3.0, 4.0])
+def test_scaling_the_logits_scales_the_temperature(factor):
+    logits, target = problem()
+    one = TemperatureScaling().fit([(logits, target)]).temperature
+    assert TemperatureScaling().fit([(factor * logits, target)]).temperature == pytest.approx(factor * one, rel=1e-6)
+
+
+def test_calibrated_logits_lose_next_to_nothing_held_out():
+    logits, _ = problem(scale=3.0, shape=(40_000,))
+    labels = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(0)).flatten()
+    found = TemperatureScaling().fit([(logits[:20_000], labels[:20_000])])
+    loss = torch.nn.functional.cross_entropy
+    assert loss(found(logits[20_000:]), labels[20_000:]) < loss(logits[20_000:], labels[20_000:]) * 1.001
+
+
 # --- how the batches come
 
 

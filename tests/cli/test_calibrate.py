@@ -7,12 +7,13 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
-from seguq.calibration import TemperatureScaling
+from seguq.calibration import Calibrator, TemperatureScaling
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.cli import main
 from seguq.data import SegmentationData
-from seguq.inference import Deterministic
+from seguq.inference import Deterministic, UncertaintyMaps
 from seguq.task import SegmentationTask
 from tests.core.test_locks import Holder
 
@@ -104,10 +105,63 @@ class Halved(Calibrator):
 
 
 def test_a_calibrator_of_ones_own_is_fitted_shown_and_kept(own, checkpoint, discs, capsys):
-    assert main(_words(checkpoint, discs, "--calibrator", own)) == 0
+    assert main(_words(checkpoint, discs, "--method", own)) == 0
     assert "Halved" in capsys.readouterr().out
     calibrator = SegmentationTask.load(checkpoint).calibrators["deterministic"]
     assert (calibrator.name, float(calibrator.factor)) == ("halved", 0.5)
+
+
+def test_pictures_lie_beside_the_checkpoint_for_each_estimator(checkpoint, discs, tmp_path, capsys):
+    assert main(_words(checkpoint, discs, "--method", "local")) == 0
+    assert main(_words(checkpoint, discs, "--estimator", "mc_dropout", "--samples", "2")) == 0
+    folder = tmp_path / "model-calibration"
+    found = {path.name: Image.open(path).size for path in folder.glob("*.png")}
+    assert set(found) == {
+        "deterministic-reliability.png",
+        "deterministic-temperature.png",
+        "mc_dropout_layers_dropout-reliability.png",
+    }
+    assert all(min(size) > 300 for size in found.values())
+    assert str(folder / "deterministic-temperature.png") in capsys.readouterr().out.replace("\n", "")
+    before = (folder / "deterministic-reliability.png").read_bytes()
+    assert main(_words(checkpoint, discs, "--method", "local", "--split", "train")) == 0
+    assert (folder / "deterministic-reliability.png").read_bytes() != before
+
+
+def test_a_picture_of_somebody_else_is_left_and_said_before_work_starts(checkpoint, discs, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "deterministic-reliability.png").write_bytes(b"mine")
+    before = (tmp_path / "model.ckpt").read_bytes()
+    assert main(_words(checkpoint, discs, "--pictures", str(folder))) == 1
+    assert "was written, or changed, by somebody else" in capsys.readouterr().err
+    assert (folder / "deterministic-reliability.png").read_bytes() == b"mine"
+    assert (tmp_path / "model.ckpt").read_bytes() == before
+
+
+def test_auto_shows_what_it_compared_and_keeps_the_one_with_a_star(checkpoint, discs, capsys):
+    assert main(_words(checkpoint, discs, "--method", "auto", "--pictures", "null")) == 0
+    printed = capsys.readouterr().out
+    assert "change from one temperature" in printed
+    (kept,) = [line for line in printed.splitlines() if "* " in line and "│" in line]
+    calibrator = SegmentationTask.load(checkpoint).calibrators["deterministic"]
+    assert kept.split("*")[1].split()[0] == calibrator.name
+    assert "out of sample" in printed
+
+
+@pytest.mark.parametrize("name", Calibrator.names())
+def test_every_method_is_kept_and_applied_by_predict(name, checkpoint, discs, tmp_path):
+    if not Calibrator.named(name).__module__.startswith("seguq."):
+        pytest.skip("of a test")
+    assert main(_words(checkpoint, discs, "--method", name, "--pictures", "null")) == 0
+    words = ["predict", "--checkpoint", str(checkpoint), "--images", str(discs / "images" / "pool"), "--out"]
+    more = ["--estimator", "deterministic", "--pictures", "false", "--save_probs", "true"]
+    assert main([*words, str(tmp_path / "out"), *more]) == 0
+    assert main([*words, str(tmp_path / "raw"), *more, "--calibrated", "false"]) == 0
+    one, raw = (next((tmp_path / folder / "maps").glob("*.npz")) for folder in ("out", "raw"))
+    own, plain = (UncertaintyMaps.load(path) for path in (one, raw))
+    assert not torch.allclose(own.probs, plain.probs, atol=1e-4)
+    assert torch.allclose(own.probs.sum(1), torch.ones(()), atol=1e-4)
 
 
 def test_groups_are_told_by_a_pattern(checkpoint, discs, capsys):
@@ -135,8 +189,8 @@ def test_images_of_one_group_are_fitted_on_with_a_warning_and_nothing_is_shown(c
         (["--estimator", "laplace"], 2, "laplace"),
         (["--estimator", "deep_ensemble"], 2, "--members"),
         (["--device", "quantum"], 2, "quantum"),
-        (["--calibrator", "globl"], 2, "there is no Calibrator 'globl': there are"),
-        (["--calibrator", "no_such.Module"], 2, "no_such.Module cannot be imported"),
+        (["--method", "globl"], 2, "there is no Calibrator 'globl': there are"),
+        (["--method", "no_such.Module"], 2, "no_such.Module cannot be imported"),
         (["--group", "("], 2, "is no regular expression"),
         (["--group", "video"], 1, "finds nothing in the image id"),
     ],
@@ -211,7 +265,7 @@ def test_it_runs_beside_another_but_not_beside_a_training(checkpoint, discs, tmp
 
 def test_what_a_killed_run_has_left_is_removed(checkpoint, discs, tmp_path):
     (tmp_path / ".seguq-tmp-1.ckpt").write_text("half")
-    assert main(_words(checkpoint, discs)) == 0
+    assert main(_words(checkpoint, discs, "--pictures", "null")) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
 
 
