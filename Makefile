@@ -10,8 +10,8 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-slow   runs the slow ones: processes that are killed, simulations of coverage (some minutes)"
 	@echo "make test-lowest   runs the tests with the lowest versions that pyproject.toml allows, in an environment of its own"
-	@echo "make bench   measure what is measured in benchmarks/README.md (some minutes)"
-	@echo "make bench-peers    the same of MC dropout and of metrics beside other libraries, in an environment of its own"
+	@echo "make bench   measure what is measured in benchmarks/README.md (some minutes; hours with SEGUQ_DATA)"
+	@echo "make bench-peers    the same of MC dropout, metrics and calibrators beside other libraries, in an environment of its own"
 	@echo "make lint    check style and types"
 	@echo "make format  put the code into form"
 	@echo "make clean   remove the virtual environment and what the demo wrote"
@@ -33,18 +33,22 @@ test-lowest:
 	@OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench:
-	$(require)@sh scripts/install.sh dev
+	$(require)@sh scripts/install.sh bench
 	@.venv/bin/python benchmarks/callbacks.py
 	@.venv/bin/python benchmarks/mc_dropout.py
 	@.venv/bin/python benchmarks/selection.py
 	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/estimators.py
 	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/temperature.py
+	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py --images 20
+	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration_worth.py
 	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/metrics.py
 
 bench-peers:
 	$(require)@sh scripts/install.sh peers
 	@.venv-peers/bin/python benchmarks/mc_dropout.py
 	@OMP_NUM_THREADS=1 .venv-peers/bin/python benchmarks/metrics.py
+	@OMP_NUM_THREADS=1 .venv-peers/bin/python benchmarks/calibration.py --only speed
+	@OMP_NUM_THREADS=1 .venv-peers/bin/python benchmarks/calibration_worth.py
 
 lint:
 	$(require)@sh scripts/install.sh dev

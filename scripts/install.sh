@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes .venv where it is missing and installs seguq into it; does nothing where that was done before.
 #   sh scripts/install.sh check      prints one sentence if something is missing on this machine
-#   sh scripts/install.sh demo|dev   installs what the demo, or the tests and linters, need
+#   sh scripts/install.sh demo|dev|bench   installs what the demo, the tests and linters, or the benchmarks need
 #   sh scripts/install.sh lowest     makes .venv-lowest with the lowest versions that pyproject.toml allows
 #   sh scripts/install.sh peers      makes .venv-peers with the libraries that benchmarks compare with
 set -u
@@ -58,12 +58,19 @@ install() {
     fi
     case $1 in
         dev | lowest) what='.[dev]' ;;
-        peers) what='.[peers]' ;;
+        bench) what='.[dev,bench]' ;;
+        peers) what='.[peers,bench]' ;;
         *) what='.' ;;
     esac
     # what is installed depends on pyproject.toml and on where the project lies
     state=$({ cat pyproject.toml; pwd; } | cksum)
-    for stamp in "$venv/.seguq-dev" "$venv/.seguq-$1"; do
+    case $1 in # each of these has what the ones before it have
+        demo) enough='demo dev bench' ;;
+        dev) enough='dev bench' ;;
+        *) enough=$1 ;;
+    esac
+    for kind in $enough; do
+        stamp=$venv/.seguq-$kind
         [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && return 0
     done
     echo "installing seguq and what it needs into $venv: some minutes and about 6 GB the first time"
@@ -77,13 +84,13 @@ install() {
 
 case ${1:-} in
     check) check ;;
-    demo | dev) install "$1" ;;
+    demo | dev | bench) install "$1" ;;
     lowest | peers)
         venv=.venv-$1
         install "$1"
         ;;
     *)
-        echo "usage: sh scripts/install.sh check|demo|dev|lowest|peers" >&2
+        echo "usage: sh scripts/install.sh check|demo|dev|bench|lowest|peers" >&2
         exit 2
         ;;
 esac
