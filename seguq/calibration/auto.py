@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from seguq.calibration.base import Calibrator, Candidate, Stream
-from seguq.calibration.few_parameters import one_log_temperature
+from seguq.calibration.batches import FittingBatches
+from seguq.calibration.few_parameters import FewParameters, one_log_temperature
 from seguq.calibration.sample import Sample
 from seguq.calibration.sampled import SampledCalibrator, SampleStream, judge
 from seguq.calibration.temperature import TemperatureScaling
@@ -150,6 +151,12 @@ class AutoStream(Stream):
         if calibrator is not None:
             calibrator.compared = tuple(self.compared)
         return calibrator
+
+    def refine(self, calibrator: Calibrator, batches: FittingBatches) -> None:
+        """Fit the one that `fit` gave on all pixels of the batches that were taken in, where a sample has begun it."""
+        sample = self.pixels.sample
+        if isinstance(calibrator, FewParameters) and not sample.complete:
+            calibrator.refine(batches, sample, int(self.counts[:, 1].sum()))
 
     def _stream_of(self, name: str) -> Stream:
         """A stream that has kept what a candidate is fitted on."""

@@ -117,11 +117,12 @@ def fit_calibrator(
             raise SeguqError(f"batch 0: {error}") from error
         kind = Kind.of(logits, target, task)
         if calibrator == AUTO:
-            stream = stream_for(calibrator, kind, ignore_index, group)
+            stream = AutoStream(kind.num_classes, task, ignore_index, group, kind.spatial_dims)
             stream.take_all(batches)
             found = stream.fit()
             if found is None:
                 raise SeguqError(f"there is no labeled pixel to fit on (all targets are ignore_index={ignore_index})")
+            stream.refine(found, batches)
             return found
         calibrator = calibrator_for(calibrator, kind, ignore_index)
     takes_group = "group" in inspect.signature(calibrator.fit).parameters
