@@ -254,6 +254,8 @@ class Stream(ABC):
         image: Tensor | None = None,
     ) -> None:
         """Take in a batch that was checked, given the bucket of each image."""
+        if not target.numel():
+            return
         labeled = (target != self.calibrator.ignore_index).reshape(len(target), -1).sum(1)
         counts = torch.stack(((labeled > 0).double(), labeled.double()), 1)
         self.counts = self.counts.to(counts.device).index_add(0, counts.new_tensor(buckets).long(), counts)

@@ -36,6 +36,7 @@ class CropStream(SampleStream):
         """Cut a batch into crops from a place that each image's id draws, and keep some."""
         self._sample = None
         below, dims = below_top(logits), target.ndim - 1 - (self.calibrator.task == "multilabel")
+        self.calibrator.require_classes(logits)
         features = self.calibrator.read(below, image)
         if dims not in _SIDE:
             raise SeguqError(

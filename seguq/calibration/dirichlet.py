@@ -104,7 +104,7 @@ class DirichletCalibration(FewParameters):
     @property
     def ridge(self) -> float:
         """lambda."""
-        return float(10.0 ** float(self.log10_ridge))
+        return float(10.0 ** min(float(self.log10_ridge), 300.0))
 
     # ---- how it is fitted ----
 

@@ -122,6 +122,12 @@ class FewParameters(SampledCalibrator):
         )
         self.settle(values, ridge)
 
+    def require_valid(self) -> None:
+        """Raise for a ridge that is none of those to choose from."""
+        super().require_valid()
+        if len(self.ridges) > 1 and not any(math.isclose(self.ridge, ridge, rel_tol=1e-3) for ridge in self.ridges):
+            raise ValueError(f"its ridge is {self.ridge:g}, not one of {self.ridges}")
+
     @property
     def ridge(self) -> float:
         """The weight of the ridge that was chosen."""

@@ -95,7 +95,7 @@ class OrderPreservingScaling(FewParameters):
     @property
     def ridge(self) -> float:
         """The weight of the ridge."""
-        return float(10.0 ** float(self.log10_ridge))
+        return float(10.0 ** min(float(self.log10_ridge), 300.0))
 
     # ---- how it is fitted ----
 

@@ -23,6 +23,7 @@ from seguq.functional.logits import TASKS, Task, class_logits, full_precision
 
 Own = TypeVar("Own", bound="SampledCalibrator")
 _N_BINS = 15
+_LARGEST = 1e6
 _VALUES = 1 << 22  # logits that are judged at once
 
 
@@ -87,8 +88,9 @@ class SampledCalibrator(Calibrator):
             SeguqError: where the number of classes is not that of the fit.
         """
         require_dims("logits", logits, "(B, C, *spatial)", at_least=2)
-        below, single = self.taken_in(logits)
-        out: Tensor = self.calibrate(below, self.read(below, image))
+        with torch.autocast(logits.device.type, enabled=False):  # T in half precision would be off by a hundredth
+            below, single = self.taken_in(logits)
+            out: Tensor = self.calibrate(below, self.read(below, image))
         if not single:
             return out
         one = out[:, 1] - out[:, 0]
@@ -99,7 +101,24 @@ class SampledCalibrator(Calibrator):
         single = logits.shape[1] != 2 if self.task == "multilabel" else logits.shape[1] == 1
         if single:
             logits = class_logits(logits, "multilabel" if self.task == "multilabel" else "binary")
+        self.require_classes(logits)
         return below_top(logits), single
+
+    def require_classes(self, logits: Tensor) -> None:
+        """Raise for class logits ``(B, C, *spatial)`` of another number of classes than it was made for."""
+        made_for = getattr(self, "num_classes", logits.shape[1])
+        if made_for != logits.shape[1]:
+            raise SeguqError(
+                f"{type(self).__name__}(num_classes={made_for}) does not go with logits of {logits.shape[1]} classes: "
+                f"shape {tuple(logits.shape)}"
+            )
+
+    def require_valid(self) -> None:
+        """Raise for values beyond all that a fit gives."""
+        super().require_valid()
+        for name, tensor in self.state_dict().items():
+            if tensor.numel() and float(tensor.abs().max()) > _LARGEST:
+                raise ValueError(f"its {name!r} holds {float(tensor.abs().max()):g}, which no fit gives")
 
     def read(self, below: Tensor, image: Tensor | None) -> Tensor:
         """The `features`; with no channel where there are none."""
@@ -168,6 +187,7 @@ class SampleStream(FoldedStream):
     ) -> None:
         """Draw pixels of a batch."""
         self._sample = None
+        self.calibrator.require_classes(logits)
         below = below_top(logits)
         features = self.calibrator.read(below, image)
         labels = target.reshape(len(target), -1)
@@ -197,7 +217,8 @@ class SampleStream(FoldedStream):
     def fitted(self, buckets: Sequence[int] | None = None) -> SampledCalibrator:
         """A new calibrator, fitted on what is from some buckets."""
         made: SampledCalibrator = self._unfitted()
-        with torch.inference_mode(False), torch.no_grad():
+        device = self.sample.logits.device.type
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             made.learn(self.sample.of(buckets))
         return made
 
@@ -261,7 +282,7 @@ def judge(sample: Sample, calibrator: Calibrator | None, ignore_index: int) -> J
         logits, target = sample.logits[rows], sample.target[rows]
         if calibrator is not None:
             assert isinstance(calibrator, SampledCalibrator)
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
                 logits = calibrator.calibrate(logits, sample.features[rows])
         log_probs = logits - logits.logsumexp(1, keepdim=True)
         labeled = target != ignore_index
@@ -276,6 +297,9 @@ def judge(sample: Sample, calibrator: Calibrator | None, ignore_index: int) -> J
 
 
 def below_top(logits: Tensor) -> Tensor:
-    """Class logits shifted so that the largest of each pixel is 0: exactly so, and no other is, but for ties."""
+    """Class logits shifted so that the largest of each pixel is 0: exactly so, and no other is, but for ties.
+
+    None is below -1e6, as far as losses are counted: a class that is ruled out by the smallest float is that far.
+    """
     logits = full_precision(logits)
-    return logits - logits.amax(1, keepdim=True)
+    return (logits - logits.amax(1, keepdim=True)).clamp_min_(-1e6)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nn_functional
 
 from seguq.calibration.base import Calibrator
+from seguq.calibration.crops import CropStream
 from seguq.calibration.few_parameters import LOG_BOUND
 from seguq.calibration.newton import Ridge, newton
 from seguq.calibration.sample import Sample
@@ -89,6 +90,8 @@ class SelectiveScaling(SampledCalibrator):
         super().require_valid()
         if float(self.log_temperatures.abs().max()) > LOG_BOUND + 1e-4:
             raise ValueError(f"its log_temperatures are {self.log_temperatures.tolist()}, not within +-{LOG_BOUND:.4g}")
+        if float(self.network.deviation.min()) <= 0:
+            raise ValueError("its 'network.deviation' is not above 0")
         if self.inner is not None:
             self.inner.require_valid()
 
@@ -229,9 +232,10 @@ def _base(name: str, num_classes: int, task: Task, ignore_index: int) -> Any:
         UsageError: for one that is not fitted on pixels, or changes their class.
     """
     made = Calibrator.make(name, num_classes=num_classes, task=task, ignore_index=ignore_index)
-    if not (isinstance(made, SampledCalibrator) and made.order_preserving and hasattr(made, "temperature_map")):
+    of_pixels = isinstance(made, SampledCalibrator) and not isinstance(made.stream(), CropStream)
+    if not (of_pixels and made.order_preserving and hasattr(made, "temperature_map")):
         raise UsageError(
             f"SelectiveScaling(base={name!r}) cannot stand on {type(made).__name__}: its base is one that has a "
-            "temperature for every pixel, such as 'entropy'"
+            "temperature for every pixel and is fitted on single ones, such as 'entropy'"
         )
     return made

@@ -81,10 +81,16 @@ class StructuredScaling(FewParameters):
         shape = (1, -1, *[1] * (logits.ndim - 2))
         return log_probs * self.scale.to(logits).view(shape) + self.bias.to(logits).view(shape)
 
+    def require_valid(self) -> None:
+        """Raise for a temperature that no fit gives."""
+        super().require_valid()
+        if float(self.inverse_temperature) == 0:
+            raise ValueError("its 'inverse_temperature' is 0")
+
     @property
     def ridge(self) -> float:
         """lambda."""
-        return float(10.0 ** float(self.log10_ridge))
+        return float(10.0 ** min(float(self.log10_ridge), 300.0))
 
     # ---- how it is fitted ----
 

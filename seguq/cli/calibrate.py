@@ -209,6 +209,8 @@ def _fit_and_show(
     """Fit a calibrator, and print what it is worth out of sample."""
     num_classes, ignore_index = len(classes), classes.ignore_index
     pooled = est.pooled(ProgressLoader(loader, f"{est.tag} on {split}"))
+    if isinstance(method, Calibrator):
+        method.ignore_index = ignore_index  # the masks say which pixels are left out
     unfitted = copy.deepcopy(method)
     fitted = fit_calibrator(unfitted, pooled, est.task, ignore_index, group)
     fitted.weights_sha256 = est.weights_hash()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from seguq.calibration import Calibrator
+from seguq.core.errors import UsageError
 from seguq.export import to_rgb
 from seguq.export.calibration_figure import Calibrated, reliability_figure, temperature_figure
 from seguq.functional import predictive_entropy
@@ -35,6 +36,8 @@ class CalibrationPictures:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+            raise UsageError(f"--pictures {folder} is a file, not a folder")
         self.files = None if folder is None else OwnFiles(folder)
         self.reliability: tuple[CalibrationError, CalibrationError] | None = None
         self.written: list[Path] = []

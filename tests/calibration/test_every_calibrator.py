@@ -173,3 +173,45 @@ def test_a_network_over_neighbors_says_that_it_takes_no_single_pixels():
         SeguqError, match=r"spatial_dims=2\) takes class logits of 2 spatial dimensions, but .*\(10, 3\)"
     ):
         made("local_network").fit([(torch.randn(10, 3), torch.zeros(10, dtype=torch.long))])
+
+
+WITH_CLASSES = [name for name in NAMES if "num_classes" in Calibrator.named(name).constructor_arguments()]
+
+
+@pytest.mark.parametrize("name", WITH_CLASSES)
+def test_another_number_of_classes_is_refused_and_changes_nothing(name):
+    found = made(name).fit(batches_of(*drawn(1.7, shape=(4, 3, 16, 16))))
+    told = repr(found)
+    with pytest.raises(SeguqError, match=r"num_classes=3\) does not go with logits of 4 classes"):
+        found(torch.randn(1, 4, 8, 8))
+    with pytest.raises(SeguqError, match=r"num_classes=3\) does not go with logits of 4 classes"):
+        found.fit([(torch.randn(1, 4, 8, 8), torch.randint(0, 4, (1, 8, 8)))])
+    assert repr(found) == told
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_images_is_passed_over(name):
+    data = batches_of(*drawn(1.7, shape=(4, 3, 16, 16)))
+    empty = (torch.zeros(0, 3, 5, 5), torch.zeros(0, 5, 5).long())
+    one, other = made(name).fit([*data, empty]), made(name).fit(data)
+    assert torch.allclose(one(data[0][0]), other(data[0][0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_around_it_does_not_reach_it(name):
+    logits, target = drawn(1.7, shape=(4, 3, 16, 16))
+    found = made(name).fit(batches_of(logits, target))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside, fitted = found(logits), made(name).fit(batches_of(logits, target))
+    assert torch.allclose(inside, found(logits), atol=1e-5)
+    assert torch.allclose(fitted(logits).softmax(1), found(logits).softmax(1), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pixel_of_a_class_that_is_ruled_out_leaves_the_figures_readable(name):
+    logits, target = drawn(1.7, shape=(4, 3, 16, 16))
+    logits[:, 2] = torch.finfo(torch.float32).min
+    target = target.clamp_max(1)
+    target[0, 5, 5] = 2
+    found = made(name).fit(batches_of(logits, target)).summary()
+    assert found.nll_before < 1e4

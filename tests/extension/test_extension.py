@@ -62,7 +62,7 @@ def checkpoint(trained, discs, tmp_path_factory):
     """A checkpoint with the calibrator of one's own for the estimator of one's own, by the command line."""
     path = shutil.copy(trained / "best.ckpt", tmp_path_factory.mktemp("own") / "model.ckpt")
     words = ["calibrate", "--checkpoint", str(path), "--data", str(discs), "--num_workers", "0"]
-    own = ["--calibrator", f"{HERE}.HalfWay", "--estimator", f"{HERE}.Brightness", "--estimator.step", "0.2"]
+    own = ["--method", f"{HERE}.HalfWay", "--estimator", f"{HERE}.Brightness", "--estimator.step", "0.2"]
     assert main([*words, *own]) == 0
     return path
 
