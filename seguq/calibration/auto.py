@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from seguq.calibration.temperature import TemperatureScaling
 from seguq.core.groups import GroupOf
 from seguq.functional.logits import Task
 
+_Fit = Callable[[Sequence[int] | None], Calibrator]
 _DRAWS = 1000
 _ENOUGH_GROUPS = 5
 
@@ -108,10 +109,10 @@ class AutoStream(Stream):
                 stacklevel=2,
             )
         names = list(self.candidates) if len(self.filled()) >= _ENOUGH_GROUPS else ["entropy"]
-        changes, base = {}, {}
-        for name in names:
-            found, one = self._out_of_sample(name, folds)
-            changes[name], base[name] = found - one, one
+        one = self._out_of_sample(
+            lambda others: _one_temperature(self.pixels.sample.of(others), self.calibrator), folds
+        )
+        changes = {name: self._out_of_sample(self._fitted(name), folds) - one for name in names}
         pixels = judge(self.crops.sample, None, self.calibrator.ignore_index).pixels
         weights = _drawn(pixels)
 
@@ -135,7 +136,7 @@ class AutoStream(Stream):
             return low <= 0 <= high
 
         chosen = best if folds is None else next(name for name in order if name == best or as_good(name))
-        level = mean(base["entropy"])
+        level = mean(one)
         self.compared = [
             Candidate(
                 name,
@@ -166,22 +167,19 @@ class AutoStream(Stream):
             return self.crops
         return self.pixels.of(self.candidates[name])
 
-    def _out_of_sample(self, name: str, folds: list[list[int]] | None) -> tuple[Tensor, Tensor]:
-        """Mean loss of each bucket by a candidate fitted on the others, and by one temperature: ``(BUCKETS,)``.
-
-        All are judged on the same crops, whatever they were fitted on.
-        """
+    def _fitted(self, name: str) -> _Fit:
+        """What fits a candidate on some buckets."""
         stream = self._stream_of(name)
         assert isinstance(stream, SampleStream)
-        ignore = self.calibrator.ignore_index
-        losses = torch.zeros(2, len(self.counts), dtype=torch.float64)
-        for fold in (0, 1) if folds is not None else (0,):
-            others, own = (None, None) if folds is None else (folds[1 - fold], folds[fold])
-            one = _one_temperature(self.pixels.sample.of(others), self.calibrator)
-            for row, calibrator in enumerate((stream.fitted(others), one)):
-                found = judge(self.crops.sample.of(own), calibrator, ignore)
-                losses[row] += found.nll / found.pixels.clamp_min(1)
-        return losses[0], losses[1]
+        return stream.fitted
+
+    def _out_of_sample(self, fit: _Fit, folds: list[list[int]] | None) -> Tensor:
+        """Mean loss of each bucket ``(BUCKETS,)`` by what was fitted on the others, all on the same crops."""
+        losses = torch.zeros(len(self.counts), dtype=torch.float64)
+        for others, own in [(None, None)] if folds is None else zip(folds[::-1], folds, strict=True):
+            found = judge(self.crops.sample.of(own), fit(others), self.calibrator.ignore_index)
+            losses += found.nll / found.pixels.clamp_min(1)
+        return losses
 
 
 def _one_temperature(sample: Sample, settings: Calibrator) -> SampledCalibrator:

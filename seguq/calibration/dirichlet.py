@@ -65,7 +65,6 @@ class DirichletCalibration(FewParameters):
     most: ClassVar[float] = 1e3
     weight: Tensor
     bias: Tensor
-    log10_ridge: Tensor
 
     def __init__(self, num_classes: int, task: Task = "multiclass", ignore_index: int = 255) -> None:
         super().__init__(task, ignore_index)
@@ -81,7 +80,6 @@ class DirichletCalibration(FewParameters):
         with torch.inference_mode(False):
             self.register_buffer("weight", torch.eye(num_classes))
             self.register_buffer("bias", torch.zeros(num_classes))
-            self.register_buffer("log10_ridge", torch.tensor(math.log10(self.ridges[0])))
 
     def fitted(self) -> dict[str, Any]:
         """The ranges of the diagonal, of what is beside it and of the biases, and how strongly they are held to 0."""
@@ -100,11 +98,6 @@ class DirichletCalibration(FewParameters):
         """Mapped log-probabilities."""
         mapped = torch.einsum("kc,bc...->bk...", self.weight.to(logits), _log_probs(logits, 1))
         return mapped + self.bias.to(logits).view(-1, *[1] * (logits.ndim - 2))
-
-    @property
-    def ridge(self) -> float:
-        """lambda."""
-        return float(10.0 ** min(float(self.log10_ridge), 300.0))
 
     # ---- how it is fitted ----
 
@@ -131,12 +124,11 @@ class DirichletCalibration(FewParameters):
         """The weights and bias of each class, ``(1, C (C + 1))``."""
         return torch.cat((self.weight, self.bias[:, None]), 1).view(1, -1)
 
-    def settle(self, values: Tensor, ridge: float) -> None:
+    def settle(self, values: Tensor) -> None:
         """Take over weights and biases."""
         rows = values.view(self.num_classes, -1).float().to(self.weight.device)
         with torch.inference_mode(False):
             self.weight, self.bias = rows[:, :-1].clone(), rows[:, -1].clone()
-            self.log10_ridge = torch.full_like(self.log10_ridge, math.log10(ridge))
 
     def refine(self, batches: FittingBatches, sample: Sample, pixels: int) -> None:
         """Leave what the sample has led to: the sums over all pixels would take far longer than they are worth."""

@@ -42,16 +42,20 @@ class FewParameters(SampledCalibrator):
         ignore_index: value of the target that is left out.
 
     Attributes:
-        parameters_found: ``(G, P)`` float32 in G blocks, a buffer.
+        log10_ridge: of the weight of the ridge that was chosen, a buffer, where there are several to choose from.
     """
 
     ridges: ClassVar[tuple[float, ...]] = (0.0,)
     """Weights of the ridge to choose from, of a pixel's loss, the strongest first."""
     most: ClassVar[float]
     """The largest absolute value of a parameter."""
+    log10_ridge: Tensor
 
     def __init__(self, task: Task = "multiclass", ignore_index: int = 255) -> None:
         super().__init__(task, ignore_index)
+        if len(self.ridges) > 1:
+            with torch.inference_mode(False):
+                self.register_buffer("log10_ridge", torch.tensor(math.log10(self.ridges[0])))
 
     @abstractmethod
     def prepare(self, logits: Tensor, features: Tensor, target: Tensor) -> Prepared:
@@ -66,8 +70,8 @@ class FewParameters(SampledCalibrator):
         """Parameters to begin with, which are the center of the ridge, and what the ridge weighs each: ``(G, P)``."""
 
     @abstractmethod
-    def settle(self, values: Tensor, ridge: float) -> None:
-        """Take over parameters ``(G, P)`` float64 that were found with a ridge."""
+    def settle(self, values: Tensor) -> None:
+        """Take over parameters ``(G, P)`` float64 that were found."""
 
     @abstractmethod
     def found(self) -> Tensor:
@@ -86,7 +90,9 @@ class FewParameters(SampledCalibrator):
             ridge = min(losses, key=losses.__getitem__)  # of equal ones the first, which is the strongest
         path = self.ridges[: self.ridges.index(ridge) + 1]
         *_, (_, values) = self._path(sample, path)
-        self.settle(values, ridge)
+        self.settle(values)
+        if len(self.ridges) > 1:
+            self.log10_ridge = torch.full_like(self.log10_ridge, math.log10(ridge))
 
     def _path(self, sample: Sample, ridges: tuple[float, ...]) -> Iterator[tuple[float, Tensor]]:
         """The parameters for one ridge after the other, each from where the last has led."""
@@ -111,16 +117,15 @@ class FewParameters(SampledCalibrator):
     def refine(self, batches: FittingBatches, sample: Sample, pixels: int) -> None:
         """By Newton's method on sums over all pixels, with the ridge that was chosen on the sample."""
         center, weights = self.start(sample)
-        ridge = self.ridge
         values = newton(
             lambda values: NLL.total(self._of_batches(batches, values, pixels)),
             self.found().double().cpu(),
-            ridge=Ridge(ridge * pixels * weights.cpu(), center.cpu()),
+            ridge=Ridge(self.ridge * pixels * weights.cpu(), center.cpu()),
             bound=self.most,
             most=_MOST_PASSES,
             enough=_ENOUGH * pixels,
         )
-        self.settle(values, ridge)
+        self.settle(values)
 
     def require_valid(self) -> None:
         """Raise for a ridge that is none of those to choose from."""
@@ -131,7 +136,7 @@ class FewParameters(SampledCalibrator):
     @property
     def ridge(self) -> float:
         """The weight of the ridge that was chosen."""
-        return self.ridges[0]
+        return 10.0 ** min(float(self.log10_ridge), 300.0) if len(self.ridges) > 1 else self.ridges[0]
 
     def _of_batches(self, batches: FittingBatches, values: Tensor, pixels: int) -> Iterator[NLL]:
         again = 0

@@ -101,7 +101,7 @@ class LogLinearTemperature(FewParameters):
         typical = float(log_temperature.median())
         self.doubt = None if abs(typical) < LOG_BOUND - 1e-3 else bound_reason(-typical)
 
-    def settle(self, values: Tensor, ridge: float) -> None:
+    def settle(self, values: Tensor) -> None:
         """Take over weights ``(1, P)``."""
         with torch.inference_mode(False):
             self.weights = values[0].float().to(self.weights.device).clone()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any, ClassVar
 
@@ -56,7 +55,6 @@ class OrderPreservingScaling(FewParameters):
     ridges: ClassVar[tuple[float, ...]] = (1e3, 1e0, 1e-1, 1e-2, 1e-3)
     most: ClassVar[float] = LOG_BOUND
     log_weights: Tensor
-    log10_ridge: Tensor
 
     def __init__(self, num_classes: int, task: Task = "multiclass", ignore_index: int = 255) -> None:
         super().__init__(task, ignore_index)
@@ -70,7 +68,6 @@ class OrderPreservingScaling(FewParameters):
         self.num_classes = num_classes
         with torch.inference_mode(False):
             self.register_buffer("log_weights", torch.zeros(num_classes, num_classes - 1))
-            self.register_buffer("log10_ridge", torch.tensor(math.log10(self.ridges[0])))
 
     def fitted(self) -> dict[str, Any]:
         """The range of the weights, and how strongly they are held to one temperature."""
@@ -91,11 +88,6 @@ class OrderPreservingScaling(FewParameters):
         ranked = torch.cat((scaled.new_zeros(1, scaled.shape[1]), -scaled.cumsum(0)))
         out = torch.empty_like(ranked).scatter_(0, order, ranked)
         return out.view(logits.shape[1], len(logits), *logits.shape[2:]).movedim(0, 1)
-
-    @property
-    def ridge(self) -> float:
-        """The weight of the ridge."""
-        return float(10.0 ** min(float(self.log10_ridge), 300.0))
 
     # ---- how it is fitted ----
 
@@ -119,8 +111,7 @@ class OrderPreservingScaling(FewParameters):
         """The log-weights."""
         return self.log_weights
 
-    def settle(self, values: Tensor, ridge: float) -> None:
+    def settle(self, values: Tensor) -> None:
         """Take over log-weights."""
         with torch.inference_mode(False):
             self.log_weights = values.float().to(self.log_weights.device).clone()
-            self.log10_ridge = torch.full_like(self.log10_ridge, math.log10(ridge))

@@ -54,7 +54,6 @@ class StructuredScaling(FewParameters):
     scale: Tensor
     bias: Tensor
     inverse_temperature: Tensor
-    log10_ridge: Tensor
 
     def __init__(self, num_classes: int, task: Task = "multiclass", ignore_index: int = 255) -> None:
         super().__init__(task, ignore_index)
@@ -64,7 +63,6 @@ class StructuredScaling(FewParameters):
             self.register_buffer("scale", torch.ones(num_classes))
             self.register_buffer("bias", torch.zeros(num_classes))
             self.register_buffer("inverse_temperature", torch.ones(()))
-            self.register_buffer("log10_ridge", torch.tensor(math.log10(self.ridges[0])))
 
     def fitted(self) -> dict[str, Any]:
         """The temperature that all are held to, how strongly, and the range of the scales and biases."""
@@ -86,11 +84,6 @@ class StructuredScaling(FewParameters):
         super().require_valid()
         if float(self.inverse_temperature) == 0:
             raise ValueError("its 'inverse_temperature' is 0")
-
-    @property
-    def ridge(self) -> float:
-        """lambda."""
-        return float(10.0 ** min(float(self.log10_ridge), 300.0))
 
     # ---- how it is fitted ----
 
@@ -121,11 +114,10 @@ class StructuredScaling(FewParameters):
         beta = self.inverse_temperature[None]
         return torch.cat((beta, self.scale - beta, self.bias))[None]
 
-    def settle(self, values: Tensor, ridge: float) -> None:
+    def settle(self, values: Tensor) -> None:
         """Take over beta, delta and b."""
         beta, delta, bias = torch.split(
             values[0].float().to(self.scale.device), [1, self.num_classes, self.num_classes]
         )
         with torch.inference_mode(False):
             self.inverse_temperature, self.scale, self.bias = beta[0].clone(), beta + delta, bias.clone()
-            self.log10_ridge = torch.full_like(self.inverse_temperature, math.log10(ridge))
