@@ -56,5 +56,5 @@ def relative_entropy(logits: Tensor) -> Tensor:
     """Entropy over that of equal probabilities, from 0 to 1: ``(...)`` of logits ``(C, ...)``, the largest 0."""
     powers = logits.exp()
     total = powers.sum(0)
-    expected = powers.mul_(logits.clamp_min(-1e4)).sum(0) / total
-    return total.log_().sub_(expected).div_(math.log(len(logits))).clamp_(0, 1)
+    expected = (powers * logits.clamp_min(-1e4)).sum(0) / total
+    return ((total.log() - expected) / math.log(len(logits))).clamp(0, 1)

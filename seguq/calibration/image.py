@@ -58,7 +58,7 @@ class ImageTemperatureScaling(LogLinearTemperature):
         """The mean entropy of each image, at all its pixels, ``(B, 1, *spatial)``."""
         entropy = relative_entropy(logits.movedim(1, 0))
         if entropy.ndim > 1:
-            mean = entropy.flatten(1).mean(1)
+            mean = entropy.flatten(1).nanmean(1)  # pixels without data have none
             entropy = mean.view(-1, *[1] * (entropy.ndim - 1)).expand_as(entropy)
         return entropy.unsqueeze(1)
 

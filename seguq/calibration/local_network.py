@@ -177,10 +177,10 @@ class LocalTemperatureScaling(SampledCalibrator):
         powers = logits.exp()
         total = powers.sum(1, keepdim=True)
         log_total = total.log()
-        expected = powers.mul_(logits.clamp_min(-1e4)).sum(1, keepdim=True) / total
+        expected = (powers * logits.clamp_min(-1e4)).sum(1, keepdim=True) / total
         entropy = (log_total - expected) / math.log(logits.shape[1])
         margin = (1 - others.exp()) / total
-        log_probs = (logits - log_total).clamp_min_(_LOWEST).div_(-_LOWEST)
+        log_probs = (logits - log_total).clamp_min(_LOWEST) / -_LOWEST
         inputs = torch.cat((log_probs, entropy, margin, features), 1)
         # independent labels are images of their own
         inputs = inputs.movedim(1, -1 - self.spatial_dims).reshape(-1, inputs.shape[1], *spatial)

@@ -37,6 +37,8 @@ class Groups:
             raise UsageError(
                 f"group must be a function of the image id, a regular expression or None, but is {group!r}"
             )
+        if group == "":
+            raise UsageError("group is an empty expression, which puts all images into one group: leave it out")
         self.group = group
         try:
             self._pattern = re.compile(group) if isinstance(group, str) else None

@@ -215,3 +215,25 @@ def test_a_pixel_of_a_class_that_is_ruled_out_leaves_the_figures_readable(name):
     target[0, 5, 5] = 2
     found = made(name).fit(batches_of(logits, target)).summary()
     assert found.nll_before < 1e4
+
+
+@pytest.mark.parametrize("name", PER_PIXEL)
+def test_gradients_go_through_it_to_the_logits(name):
+    found = made(name).fit(batches_of(*drawn(1.7)))
+    logits = drawn(1.7, seed=1)[0][:1].requires_grad_()
+    nearby = torch.randn_like(logits) * 1e-3
+    loss = found(logits).softmax(1)[:, 0].sum()
+    loss.backward()
+    with torch.no_grad():
+        change = found(logits + nearby).softmax(1)[:, 0].sum() - found(logits - nearby).softmax(1)[:, 0].sum()
+    assert float((logits.grad * nearby).sum() * 2) == pytest.approx(float(change), rel=0.05, abs=1e-4)
+
+
+def test_pixels_without_values_leave_the_temperature_of_their_image_as_it_is():
+    found = made("image").fit(batches_of(*drawn(1.7)))
+    logits = drawn(1.7, seed=1)[0]
+    holed = logits.clone()
+    holed[0, :, 10:, :] = torch.nan
+    alone = found.temperature_map(logits[:1, :, :10]).unique()
+    assert torch.equal(found.temperature_map(holed)[0].unique(), alone)
+    assert torch.equal(found(holed)[1:], found(logits)[1:])

@@ -84,6 +84,15 @@ def test_fitting_reads_the_batches_twice_as_a_rule(classes, scale):
     assert batches.passes == 2
 
 
+def test_t_is_that_of_fiducio_where_it_is_installed():
+    fiducio = pytest.importorskip("fiducio", reason="fiducio is not installed (pip install 'seguq[peers]')")
+    logits, target = problem(seed=3, classes=4, ignored=0.1)
+    rows, labels = as_pixels(logits, target)
+    theirs = fiducio.TemperatureScaling(optimizer="lbfgs", device="cpu").fit(rows.float(), labels)
+    ours = TemperatureScaling().fit([(logits, target)])
+    assert ours.temperature == pytest.approx(theirs.temperature, rel=2e-3)
+
+
 @pytest.mark.parametrize("classes", [3, 7])
 def test_temperature_is_that_of_scikit_learn(classes):
     pytest.importorskip("sklearn", minversion="1.8", reason="scikit-learn has temperature scaling from 1.8 on")

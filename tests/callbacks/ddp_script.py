@@ -22,6 +22,7 @@ from tests.callbacks.tiny import PACKAGES, Images, loader, make_module, make_tra
 
 MEASURES = ("predictive_entropy", "smallest_margin")
 UNEQUAL = [(8, 12), (16, 8), (9, 9), (8, 8), (12, 12)]
+CALIBRATORS = ["entropy", "structured", "local_network", "isotonic", "auto"]
 IDS = ["c", "street/1", "a", "street/0", "b", "e", "d"]
 
 
@@ -34,9 +35,11 @@ def trainer_of(package, folder, devices, *callbacks, **settings):
     return make_trainer(package, folder, *callbacks, **ddp, **settings)
 
 
-def validated(folder, devices, loaders, package=PACKAGES["pytorch_lightning"], group=None, **settings):
+def validated(
+    folder, devices, loaders, package=PACKAGES["pytorch_lightning"], group=None, calibrator="global", **settings
+):
     """The figures of Calibrate and UncertaintyMetrics in one validation."""
-    callbacks = [Calibrate(group=group), UncertaintyMetrics(measures=MEASURES, **settings)]
+    callbacks = [Calibrate(calibrator, group=group), UncertaintyMetrics(measures=MEASURES, **settings)]
     logger = package.loggers.CSVLogger(folder, name="logs", version=package.__name__)
     trainer = trainer_of(package, folder, devices, *callbacks, logger=logger)
     trainer.validate(make_module(package), loaders, verbose=False)
@@ -112,6 +115,12 @@ def claims(folder, devices):
         "unequal": lambda: validated(folder, devices, loader(Images(5, UNEQUAL), 1)),
         "one image": lambda: validated(folder, devices, loader(Images(1), 3)),
         "groups": lambda: validated(folder, devices, loader(Images(7, ids=IDS), 3), group="^[a-c]|^"),
+        **{
+            name: lambda name=name: validated(
+                folder, devices, loader(Images(7, ids=IDS), 3), group="^[a-e]|^", calibrator=name
+            )
+            for name in CALIBRATORS
+        },
         "two loaders": lambda: validated(folder, devices, two),
         "max_images": lambda: validated(folder, devices, loader(Images(7), 3), max_images=1),
         "samples": lambda: validated(folder, devices, loader(Images(7, ids=IDS), 3), estimator=mc),

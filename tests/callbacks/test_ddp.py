@@ -26,7 +26,17 @@ from tests.callbacks import ddp_script
 from tests.callbacks.tiny import Images, files, loader, make_module, make_trainer
 
 ROOT = Path(__file__).parents[2]
-VALIDATIONS = ["odd", "odd of lightning", "unequal", "one image", "groups", "two loaders", "max_images", "samples"]
+VALIDATIONS = [
+    "odd",
+    "odd of lightning",
+    "unequal",
+    "one image",
+    "groups",
+    "two loaders",
+    "max_images",
+    "samples",
+    *ddp_script.CALIBRATORS,
+]
 PREDICTIONS = {
     "predict": sorted(ddp_script.IDS),
     "predict of lightning": list("01234"),

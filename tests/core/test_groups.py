@@ -39,7 +39,7 @@ def test_an_expression_needs_ids_a_function_may_take_running_numbers():
         groups.require_ids(numbered)
 
 
-@pytest.mark.parametrize("group", ["(", 3])
+@pytest.mark.parametrize("group", ["(", 3, ""])
 def test_what_is_no_group_is_an_error_at_once(group):
     with pytest.raises(UsageError, match="group"):
         Groups(group)
