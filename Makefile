@@ -22,7 +22,7 @@ demo:
 
 test:
 	$(require)@sh scripts/install.sh dev
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow:
 	$(require)@sh scripts/install.sh dev
@@ -30,7 +30,7 @@ test-slow:
 
 test-lowest:
 	$(require)@sh scripts/install.sh lowest
-	@OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench:
 	$(require)@sh scripts/install.sh bench

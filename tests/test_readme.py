@@ -1,17 +1,14 @@
-"""What the README, the examples and configs/ say is run: the two commands, and every file and option they name."""
+"""What the README and configs/ say is run: the two commands, and every file and option they name."""
 
 import importlib
 import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from seguq.cli import main
 
@@ -91,37 +88,6 @@ def test_every_file_that_the_readme_names_is_there():
     paths = [a or b for a, b in names]
     assert len(paths) >= 3
     assert [path for path in paths if not (ROOT / path).exists()] == []
-
-
-@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
-def test_the_examples_run(script, tmp_path):
-    out = tmp_path / "pictures"
-    done = subprocess.run([sys.executable, str(script), str(out)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert list(out.rglob("*.png"))
-
-
-def test_heat_maps_of_gray_images_are_normalized_as_ones_own_training_was(tmp_path):
-    spec = importlib.util.spec_from_file_location("export_heatmaps", ROOT / "examples" / "export_heatmaps.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    trainer = example.pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    trainer.strategy.connect(example.Module(channels=1))
-    trainer.save_checkpoint(tmp_path / "gray.ckpt")
-    (tmp_path / "images").mkdir()
-    for i in range(2):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64), dtype=np.uint8)).save(
-            tmp_path / "images" / f"{i}.png"
-        )
-    script = [sys.executable, str(ROOT / "examples" / "export_heatmaps.py"), "out", "gray.ckpt", "images"]
-    refused = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "--trained_on FOLDER, or --mean and --std" in refused.stderr
-    more = ["--trained_on", "images", "--channels", "1"]
-    done = subprocess.run([*script, *more], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "maps and pictures of 2 images" in done.stdout
-    assert list((tmp_path / "out").rglob("*.png"))
 
 
 @pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
