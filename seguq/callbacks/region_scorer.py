@@ -14,12 +14,11 @@ from seguq.callbacks.base import EstimatorCallback, require_own_folder
 from seguq.callbacks.batches import BatchForward
 from seguq.callbacks.passes import Passes, Step
 from seguq.callbacks.run import Run
-from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers
 from seguq.core.log import logger
+from seguq.functional.aggregates import aggregate_named
 from seguq.functional.logits import Task
-from seguq.functional.regions import AGGREGATES, Aggregate
 from seguq.inference import Estimator
 from seguq.inference.measures import named_measures, scored_by_default
 from seguq.regions import Grid, Partition, score
@@ -73,7 +72,7 @@ class RegionScorer(EstimatorCallback):
         dir: str | os.PathLike[str],
         partition: Partition | None = None,
         by: str | None = None,
-        aggregate: Aggregate = "mean",
+        aggregate: str = "mean",
         budget: Budget | None = None,
         strategy: Strategy | None = None,
         labeled: Sequence[Selection | str | os.PathLike[str]] = (),
@@ -89,7 +88,7 @@ class RegionScorer(EstimatorCallback):
         self.partition: Partition = Grid(32) if partition is None else partition
         if not isinstance(self.partition, Partition):
             raise SeguqError(f"partition must be one such as seguq.regions.Grid(32), but is {partition!r}")
-        require_choice("aggregate", aggregate, AGGREGATES)
+        aggregate_named(aggregate)
         if not (budget is None or isinstance(budget, Budget)):
             raise SeguqError(f"budget must be one such as seguq.acquisition.Budget(regions=50), but is {budget!r}")
         if not (strategy is None or isinstance(strategy, Strategy)):
@@ -99,7 +98,7 @@ class RegionScorer(EstimatorCallback):
             raise SeguqError("labeled= says what is not to be selected again, but without budget= nothing is selected")
         self.labeled = [one if isinstance(one, Selection) else Selection.load(one) for one in earlier]
         self.by = by
-        self.aggregate: Aggregate = aggregate
+        self.aggregate = aggregate
         self.budget = budget
         self.strategy: Strategy = TopK() if strategy is None else strategy
         self.seed = seed

@@ -17,7 +17,6 @@ from seguq.core.out_of_memory import Need, memory_for
 from seguq.core.progress import progress
 from seguq.core.reading import reading
 from seguq.data import list_images, read_image
-from seguq.functional.regions import Aggregate
 from seguq.inference import UncertaintyMaps
 from seguq.inference.measures import named_measures, scored_by_default
 from seguq.regions import Grid, Partition, RegionTable
@@ -36,7 +35,7 @@ def score(
     predictions: str,
     partition: Partition | None = None,
     by: str | None = None,
-    aggregate: Aggregate = "mean",
+    aggregate: str = "mean",
     out: str | None = None,
     overwrite: bool = False,
 ) -> None:

@@ -21,6 +21,7 @@ from seguq.functional.calibration_kinds import (
 from seguq.functional.conformal import bin_edge, class_sets, conformal_level, probability_bins, units_needed
 from seguq.functional.correlation import rank_correlation
 from seguq.functional.dilation import dilate, dilations_to_reach
+from seguq.functional.impurity import region_impurity, ripu
 from seguq.functional.logits import class_logits, class_target
 from seguq.functional.patches import patch_errors, patches_right, patches_right_area, patches_right_best
 from seguq.functional.ranking import (
@@ -97,8 +98,10 @@ __all__ = [
     "probability_bins",
     "rank_correlation",
     "region_boxes",
+    "region_impurity",
     "region_majority",
     "region_scores",
+    "ripu",
     "risk_coverage_points",
     "selective_risk",
     "smallest_margin",

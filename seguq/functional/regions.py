@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+import numpy as np
 import torch
 from torch import Tensor
 
-from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
-
-Aggregate = Literal["mean", "sum", "max"]
-AGGREGATES: tuple[str, ...] = ("mean", "sum", "max")
-
-
-def _inside(labels: Tensor, num_regions: int) -> Tensor:
-    if labels.numel() and int(labels.max()) >= num_regions:
-        raise SeguqError(f"labels hold region {int(labels.max())}, but there are {num_regions} regions (from 0)")
-    # pixels of no region (-1) go to one bin more, which is cut off at the end
-    return labels.flatten().long().where(labels.flatten() >= 0, num_regions)
+from seguq.functional.aggregates import aggregate_named
+from seguq.functional.runs import Array, Runs
 
 
 def region_scores(
-    values: Tensor, labels: Tensor, num_regions: int, aggregate: Aggregate = "mean"
+    values: Tensor, labels: Tensor, num_regions: int, aggregate: str = "mean", classes: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Aggregate a dense map over regions.
 
@@ -30,33 +20,33 @@ def region_scores(
         values: ``(H, W)``.
         labels: region of each pixel, ``(H, W)`` integers in ``-1 .. num_regions - 1``; -1 is in no region.
         num_regions: R.
-        aggregate: ``"mean"``, ``"sum"`` or ``"max"`` over the pixels of a region.
+        aggregate: ``"mean"``, ``"sum"``, ``"max"``, ``"quantile(q)"``, ``"top_k_mean(fraction)"``,
+            ``"threshold_mean(t)"``, ``"nonborder_mean(width)"`` or ``"foreground_mean(background)"`` of the pixels of a
+            region, as in `seguq.functional.aggregates.Aggregate`.
+        classes: the predicted class of each pixel, ``(H, W)`` integers, for the last two.
 
     Returns:
         The score of each region, ``(R,)`` float64 (NaN for a region without a pixel), and its area, ``(R,)`` int64.
 
     Raises:
-        SeguqError: if the two maps differ in shape, or for an unknown aggregate.
+        UsageError: for an unknown aggregate.
+        SeguqError: if the maps differ in shape, or if an aggregate needs classes.
 
     Example:
         >>> score, area = region_scores(torch.tensor([[1.0, 3.0, 5.0]]), torch.tensor([[0, 0, 1]]), 2)
         >>> score.tolist(), area.tolist()
         ([2.0, 5.0], [2, 1])
     """
-    require_choice("aggregate", aggregate, AGGREGATES)
+    found = aggregate_named(aggregate)
     if values.shape != labels.shape:
         raise SeguqError(f"values of shape {tuple(values.shape)} do not go with labels of shape {tuple(labels.shape)}")
-    index = _inside(labels, num_regions)
-    area = torch.zeros(num_regions + 1, dtype=torch.int64, device=values.device)
-    area.scatter_add_(0, index, torch.ones_like(index))
-    flat = values.flatten().double()
-    if aggregate == "max":
-        out = flat.new_full((num_regions + 1,), float("-inf")).scatter_reduce_(0, index, flat, "amax")
-    else:
-        out = flat.new_zeros(num_regions + 1).scatter_add_(0, index, flat)
-        if aggregate == "mean":
-            out = out / area
-    return out.masked_fill(area == 0, float("nan"))[:-1], area[:-1]
+    if found.reads_classes and (classes is None or classes.shape != labels.shape):
+        shape = "no classes" if classes is None else f"classes of shape {tuple(classes.shape)}"
+        raise SeguqError(f"{found} needs the class of each pixel, {tuple(labels.shape)}, but there are {shape}")
+    runs = Runs(_array(labels), num_regions)
+    scores = found(_array(values), runs, None if classes is None else _array(classes))
+    out = torch.from_numpy(np.where(runs.area > 0, scores, np.nan))
+    return out.to(values.device), torch.from_numpy(runs.area).to(values.device)
 
 
 def region_boxes(labels: Tensor, num_regions: int) -> Tensor:
@@ -73,21 +63,7 @@ def region_boxes(labels: Tensor, num_regions: int) -> Tensor:
         >>> region_boxes(torch.tensor([[0, 0, 1], [0, 0, -1]]), 2).tolist()
         [[0, 0, 2, 2], [0, 2, 1, 3]]
     """
-    height, width = labels.shape
-    index = _inside(labels, num_regions)
-    y, x = (
-        grid.flatten()
-        for grid in torch.meshgrid(
-            torch.arange(height, device=labels.device), torch.arange(width, device=labels.device), indexing="ij"
-        )
-    )
-    low = torch.full((2, num_regions + 1), max(height, width), device=labels.device)
-    high = torch.zeros((2, num_regions + 1), dtype=torch.int64, device=labels.device)
-    for axis, coordinate in enumerate((y, x)):
-        low[axis].scatter_reduce_(0, index, coordinate, "amin")
-        high[axis].scatter_reduce_(0, index, coordinate + 1, "amax")
-    boxes = torch.cat((low, high)).T[:-1]
-    return boxes.where(boxes[:, 2:3] > 0, 0)
+    return torch.from_numpy(Runs(_array(labels), num_regions).boxes).to(labels.device)
 
 
 def region_majority(classes: Tensor, labels: Tensor, num_regions: int, num_classes: int) -> Tensor:
@@ -108,7 +84,11 @@ def region_majority(classes: Tensor, labels: Tensor, num_regions: int, num_class
     """
     if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
         raise SeguqError(f"classes must hold class indices in 0..{num_classes - 1}")
-    index = _inside(labels, num_regions) * num_classes + classes.flatten().long()
-    counts = torch.zeros((num_regions + 1) * num_classes, dtype=torch.int64, device=labels.device)
-    counts.scatter_add_(0, index, torch.ones_like(index))
-    return counts.view(num_regions + 1, num_classes).argmax(1)[:-1]
+    counts = Runs(_array(labels), num_regions).counts(_array(classes), num_classes)
+    return torch.from_numpy(counts.argmax(1)).to(classes.device)
+
+
+def _array(tensor: Tensor) -> Array:
+    tensor = tensor.detach().cpu()
+    found: Array = tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    return found

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from seguq.core.errors import SeguqError
+from seguq.functional.runs import Runs
 
 RLE = pa.list_(pa.int32())
 """The type of the column ``rle``; null where a region is all of its box."""
@@ -84,17 +85,18 @@ def encode_regions(labels: npt.NDArray[Any], boxes: Ints, area: Ints) -> Any:
     ragged = area < height * width
     if not ragged.any():
         return pa.nulls(len(area), RLE)
-    # all pixels of ragged regions, region by region, each column by column: runs end where places are no neighbors
-    columns = labels.T.ravel()
-    pixels = np.flatnonzero(np.append(ragged, False)[columns])
-    pixels = pixels[np.argsort(columns[pixels], kind="stable")]
-    region = columns[pixels]
-    x, y = np.divmod(pixels, labels.shape[0])
+    # stretches of columns, region by region; those that end where the box does may go on at the next column's top
+    columns = Runs(labels.T, len(area))
+    order = np.argsort(columns.region, kind="stable")
+    order = order[np.append(ragged, False)[columns.region[order]]]
+    region = columns.region[order]
+    x, y = np.divmod(columns.start[order], labels.shape[0])
     place = (x - boxes[region, 1]) * height[region] + y - boxes[region, 0]
+    after = place + columns.length[order]
     new_region = np.diff(region, prepend=-1) != 0
-    begins = new_region | (np.diff(place, prepend=-2) != 1)
+    begins = new_region | (place != np.append(-1, after[:-1]))
     ends = np.append(begins[1:], True)
-    start, stop, owner = place[begins], place[ends] + 1, region[begins]
+    start, stop, owner = place[begins], after[ends], region[begins]
     before = np.where(new_region[begins], 0, np.append(0, stop[:-1]))
 
     # of each region: two counts a run, and one more where it ends before its box does

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import torch
 from torch import Tensor
 
-from seguq.core.checks import require_choice, require_text
+from seguq.core.checks import require_text
 from seguq.core.errors import SeguqError
-from seguq.functional.regions import AGGREGATES, Aggregate, region_boxes, region_majority, region_scores
+from seguq.functional.aggregates import Aggregate, aggregate_named
+from seguq.functional.runs import Runs
 from seguq.inference import UncertaintyMaps
+from seguq.regions.columns import further_columns, require_columns
 from seguq.regions.partition import Partition
 from seguq.regions.rle import RLE, encode_regions
+from seguq.regions.scored_by import By, Score, scores_named
 from seguq.regions.table import SCHEMA, RegionTable
+
+Missing = Callable[[str], npt.NDArray[np.bool_] | None]
 
 
 def score(
@@ -24,8 +30,11 @@ def score(
     partition: Partition,
     *,
     images: Tensor | Sequence[Any] | None = None,
-    by: str,
-    aggregate: Aggregate = "mean",
+    by: By | Sequence[By],
+    aggregate: str = "mean",
+    columns: Sequence[str] = (),
+    paths: Mapping[str, Any] | None = None,
+    missing: Missing | None = None,
 ) -> RegionTable:
     """Score every region of every image.
 
@@ -36,15 +45,32 @@ def score(
         partition: how each image is cut, such as ``Grid(32)``.
         images: the images that the maps belong to, ``(B, channels, H, W)`` or one a map, for partitions that look
             at them; None where the partition does not. Not with a stream.
-        by: name of the measure.
-        aggregate: ``"mean"``, ``"sum"`` or ``"max"`` of the measure over the region's pixels.
+        by: name of the measure; ``"region_impurity"`` or ``"ripu"``, which are made from other maps (see
+            `seguq.functional`); or a function of the maps of one image that gives a map ``(H, W)``. Of several the
+            first is the column ``score``, the others are columns of their own names.
+        aggregate: how the values of a region's pixels become its score: ``"mean"``, ``"sum"``, ``"max"``,
+            ``"quantile(q)"``, ``"top_k_mean(fraction)"``, ``"threshold_mean(t)"``, ``"nonborder_mean(width)"`` or
+            ``"foreground_mean(background)"``, as in `seguq.functional.aggregates.Aggregate`. A measure of whole images
+            (``"pairwise_dice"``) is taken as it is, for regions that are whole images.
+        columns: what strategies need beside scores: ``"class_shares"`` (the share of a region's pixels that is
+            predicted as each class), ``"class_probs"`` (the mean probability of each), ``"class_scores"`` (the mean of
+            the predictive entropy times the probability of each; see `seguq.acquisition`'s ``ClaSP``), ``"features"``
+            (the mean of the encoder's last map, where the maps carry it): one list a region, float32 (features:
+            float16).
+        paths: the file of each image, by its id, for the column ``path``.
+        missing: from an image's id to the pixels ``(H, W)`` that are in no region, whatever the partition, such as
+            those without data; None: there are none.
 
     Returns:
-        A table with one row a region; regions without a pixel are left out.
+        A table with one row a region, also of the columns ``height`` and ``width``, the size of the image; regions
+        without a pixel are left out. Of maps of independent labels, which have no one predicted class,
+        ``predicted_class`` is null.
 
     Raises:
-        SeguqError: if the maps hold NaN, or do not go with the images; if the partition looks at images, and there
-            are none; or if it is for 2-D images only, and they are volumes.
+        SeguqError: if the maps hold NaN in a region, or do not go with the images; if the partition looks at images,
+            and there are none; if it is for 2-D images only, and they are volumes; or for maps that lack what a column
+            is made from.
+        UsageError: for an unknown aggregate or column.
         KeyError: if the maps do not have ``by``, or what the partition needs.
 
     Example:
@@ -56,13 +82,21 @@ def score(
     """
     if not isinstance(partition, Partition):
         raise SeguqError(f"partition must be one such as seguq.regions.Grid(32), but is {partition!r}")
-    require_choice("aggregate", aggregate, AGGREGATES)
+    aggregated, scores = aggregate_named(aggregate), scores_named(by)
+    require_columns(columns)
+    way = _Way(partition, scores, aggregated, tuple(columns), paths, missing)
+    meta: dict[str, Any] = {
+        "by": scores[0].name,
+        "aggregate": str(aggregated),
+        "partition": repr(partition),
+        "estimator": None,
+    }
     batches: list[Any] = []
-    meta: dict[str, Any] = {"by": by, "aggregate": aggregate, "partition": repr(partition), "estimator": None}
     for part, image in _single(maps, images):
         meta["estimator"] = part.estimator
-        batches.append(_regions(part, image, partition, by, aggregate))
-    return RegionTable(pa.Table.from_batches(batches, SCHEMA).combine_chunks(), meta)
+        batches.append(way.rows(part, image))
+    table = pa.Table.from_batches(batches) if batches else SCHEMA.empty_table()
+    return RegionTable(table.combine_chunks(), meta)
 
 
 def _single(
@@ -89,43 +123,97 @@ def _single(
             yield one, image
 
 
-def _regions(one: UncertaintyMaps, image: Any, partition: Partition, by: str, aggregate: Aggregate) -> Any:
-    """The rows of one image, as a pyarrow batch."""
-    (image_id,) = one.image_ids
-    require_text("the image id", image_id)
-    if image is None and partition.needs_image:
-        raise SeguqError(f"{partition!r} looks at the image, but there is none of {image_id!r}: pass images= or pairs")
-    values = one[by].cpu()[0]
-    volume = values.ndim != 2
-    if volume and not partition.takes_volumes:
-        raise SeguqError(
-            f"{partition!r} cuts 2-D images only, but {image_id!r} is a volume {tuple(values.shape)}: score volumes as "
-            "wholes, by seguq.regions.WholeImage()"
-        )
-    if bool(values.isnan().any()):
-        raise SeguqError(f"the map {by!r} of image {image_id!r} holds NaN")
-    labels = partition(image, one).cpu().clamp_min(-1)
-    if labels.shape != values.shape:
-        raise SeguqError(f"image {image_id!r}: regions {tuple(labels.shape)}, map {tuple(values.shape)}")
-    count = int(labels.max()) + 1 if labels.numel() else 0
-    scores, area = region_scores(values, labels, count, aggregate)
-    if volume and (count != 1 or bool((labels < 0).any())):
-        raise SeguqError(
-            f"{partition!r} cuts the volume {image_id!r} into {count} regions: volumes are one region each"
-        )
-    # a volume's box is that of a slice
-    boxes = torch.tensor([[0, 0, *values.shape[-2:]]]) if volume else region_boxes(labels, count)
-    # several independent labels have no one predicted class
-    classes = torch.zeros_like(labels) if one.multilabel else one.prediction[0].cpu()
-    majority = region_majority(classes, labels, count, one.num_classes)
-    kept = (area > 0).nonzero().flatten()
-    columns = [kept, *boxes[kept].T, area[kept], scores[kept], majority[kept]]
-    sides = boxes[kept, 2:] - boxes[kept, :2]
-    # a class derived from Grid may not fill its boxes
-    if volume or (partition.fills_boxes and bool((sides.prod(1) == area[kept]).all())):
-        shapes = pa.nulls(len(kept), RLE)
-    else:
-        shapes = encode_regions(labels.numpy(), boxes.numpy(), area.numpy()).take(pa.array(kept.numpy()))
-    arrays = [pa.array(np.full(len(kept), image_id, dtype=object), pa.string())]
-    arrays += [pa.array(np.ascontiguousarray(column.numpy())) for column in columns]
-    return pa.RecordBatch.from_arrays([*arrays, shapes], schema=SCHEMA)
+@dataclass(frozen=True)
+class _Way:
+    """How images are scored."""
+
+    partition: Partition
+    scores: tuple[Score, ...]
+    aggregate: Aggregate
+    columns: tuple[str, ...]
+    paths: Mapping[str, Any] | None
+    missing: Missing | None
+
+    def rows(self, one: UncertaintyMaps, image: Any) -> Any:
+        """The rows of one image, as a pyarrow batch."""
+        (image_id,) = one.image_ids
+        require_text("the image id", image_id)
+        one = one.cpu()
+        labels = self._labels(one, image, image_id)
+        volume = labels.ndim != 2
+        count = int(labels.max()) + 1 if labels.size else 0
+        if volume and (count != 1 or bool((labels < 0).any())):
+            raise SeguqError(
+                f"{self.partition!r} cuts the volume {image_id!r} into {count} regions: volumes are one region each"
+            )
+        runs = Runs(labels, count)
+        classes = None if one.multilabel else one.prediction[0].numpy()
+        kept = np.flatnonzero(runs.area)
+        # a volume's box is that of a slice
+        boxes = np.array([[0, 0, *labels.shape[-2:]]]) if volume else runs.boxes
+        majority = None if classes is None else runs.counts(classes, one.num_classes).argmax(1)[kept]
+        found = [self._score(item, one, runs, classes, image_id)[kept] for item in self.scores]
+        fixed = [
+            pa.array(np.full(len(kept), image_id, dtype=object), pa.string()),
+            *(pa.array(np.ascontiguousarray(column)) for column in (kept, *boxes[kept].T, runs.area[kept], found[0])),
+            pa.nulls(len(kept), pa.int64()) if majority is None else pa.array(majority),
+            self._shapes(labels, boxes, runs.area, kept, volume),
+        ]
+        more = {item.name: pa.array(values) for item, values in zip(self.scores[1:], found[1:], strict=True)}
+        more |= further_columns(self.columns, one, runs, classes, kept)
+        size = dict(zip(("height", "width"), labels.shape[-2:], strict=True))
+        more |= {name: pa.array(np.full(len(kept), side, np.int32)) for name, side in size.items()}
+        if self.paths is not None:
+            path = self.paths.get(image_id)
+            more["path"] = pa.array([None if path is None else str(path)] * len(kept), pa.string())
+        return pa.RecordBatch.from_arrays([*fixed, *more.values()], names=[*SCHEMA.names, *more])
+
+    def _labels(self, one: UncertaintyMaps, image: Any, image_id: str) -> npt.NDArray[np.integer[Any]]:
+        """The region of each pixel, -1 where there is no data."""
+        if image is None and self.partition.needs_image:
+            raise SeguqError(
+                f"{self.partition!r} looks at the image, but there is none of {image_id!r}: pass images= or pairs"
+            )
+        if len(one.spatial) != 2 and not self.partition.takes_volumes:
+            raise SeguqError(
+                f"{self.partition!r} cuts 2-D images only, but {image_id!r} is a volume {one.spatial}: score volumes "
+                "as wholes, by seguq.regions.WholeImage()"
+            )
+        labels = self.partition(image, one).cpu().clamp_min(-1).numpy()
+        if labels.shape != one.spatial:
+            raise SeguqError(f"image {image_id!r}: regions {labels.shape}, map {one.spatial}")
+        gone = None if self.missing is None else self.missing(image_id)
+        if gone is None:
+            return labels
+        if gone.shape != labels.shape:
+            raise SeguqError(f"image {image_id!r}: pixels without data {gone.shape}, map {one.spatial}")
+        return np.where(gone, -1, labels)
+
+    def _score(
+        self, item: Score, one: UncertaintyMaps, runs: Runs, classes: npt.NDArray[Any] | None, image_id: str
+    ) -> npt.NDArray[np.float64]:
+        """The score of each region, ``(R,)`` float64."""
+        if self.aggregate.reads_classes and classes is None:
+            raise SeguqError(
+                f"{self.aggregate} reads the predicted class of each pixel, and independent labels (multilabel) have "
+                f"none: image {image_id!r}"
+            )
+        values = item.of(one)
+        if values.ndim == 0:  # of the whole image
+            if runs.num_regions != 1 or int(runs.area[0]) != runs.labels.size:
+                raise SeguqError(
+                    f"{item.name} is a measure of whole images: score them as such, by seguq.regions.WholeImage() "
+                    "(--partition WholeImage)"
+                )
+            return np.full(1, float(values))
+        array = values.numpy()
+        if bool(np.isnan(array).any()) and bool(np.isnan(array[runs.labels >= 0]).any()):
+            raise SeguqError(f"the map {item.name!r} of image {image_id!r} holds NaN")
+        return self.aggregate(array, runs, classes)
+
+    def _shapes(self, labels: Any, boxes: Any, area: Any, kept: Any, volume: bool) -> Any:
+        """The run lengths of regions that are not all of their boxes."""
+        sides = boxes[kept, 2:] - boxes[kept, :2]
+        if volume or bool((sides.prod(1) == area[kept]).all()):
+            return pa.nulls(len(kept), RLE)
+        return encode_regions(labels, boxes, area).take(pa.array(kept))

@@ -46,6 +46,8 @@ class RegionTable:
     ``rle`` is the shape of a region that is not all of its box: COCO's run lengths, within the box (see
     `seguq.regions.rle`); null for one that is. Further columns are carried along.
 
+    ``predicted_class`` is null where independent labels (multilabel) were predicted.
+
     Args:
         table: a pyarrow table with at least these columns; ``rle`` may be missing where every region is its box.
         meta: what the scores are: ``by`` (measure), ``aggregate``, ``partition``, ``estimator``.
@@ -155,7 +157,9 @@ class RegionTable:
             version = meta.pop("version", None)
             if version != _SCHEMA_VERSION:
                 raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
-            lacking = [name for name in REQUIRED if name in table.column_names and table[name].null_count]
+            # of independent labels no one class is predicted
+            filled = [name for name in REQUIRED if name in table.column_names and name != "predicted_class"]
+            lacking = [name for name in filled if table[name].null_count]
             if lacking:
                 raise SeguqError(f"{path} is damaged: a row has no {lacking[0]}")
             made = cls(table, meta)

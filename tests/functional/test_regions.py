@@ -6,11 +6,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
-from seguq.core.errors import SeguqError
-from seguq.functional import region_boxes, region_majority, region_scores
+from seguq.core.errors import SeguqError, UsageError
+from seguq.functional import region_boxes, region_impurity, region_majority, region_scores, ripu
 from tests.oracles import regions as oracles
 
+AGGREGATES = [
+    "mean",
+    "sum",
+    "max",
+    "quantile(0.3)",
+    "top_k_mean(0.25)",
+    "threshold_mean(0.5)",
+    "nonborder_mean(2)",
+    "foreground_mean(0)",
+]
 property_test = settings(max_examples=60, deadline=None)
 
 
@@ -27,15 +38,92 @@ def values_like(labels):
     return hnp.arrays(np.float64, labels.shape, elements=st.floats(-1e3, 1e3))
 
 
-@pytest.mark.parametrize("aggregate", ["mean", "sum", "max"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
 @given(case=labels(), data=st.data())
 @property_test
-def test_region_scores_match_the_loop(aggregate, case, data):
+def test_region_scores_match_the_loop(aggregate, dtype, case, data):
     labels, num_regions = case
-    values = data.draw(values_like(labels))
-    actual = region_scores(torch.from_numpy(values), torch.from_numpy(labels), num_regions, aggregate)
-    expected = oracles.region_scores(values, labels, num_regions, aggregate)
+    values = data.draw(values_like(labels)).astype(dtype)
+    classes = data.draw(hnp.arrays(np.int64, labels.shape, elements=st.integers(0, 1)))
+    arrays = map(torch.from_numpy, (values, labels))
+    actual = region_scores(*arrays, num_regions, aggregate, classes=torch.from_numpy(classes))
+    expected = oracles.region_scores(values, labels, num_regions, aggregate, classes)
     torch.testing.assert_close(actual, tuple(map(torch.from_numpy, expected)), equal_nan=True, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_region_scores_are_those_of_scipy(aggregate):
+    generator = np.random.default_rng(0)
+    labels = ndimage.zoom(generator.integers(-1, 40, (9, 11)), 7, order=0)
+    values = generator.normal(size=labels.shape).astype(np.float32)
+    classes = ndimage.zoom(generator.integers(0, 3, (9, 11)), 7, order=0)
+    away = ~(ndimage.maximum_filter(classes, 5) != ndimage.minimum_filter(classes, 5))
+    index, wide = np.arange(40), values.astype(np.float64)
+    expected = {
+        "mean": lambda: ndimage.mean(wide, labels, index),
+        "sum": lambda: ndimage.sum_labels(wide, labels, index),
+        "max": lambda: ndimage.maximum(wide, labels, index),
+        "quantile(0.3)": lambda: ndimage.labeled_comprehension(
+            wide, labels, index, lambda part: np.quantile(part, 0.3), float, np.nan
+        ),
+        "top_k_mean(0.25)": lambda: ndimage.labeled_comprehension(
+            wide, labels, index, lambda part: np.sort(part)[-math.ceil(len(part) / 4) :].mean(), float, np.nan
+        ),
+        "threshold_mean(0.5)": lambda: ndimage.mean(wide, np.where(values > 0.5, labels, -1), index),
+        "nonborder_mean(2)": lambda: np.nan_to_num(ndimage.mean(wide, np.where(away, labels, -1), index)),
+        "foreground_mean(0)": lambda: (
+            ndimage.sum_labels(wide, labels, index) / np.maximum(1, ndimage.sum_labels(classes != 0, labels, index))
+        ),
+    }[aggregate]()
+    arrays = map(torch.from_numpy, (values, labels))
+    found, area = region_scores(*arrays, 40, aggregate, classes=torch.from_numpy(classes))
+    there = area.numpy() > 0
+    np.testing.assert_allclose(found.numpy()[there], expected[there], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "told"),
+    [
+        ("quantile(1.5)", r"takes a share from 0 to 1, but is 'quantile\(1.5\)'"),
+        ("top_k_mean(0)", "a share above 0, at most 1"),
+        ("threshold_mean", r"needs a number, as in threshold_mean\(0.5\)"),
+        ("threshold_mean(high)", "takes a number"),
+        ("threshold_mean(nan)", "takes a number"),
+        ("nonborder_mean(1.5)", "a whole number from 1"),
+        ("mean(3)", "takes nothing in brackets"),
+        ("quantile(0.5", "must be one of mean, sum, max, quantile"),
+        (0.5, "must be one of mean"),
+    ],
+)
+def test_a_wrong_aggregate_is_one_sentence(aggregate, told):
+    with pytest.raises(UsageError, match=told):
+        region_scores(torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64), 1, aggregate)
+
+
+def test_an_aggregate_that_reads_classes_says_so():
+    with pytest.raises(SeguqError, match=r"nonborder_mean\(2\) needs the class of each pixel, \(1, 1\)"):
+        region_scores(torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64), 1, "nonborder_mean")
+
+
+@given(classes=hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.integers(0, 2)))
+@property_test
+def test_impurity_and_ripu_match_the_loop(classes):
+    entropy = np.random.default_rng(0).random(classes.shape)
+    impurity = oracles.region_impurity(classes, 3, 1)
+    given_classes = torch.from_numpy(classes)[None]
+    torch.testing.assert_close(
+        region_impurity(given_classes, 3)[0].double(), torch.from_numpy(impurity), atol=1e-6, rtol=0
+    )
+    expected = impurity * oracles.window_mean(entropy, 1) / math.log(3)
+    found = ripu(torch.from_numpy(entropy)[None], given_classes, 3)[0].double()
+    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-6, rtol=0)
+
+
+def test_impurity_of_a_checkerboard_is_that_of_5_to_4():
+    board = (torch.arange(5)[:, None] + torch.arange(5)) % 2
+    assert float(region_impurity(board[None], 11)[0, 2, 2]) == pytest.approx(0.687 / math.log(11), abs=1e-3)
+    assert float(region_impurity(torch.zeros(1, 5, 5), 11).max()) == 0
 
 
 @given(case=labels())

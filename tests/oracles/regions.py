@@ -9,18 +9,61 @@ def _pixels(labels, region):
     return [(y, x) for y in range(labels.shape[0]) for x in range(labels.shape[1]) if labels[y, x] == region]
 
 
-def region_scores(values, labels, num_regions, aggregate):
+def region_scores(values, labels, num_regions, aggregate, classes=None):
     score, area = [], []
     for region in range(num_regions):
-        inside = [float(values[pixel]) for pixel in _pixels(labels, region)]
+        pixels = _pixels(labels, region)
+        inside = [float(values[pixel]) for pixel in pixels]
         area.append(len(inside))
-        if not inside:
-            score.append(math.nan)
-        elif aggregate == "max":
-            score.append(max(inside))
-        else:
-            score.append(math.fsum(inside) / (len(inside) if aggregate == "mean" else 1))
+        score.append(_aggregated(aggregate, inside, pixels, classes) if inside else math.nan)
     return np.array(score, dtype=np.float64), np.array(area, dtype=np.int64)
+
+
+def _aggregated(aggregate, inside, pixels, classes):
+    name, _, argument = aggregate.rstrip(")").partition("(")
+    mean = math.fsum(inside) / len(inside)
+    if name in ("mean", "sum", "max"):
+        return {"mean": mean, "sum": math.fsum(inside), "max": max(inside)}[name]
+    number = float(argument)
+    if name == "quantile":
+        return np.quantile(np.array(inside, dtype=np.float64), number)
+    if name == "top_k_mean":
+        count = max(1, math.ceil(number * len(inside) - 1e-9))
+        return math.fsum(sorted(inside)[-count:]) / count
+    if name == "threshold_mean":
+        chosen = [value for value in inside if value > number]
+        return math.fsum(chosen) / max(1, len(chosen))
+    if name == "nonborder_mean":
+        chosen = [v for v, pixel in zip(inside, pixels, strict=True) if not _near_border(classes, pixel, int(number))]
+        return math.fsum(chosen) / max(1, len(chosen))
+    assert name == "foreground_mean"
+    return math.fsum(inside) / max(1, sum(classes[pixel] != number for pixel in pixels))
+
+
+def _near_border(classes, pixel, distance):
+    y, x = pixel
+    window = classes[max(0, y - distance) : y + distance + 1, max(0, x - distance) : x + distance + 1]
+    return len(set(window.ravel().tolist())) > 1
+
+
+def region_impurity(classes, num_classes, radius):
+    """Entropy of the classes in each pixel's window."""
+    out = np.zeros(classes.shape)
+    for y in range(classes.shape[0]):
+        for x in range(classes.shape[1]):
+            window = classes[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+            shares = [np.mean(window == number) for number in range(num_classes)]
+            out[y, x] = -sum(share * math.log(share) for share in shares if share > 0) / math.log(num_classes)
+    return out
+
+
+def window_mean(values, radius):
+    """The mean over each pixel's window."""
+    out = np.zeros(values.shape)
+    for y in range(values.shape[0]):
+        for x in range(values.shape[1]):
+            out[y, x] = values[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1].mean()
+    return out
 
 
 def region_boxes(labels, num_regions):

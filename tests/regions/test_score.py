@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seguq import regions
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
+from seguq.functional import predictive_entropy
 from seguq.inference import UncertaintyMaps
-from seguq.regions import Grid, Partition, WholeImage, score
+from seguq.regions import Grid, Partition, RegionTable, WholeImage, score
 from tests.oracles import regions as oracles
 
 property_test = settings(deadline=None, max_examples=40)
@@ -61,7 +62,9 @@ def by_loop(maps, labels, aggregate):
             inside = arrays[1][y0:y1, x0:x1] == r
             shape = None if inside.all() else oracles.run_lengths(inside)
             score_of = pytest.approx(scores[r], abs=1e-9)
-            rows.append((image_id, r, y0, x0, y1, x1, int(area[r]), score_of, int(majority[r]), shape))
+            rows.append(
+                (image_id, r, y0, x0, y1, x1, int(area[r]), score_of, int(majority[r]), shape, *labels[i].shape)
+            )
     return rows
 
 
@@ -109,7 +112,7 @@ def test_a_volume_is_one_region_with_the_box_of_a_slice_and_the_area_of_its_voxe
     array = values.double().flatten(1).numpy()
     assert [row["score"] for row in rows] == pytest.approx(getattr(array, aggregate)(1).tolist(), rel=1e-12)
     majority = [int(np.bincount(one.flatten().numpy()).argmax()) for one in maps.prediction]
-    expected = [(i, 0, 0, 0, 3, 4, 60, c, None) for i, c in zip("ab", majority, strict=True)]
+    expected = [(i, 0, 0, 0, 3, 4, 60, c, None, 3, 4) for i, c in zip("ab", majority, strict=True)]
     assert [tuple(value for name, value in row.items() if name != "score") for row in rows] == expected
 
 
@@ -436,3 +439,133 @@ def test_an_id_that_no_table_can_hold_is_one_sentence():
     maps = UncertaintyMaps(torch.full((1, 2, 4, 4), 0.5), {"variance": torch.zeros(1, 4, 4)}, ["Z\udcfcrich"])
     with pytest.raises(SeguqError, match=r"Z\\udcfcrich is no UTF-8"):
         score(maps, Grid(2), by="variance")
+
+
+# what regions are scored by
+
+
+def twice_the_variance(maps):
+    """A map of one's own."""
+    return 2 * maps["variance"][0]
+
+
+def measured(**settings):
+    """Maps of two measures."""
+    generator = torch.Generator().manual_seed(3)
+    probs = torch.softmax(torch.randn(2, 3, 6, 8, generator=generator), 1)
+    maps = {"variance": torch.rand(2, 6, 8, generator=generator), "predictive_entropy": predictive_entropy(probs)}
+    return UncertaintyMaps(probs, maps, ["a", "b"], **settings)
+
+
+def test_of_several_measures_the_first_is_the_score_and_the_others_are_columns():
+    table = score(measured(), Grid(4), by=["variance", twice_the_variance, "ripu", "region_impurity"])
+    assert table.table.column_names[-5:] == ["twice_the_variance", "ripu", "region_impurity", "height", "width"]
+    assert table.column("twice_the_variance").tolist() == pytest.approx((2 * table.column("score")).tolist())
+    for name in ("ripu", "region_impurity"):
+        assert score(measured(), Grid(4), by=name).column("score").tolist() == table.column(name).tolist()
+    assert table.meta["by"] == "variance"
+
+
+def test_a_function_of_ones_own_is_named_by_its_import_path_too():
+    path = f"{twice_the_variance.__module__}.twice_the_variance"
+    found, expected = (score(measured(), Grid(4), by=by).column("score") for by in (path, twice_the_variance))
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("by", "error", "told"),
+    [
+        ([], UsageError, "names nothing to score regions by"),
+        (["variance", "variance"], UsageError, "names 'variance' twice"),
+        (3, UsageError, "by the name of a measure, or a function of maps, not by 3"),
+        ("no_such.function", UsageError, "no_such.function cannot be imported"),
+        (
+            lambda maps: torch.zeros(3),
+            SeguqError,
+            r"must give a map of the size of the image \(6, 8\), but gave \(3,\)",
+        ),
+        ("mutual_information", KeyError, "estimators with samples"),
+    ],
+)
+def test_what_regions_cannot_be_scored_by_is_one_sentence(by, error, told):
+    with pytest.raises(error, match=told):
+        score(measured(), Grid(4), by=by if callable(by) or isinstance(by, str) else list(by) if by != 3 else [by])
+
+
+# columns
+
+
+def test_columns_of_classes_are_means_over_the_regions_pixels():
+    maps = measured()
+    table = score(maps, Grid(4), by="variance", columns=["class_shares", "class_probs", "class_scores"])
+    entropy = maps["predictive_entropy"]
+    for row in table.rows():
+        i = maps.image_ids.index(row["image_id"])
+        inside = (slice(row["y0"], row["y1"]), slice(row["x0"], row["x1"]))
+        probs = maps.probs[i][(slice(None), *inside)]
+        shares = torch.bincount(maps.prediction[i][inside].flatten(), minlength=3) / row["area"]
+        assert row["class_shares"] == pytest.approx(shares.tolist(), abs=1e-6)
+        assert row["class_probs"] == pytest.approx(probs.mean((1, 2)).tolist(), abs=1e-6)
+        assert row["class_scores"] == pytest.approx((probs * entropy[i][inside]).mean((1, 2)).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (["shares"], "columns are a list of class_shares, class_probs, class_scores, features, but are"),
+        (["features"], "do not carry: make them by an estimator with features=True"),
+    ],
+)
+def test_columns_that_cannot_be_had_say_how(columns, told):
+    with pytest.raises(SeguqError, match=told):
+        score(measured(), Grid(4), by="variance", columns=columns)
+
+
+def test_columns_of_probabilities_of_maps_that_were_saved_without_say_how(tmp_path):
+    measured().save(tmp_path / "a.npz", probs=False)
+    loaded = UncertaintyMaps.load(tmp_path / "a.npz")
+    with pytest.raises(SeguqError, match=r"of image 'a' were saved without: predict again, keeping them"):
+        score(loaded, Grid(4), by="variance", columns=["class_scores"])
+    assert len(score(loaded, Grid(4), by="variance", columns=["class_shares"])) == 8
+
+
+def test_the_size_and_the_file_of_the_image_are_in_each_row():
+    rows = score(measured(), Grid(4), by="variance", paths={"a": "/data/a.png"}).rows()
+    assert {(row["image_id"], row["height"], row["width"], row["path"]) for row in rows} == {
+        ("a", 6, 8, "/data/a.png"),
+        ("b", 6, 8, None),
+    }
+
+
+def test_independent_labels_have_no_one_predicted_class(tmp_path):
+    table = score(measured(multilabel=True), Grid(4), by="variance")
+    assert table.table["predicted_class"].null_count == len(table)
+    table.save(tmp_path / "regions.parquet")
+    assert len(RegionTable.load(tmp_path / "regions.parquet")) == len(table)
+    for way in ({"by": "ripu"}, {"aggregate": "nonborder_mean"}, {"columns": ["class_shares"]}):
+        with pytest.raises(SeguqError, match="independent labels"):
+            score(measured(multilabel=True), Grid(4), **{"by": "variance", **way})
+
+
+# pixels without data
+
+
+def test_pixels_without_data_are_in_no_region():
+    maps = measured()
+    maps["variance"][0, :, 4:] = math.nan
+    gone = torch.zeros(6, 8, dtype=torch.bool).numpy()
+    gone[:, 4:] = True
+    with pytest.raises(SeguqError, match="the map 'variance' of image 'a' holds NaN"):
+        score(maps, Grid(4), by="variance")
+    for aggregate in ("mean", "max", "quantile(0.5)", "threshold_mean(0.1)"):
+        table = score(
+            maps, Grid(4), by="variance", aggregate=aggregate, missing=lambda image_id: {"a": gone}.get(image_id)
+        )
+        assert [(row["image_id"], row["region_id"]) for row in table.rows()] == [
+            ("a", 0),
+            ("a", 2),
+            *(("b", region) for region in range(4)),
+        ]
+        assert np.isfinite(table.column("score")).all()
+    with pytest.raises(SeguqError, match=r"image 'a': pixels without data \(2, 2\), map \(6, 8\)"):
+        score(maps, Grid(4), by="variance", missing=lambda image_id: np.zeros((2, 2), dtype=bool))
