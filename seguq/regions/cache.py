@@ -47,7 +47,8 @@ def cached(partition: Partition, folder: str | os.PathLike[str]) -> Partition:
         >>> cached(Grid(32), "partitions"), cached(Superpixels(200), "partitions")
         (Grid(size=32), Superpixels(count=200))
     """
-    made_of = _made_of(partition) if partition.of_image_alone and not partition.needs else None
+    of_image_alone = partition.of_image_alone and partition.needs_image and not partition.needs
+    made_of = _made_of(partition) if of_image_alone else None
     return partition if made_of is None else _Cached(partition, Path(folder), made_of)
 
 
@@ -68,7 +69,7 @@ class _Cached(Partition):
         path = self._folder / f"{key.hexdigest()}.npz"
         found = _read(path, pixels.shape[:2])
         if found is None:
-            found = self._partition(image).cpu()
+            found = self._partition(image, None).cpu()
             if found.shape == pixels.shape[:2]:  # else it is no partition, which is said where it is used
                 _write(path, found.numpy())
         return found
