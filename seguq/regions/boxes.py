@@ -62,6 +62,8 @@ class Boxes(Partition):
         values = map_of(maps, self.needs[0], self)
         height, width = (min(self.size, side) for side in values.shape)
         labels = torch.full(values.shape, -1, dtype=torch.int32)
+        if not values.size:
+            return labels
         corners = peaks(_box_sums(values, height, width), self.count, height, width)
         for number, (y, x) in enumerate(sorted(corners.tolist())):
             labels[y : y + height, x : x + width] = number
