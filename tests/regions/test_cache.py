@@ -184,9 +184,9 @@ def _cut(folder, barrier, seeds):
 
 
 def test_processes_that_meet_leave_one_good_file_an_image_for_all_others(tmp_path, monkeypatch):
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(2)
-    started = [spawn.Process(target=_cut, args=(tmp_path, barrier, range(6))) for _ in range(2)]
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(3)
+    started = [fork.Process(target=_cut, args=(tmp_path, barrier, range(6))) for _ in range(3)]
     for process in started:
         process.start()
     for process in started:
