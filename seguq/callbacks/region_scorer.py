@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,15 +17,16 @@ from seguq.callbacks.run import Run
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers
 from seguq.core.log import logger
+from seguq.data.image_source import ImageSource
 from seguq.functional.aggregates import aggregate_named
 from seguq.functional.logits import Task
-from seguq.inference import Estimator
+from seguq.inference import Estimator, UncertaintyMaps
 from seguq.inference.measures import named_measures, scored_by_default
-from seguq.regions import Grid, Partition, score
+from seguq.regions import Grid, Partition, cached, score
 from seguq.store.shards import ShardWriter, merge_shards
 from seguq.store.writer import writing
 
-_TABLE, _SELECTION = "regions.parquet", "selection.json"
+_TABLE, _SELECTION, _PARTITIONS = "regions.parquet", "selection.json", "partitions"
 
 # so that a YAML file of LightningCLI may give any of them by the name of its class alone
 Partition.names(), Strategy.names()
@@ -36,7 +37,8 @@ class RegionScorer(EstimatorCallback):
 
     In ``DIR``: ``regions.parquet``, a table of one row a region (`seguq.regions.RegionTable`), sorted by image and the
     same however many processes there were; and where a budget is given ``selection.json``
-    (`seguq.acquisition.Selection`). Rows are written as they come.
+    (`seguq.acquisition.Selection`). Rows are written as they come. ``partitions`` keeps the regions of partitions that
+    look at the image alone (`seguq.regions.cached`).
 
     Args:
         dir: the folder.
@@ -54,10 +56,13 @@ class RegionScorer(EstimatorCallback):
         batch_forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
         overwrite: replace a table or selection that is in ``DIR`` already, instead of refusing to.
+        images: the images as stored, for partitions that look at them, as batches hold normalized ones: their folder,
+            their files by id, or a `seguq.data.ImageSource`. The ids are those of the batches.
 
     Raises:
         UsageError: if ``DIR`` holds a table or selection already.
-        SeguqError: for wrong arguments, or two images of one id.
+        SeguqError: for wrong arguments, two images of one id, or one whose file is missing or of another size than its
+            maps.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -82,12 +87,19 @@ class RegionScorer(EstimatorCallback):
         batch_forward: BatchForward | None = None,
         task: Task | None = None,
         overwrite: bool = False,
+        images: str | os.PathLike[str] | Mapping[str, str] | ImageSource | None = None,
     ) -> None:
         super().__init__(estimator, calibrator, batch_forward, task)
         self.dir = Path(dir)
         self.partition: Partition = Grid(32) if partition is None else partition
         if not isinstance(self.partition, Partition):
             raise SeguqError(f"partition must be one such as seguq.regions.Grid(32), but is {partition!r}")
+        if self.partition.needs_image and images is None:
+            raise SeguqError(
+                f"{self.partition!r} looks at images as they are stored, but batches hold normalized ones: pass "
+                "RegionScorer(images=) their folder, or a seguq.data.ImageSource"
+            )
+        self.images = None if images is None else ImageSource.of(images)
         aggregate_named(aggregate)
         if not (budget is None or isinstance(budget, Budget)):
             raise SeguqError(f"budget must be one such as seguq.acquisition.Budget(regions=50), but is {budget!r}")
@@ -121,6 +133,7 @@ class _Scoring(Run):
         settings, measures = self.callback, self.passes.estimator.measures
         (self.by,) = named_measures(settings.by or scored_by_default(measures)) or ()
         self.passes.want((self.by, *(name for name in settings.partition.needs if name != self.by)))
+        self.partition = cached(settings.partition, settings.dir / _PARTITIONS)
         together(self.trainer, self.module, self._prepare, first_only=True)
         self.shard = ShardWriter(settings.dir, self.trainer.global_rank, settings.dir / _TABLE)
 
@@ -131,20 +144,31 @@ class _Scoring(Run):
                 raise UsageError(f"{folder / name} exists already: give RegionScorer another folder, or overwrite=True")
         with writing("RegionScorer"):
             remove_leftovers(folder)
+            remove_leftovers(folder / _PARTITIONS)
 
     def look(self, step: Step, dataloader: int) -> None:
         if not step.ids:
             return
         settings, maps = self.callback, step.maps_of(self.calibrator).cpu()
-        images = None if step.image is None else step.image.detach().float().cpu()
-        if images is not None and not step.fits:
+        if step.image is not None and not step.fits:
             raise SeguqError(
-                f"regions are boxes of pixels of the images {tuple(images.shape)}, but the logits have shape "
+                f"regions are boxes of pixels of the images {tuple(step.image.shape)}, but the logits have shape "
                 f"{tuple(step.pooled.shape)}: let batch_forward= return logits of the images' size"
             )
-        table = score(maps, settings.partition, images=images, by=self.by, aggregate=settings.aggregate)
+        table = score(self._with_images(maps), self.partition, by=self.by, aggregate=settings.aggregate)
         with writing("RegionScorer"):
             self.shard.add(table)
+
+    def _with_images(self, maps: UncertaintyMaps) -> Iterator[tuple[UncertaintyMaps, Any]]:
+        """The maps of one image after the other, with the image as stored where the partition looks at it."""
+        source = self.callback.images
+        for one in maps.split():
+            image = None
+            if source is not None:
+                (image_id,) = one.image_ids
+                source.require_size(image_id, one.spatial)
+                image = source[image_id] if self.partition.needs_image else None
+            yield one, image
 
     def close(self) -> None:
         together(self.trainer, self.module, self._close_shard)

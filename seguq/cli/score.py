@@ -19,7 +19,7 @@ from seguq.core.reading import reading
 from seguq.data import list_images, read_image
 from seguq.inference import UncertaintyMaps
 from seguq.inference.measures import named_measures, scored_by_default
-from seguq.regions import Grid, Partition, RegionTable
+from seguq.regions import Grid, Partition, RegionTable, cached
 from seguq.regions import score as score_maps
 from seguq.store.folder import predicted_ids, read_run
 
@@ -99,6 +99,8 @@ def score(
         gone = [image_id for image_id in ids if image_id not in files]
         if gone:
             raise UsageError(f"{parts!r} looks at the images, but {gone[0]!r} is not in {images} any more")
+        remove_leftovers(folder / "partitions")
+        parts = cached(parts, folder / "partitions")
     with (
         memory_for("the maps", "predict with fewer --measures and without --save_probs") as need,
         # closed, so that the progress bar has ended before an error is shown

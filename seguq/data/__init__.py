@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from seguq.data.classes import Classes as Classes
     from seguq.data.folder import SegmentationFolder as SegmentationFolder
     from seguq.data.folder import list_images as list_images
+    from seguq.data.image_source import ImageSource as ImageSource
     from seguq.data.large import ArrayReader as ArrayReader
     from seguq.data.large import RasterReader as RasterReader
     from seguq.data.module import SegmentationData as SegmentationData
@@ -28,6 +29,7 @@ _HOMES = {
     "ArrayReader": "large",
     "Batch": "batches",
     "Classes": "classes",
+    "ImageSource": "image_source",
     "Normalization": "normalization",
     "RasterReader": "large",
     "SegmentationData": "module",

@@ -89,6 +89,27 @@ def decode_mask(path: Path) -> Raster:
     return raster.upright(_orientation(content, header))
 
 
+def size_in_header(path: Path) -> tuple[int, int] | None:
+    """Height and width of an image as `decode_image` gives it, without decoding its pixels.
+
+    Returns:
+        None for what does not say it plainly, or is no image: decoding says more.
+
+    Raises:
+        SeguqError: naming the file, if it is missing, empty, or seen to be cut off.
+    """
+    content = _content(path)
+    if content.startswith(TIFF):
+        from seguq.data.tiff import tiff_size
+
+        return tiff_size(path)
+    header = _header(content)
+    if header is None or getattr(header, "n_frames", 1) != 1:
+        return None
+    width, height = header.size
+    return (width, height) if _orientation(content, header) in (5, 6, 7, 8) else (height, width)
+
+
 def _tiff(path: Path) -> Raster:
     from seguq.data.tiff import decode_tiff
 

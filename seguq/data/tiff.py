@@ -14,6 +14,7 @@ from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.data.raster import Array, Raster
 
 _GRAY_OR_COLOR = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR", "LINEAR_RAW")
+_LAYOUTS = ("YX", "YXS", "YXC", "YXQ", "QYX")  # of an image, channels last or none
 _JPEG = (6, 7, 34892)  # old, new, lossy
 _OFTEN_MISSING = "pip install imagecodecs"
 
@@ -79,10 +80,9 @@ def _decoded(path: Path, file: Any) -> tuple[Raster, int, str | None]:
     if len(alike) > 1 and array.ndim == 2:  # bands written page by page
         array, axes = np.stack([_pixels(path, other) for other in alike]), "I" + axes
     samples = "S" in axes or photometric == "RGB"
-    # bands stored one after the other; tifffile calls axes Q that the file does not name
-    if axes in ("SYX", "CYX", "IYX") or (axes == "QYX" and array.shape[0] < min(array.shape[1:])):
+    if _bands_first(axes, array.shape):
         array = np.moveaxis(array, 0, -1)
-    elif axes not in ("YX", "YXS", "YXC", "YXQ", "QYX"):
+    elif axes not in _LAYOUTS:
         return Raster(array), 1, axes
     if array.ndim == 2:
         array = array[..., None]
@@ -100,6 +100,31 @@ def _decoded(path: Path, file: Any) -> tuple[Raster, int, str | None]:
         lossy="JPEG" if int(page.compression) in _JPEG else None,
     )
     return raster, int(tags.valueof(274, default=1)), None
+
+
+def _bands_first(axes: str, shape: tuple[int, ...]) -> bool:
+    """Whether bands are stored one after the other; tifffile calls axes Q that the file does not name."""
+    return axes in ("SYX", "CYX", "IYX") or (axes == "QYX" and shape[0] < min(shape[1:]))
+
+
+def tiff_size(path: Path) -> tuple[int, int] | None:
+    """Height and width, upright, as the tags have them; None where they do not say it plainly."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            axes, shape = series.axes, tuple(int(side) for side in series.shape)
+            turned = int(series.keyframe.tags.valueof(274, default=1)) in (5, 6, 7, 8)
+    except Exception as error:  # whatever is wrong with it, decoding says
+        if ran_out_of_memory(error):
+            raise
+        return None
+    bands_first = _bands_first(axes, shape)
+    if not bands_first and axes not in _LAYOUTS:
+        return None
+    height, width = shape[1:] if bands_first else shape[:2]
+    return (width, height) if turned else (height, width)
 
 
 def _is_mask(page: Any) -> bool:

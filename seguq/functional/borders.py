@@ -42,8 +42,10 @@ def near_border(classes: Tensor, distance: int, ignore_index: int | None = None)
         )
     if not classes.numel():  # which pooling refuses
         return torch.zeros_like(classes, dtype=torch.bool)
+    if ignore_index is None:
+        return _widened(_at_border(classes), distance - 1, list(range(1, classes.ndim)))
     values = classes.unsqueeze(1).float()  # class indices are exact up to 2^24
-    ignored = torch.zeros_like(values, dtype=torch.bool) if ignore_index is None else values == ignore_index
+    ignored = values == ignore_index
     ends = [sign * _largest(sign * values.masked_fill(ignored, -sign * torch.inf), distance, dims) for sign in (1, -1)]
     return (ends[0] > ends[1]).squeeze(1)
 
@@ -74,6 +76,16 @@ def nearness_to_borders(classes: Tensor, doublings: int) -> Tensor:
         >>> nearness_to_borders(torch.tensor([[0, 1, 1, 1, 1, 1]]), 2)
         tensor([[1.0000, 1.0000, 0.6667, 0.3333, 0.3333, 0.0000]])
     """
+    near = _at_border(classes)
+    nearness = near.float()
+    for doubling in range(doublings):
+        near = _widened(near, 2**doubling, list(range(1, classes.ndim)))
+        nearness += near
+    return nearness / (doublings + 1)
+
+
+def _at_border(classes: Tensor) -> Tensor:
+    """Which pixels have another class among their neighbors, or in a square of side 3 two that differ."""
     near = torch.zeros_like(classes, dtype=torch.bool)
     for axis in range(1, classes.ndim):
         size = classes.shape[axis] - 1
@@ -82,11 +94,7 @@ def nearness_to_borders(classes: Tensor, doublings: int) -> Tensor:
         along.narrow(axis, 0, size).logical_or_(differ)
         along.narrow(axis, 1, size).logical_or_(differ)
         near |= _widened(along, 1, [other for other in range(1, classes.ndim) if other != axis])
-    nearness = near.float()
-    for doubling in range(doublings):
-        near = _widened(near, 2**doubling, list(range(1, classes.ndim)))
-        nearness += near
-    return nearness / (doublings + 1)
+    return near
 
 
 def _widened(mask: Tensor, distance: int, axes: list[int]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from seguq.core.errors import SeguqError
 
@@ -40,6 +41,7 @@ class Runs:
         if labels.size and int(labels.max()) >= num_regions:
             raise SeguqError(f"labels hold region {int(labels.max())}, but there are {num_regions} regions (from 0)")
         self.labels, self.num_regions = labels, num_regions
+        self._ordered: tuple[Array, tuple[Floats, Ints]] | None = None
         self._begins = _begins(labels)
         self.start: Ints = np.flatnonzero(self._begins)
         """The first pixel of each run, in the order of rows."""
@@ -85,8 +87,13 @@ class Runs:
         """The values of each region from the smallest on, region by region, and where each region begins, ``(R + 1,)``.
 
         Args:
-            values: ``(H, W)``, without NaN.
+            values: ``(H, W)``, without NaN. Asked for the same again, it is not sorted again.
         """
+        if self._ordered is None or self._ordered[0] is not values:
+            self._ordered = values, self._sorted(values)
+        return self._ordered[1]
+
+    def _sorted(self, values: Array) -> tuple[Floats, Ints]:
         inside = self.labels.ravel() >= 0
         region, flat = self.labels.ravel()[inside], values.ravel()[inside]
         bounds = np.append(0, np.cumsum(self.area))
@@ -95,9 +102,9 @@ class Runs:
         # as whole numbers in the order of the values, below the region: one sort of integers
         bits = (flat + np.float32(0)).view(np.uint32)  # -0 as 0
         bits = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-        keys = region.astype(np.uint64) << np.uint64(32) | bits
-        keys.sort()
-        bits = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        keys = region.astype(np.int64) << 32 | bits
+        keys = torch.from_numpy(keys).sort().values.numpy()  # by radix, twice as fast as NumPy's
+        bits = keys.astype(np.uint32)
         bits = np.where(bits >> 31, bits & np.uint32(0x7FFFFFFF), ~bits)
         return bits.view(np.float32).astype(np.float64), bounds
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seguq.core.named import hand_on
-from seguq.regions.partition import Partition
+from seguq.regions.cache import cached
+from seguq.regions.partition import Partition, without
 from seguq.regions.score import score
 from seguq.regions.table import RegionTable
 
 if TYPE_CHECKING:
+    from seguq.regions.boxes import Boxes as Boxes
+    from seguq.regions.components import Components as Components
     from seguq.regions.grid import Grid as Grid
+    from seguq.regions.pixels import Pixels as Pixels
+    from seguq.regions.superpixels import Superpixels as Superpixels
     from seguq.regions.whole_image import WholeImage as WholeImage
 
-__all__ = ["Partition", "RegionTable", "score"]
+__all__ = ["Partition", "RegionTable", "cached", "score", "without"]
 __getattr__ = hand_on(Partition)

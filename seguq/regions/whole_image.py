@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ class WholeImage(Partition):
         [[0, 0]]
     """
 
-    fills_boxes: ClassVar[bool] = True
-    takes_volumes: ClassVar[bool] = True
+    fills_boxes = True
+    takes_volumes = True
 
     def __call__(self, image: Any, maps: UncertaintyMaps | None = None) -> Tensor:
         """Zeros, ``(H, W)`` or ``(D, H, W)`` int32."""

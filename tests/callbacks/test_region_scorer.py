@@ -5,16 +5,21 @@ import importlib
 import os
 import warnings
 
+import cv2
+import numpy as np
 import pytest
 import pytorch_lightning
 import torch
+import yaml
+from scipy import ndimage
 
 import seguq
 from seguq import acquisition, regions
 from seguq.acquisition import Budget, Selection
 from seguq.callbacks import RegionScorer
 from seguq.core.errors import SeguqError, UsageError
-from seguq.regions import Grid, Partition, RegionTable, WholeImage
+from seguq.data import ImageSource, read_image
+from seguq.regions import Boxes, Components, Grid, Partition, Pixels, RegionTable, Superpixels, WholeImage
 from tests.callbacks.tiny import Images, both_names, files, loader, make_module, make_trainer, traces, with_predict_step
 
 IDS = ["street/1", "a", "b", "street/0", "c"]
@@ -157,20 +162,91 @@ class Threshold(Partition):
 
 
 class Bright(Partition):
-    """Two regions: the darker and the brighter pixels."""
+    """Two regions: the darker and the brighter pixels of the image as stored."""
 
     needs_image = True
 
     def __call__(self, image, maps=None):
-        return (image.mean(0) > 0.5).to(torch.int32)
+        assert image.dtype == np.uint8
+        return torch.from_numpy((image.mean(-1) > 128).astype(np.int32))
 
 
-@pytest.mark.parametrize("partition", [Threshold(), Bright()], ids=repr)
+class Normalized(Images):
+    """Images with files of them: batches hold the pixels of the files, normalized, and cut to a size or not."""
+
+    def __init__(self, folder, cut=None):
+        super().__init__(5, ids=IDS)
+        self.folder, self.cut = folder, cut
+        for i, image_id in enumerate(IDS):
+            (folder / image_id).parent.mkdir(parents=True, exist_ok=True)
+            pixels = ndimage.gaussian_filter(np.random.default_rng(i).random((20, 24, 3)), (3, 3, 0))
+            pixels = (pixels - pixels.min()) / np.ptp(pixels) * 255
+            assert cv2.imwrite(str(folder / f"{image_id}.png"), pixels.astype(np.uint8))
+
+    def __getitem__(self, index):
+        image = torch.from_numpy(read_image(self.folder / f"{IDS[index]}.png")).permute(2, 0, 1)
+        return {"image": (image[..., : self.cut] / 255 - 0.5) / 0.2, "image_id": IDS[index]}
+
+
+def files_by_id(folder):
+    source = ImageSource(folder)
+    return {image_id: str(source.path(image_id)) for image_id in source}
+
+
 @pytest.mark.parametrize("estimator", [None, seguq.Deterministic()], ids=["none", "object"])
-def test_a_partition_gets_the_maps_or_the_image_that_it_looks_at(tmp_path, partition, estimator):
+@pytest.mark.parametrize("partition", [Threshold(), Boxes(3, 2, by="energy"), Pixels(3, 2), Components(4)], ids=repr)
+def test_a_partition_gets_the_maps_that_it_looks_at(tmp_path, partition, estimator):
     module = predict(tmp_path, partition=partition, estimator=estimator)
     assert_rows(table(tmp_path).rows(), expected_rows(seguq.Deterministic(module, calibrator=None), partition))
-    assert len(table(tmp_path)) == 10
+    assert len(table(tmp_path)) >= 5
+
+
+@pytest.mark.parametrize("partition", [Bright(), Superpixels(12), Superpixels(9, "slic_zero")], ids=repr)
+@pytest.mark.parametrize("source", [str, ImageSource, files_by_id], ids=["folder", "source", "files"])
+def test_a_partition_gets_the_image_as_stored_and_not_what_the_batch_holds(tmp_path, partition, source):
+    data = Normalized(tmp_path / "images")
+    module = predict(tmp_path, data, partition=partition, images=source(tmp_path / "images"))
+    stored = [read_image(tmp_path / "images" / f"{image_id}.png") for image_id in IDS]
+    maps = seguq.Deterministic(module, calibrator=None)(torch.stack([data[i]["image"] for i in range(5)]), IDS)
+    scored = regions.score(maps, partition, images=stored, by="predictive_entropy").rows()
+    assert_rows(table(tmp_path).rows(), sorted(scored, key=lambda row: (row["image_id"], row["region_id"])))
+    assert table(tmp_path).meta["partition"] == repr(partition)
+
+
+def test_regions_of_images_are_cut_once_and_kept_beside_the_table(tmp_path, monkeypatch):
+    data, settings = Normalized(tmp_path / "images"), {"partition": Superpixels(12), "images": tmp_path / "images"}
+    module = predict(tmp_path, data, **settings)
+    first = table(tmp_path).rows()
+    assert len(files(tmp_path / "pool")) == 1 + 5
+    monkeypatch.setattr(Superpixels, "__call__", None)
+    predict(tmp_path, data, module, overwrite=True, **settings)
+    assert table(tmp_path).rows() == first
+
+
+@pytest.mark.parametrize("partition", [Bright(), Superpixels(12)], ids=repr)
+def test_a_partition_that_looks_at_images_needs_to_be_told_where_they_are(tmp_path, partition):
+    with pytest.raises(
+        SeguqError, match=r"\) looks at images as they are stored, but .*: pass RegionScorer\(images=\)"
+    ):
+        RegionScorer(tmp_path, partition)
+    with pytest.raises(SeguqError, match="nowhere is no folder"):
+        RegionScorer(tmp_path, partition, images="nowhere")
+
+
+@pytest.mark.parametrize("partition", [Superpixels(12), Grid(4)], ids=repr)
+def test_images_stored_at_another_size_than_their_maps_are_an_error_with_both(tmp_path, partition):
+    data = Normalized(tmp_path / "images", cut=16)
+    told = r"street/1\.png is stored with 20 x 24 pixels .* but the maps of 'street/1' have 20 x 16: predict images at"
+    with pytest.raises(SeguqError, match=told):
+        predict(tmp_path, data, partition=partition, images=tmp_path / "images")
+    assert files(tmp_path / "pool") == []
+
+
+def test_an_image_that_is_not_among_those_stored_is_an_error_that_names_the_folder(tmp_path):
+    data = Normalized(tmp_path / "images")
+    with pytest.raises(SeguqError, match=r"there is no image 'street/1' in .*street \(2 images, such as '0'\)"):
+        predict(tmp_path, data, partition=Superpixels(12), images=tmp_path / "images" / "street")
+    assert files(tmp_path / "pool") == []
 
 
 # the selection
@@ -247,6 +323,36 @@ trainer:
     (scorer,) = [callback for callback in made.trainer.callbacks if isinstance(callback, RegionScorer)]
     assert (scorer.partition.size, repr(scorer.strategy)) == expected
     assert scorer.budget == Budget(regions=5, per_image=2)
+
+
+@pytest.mark.parametrize(
+    ("partition", "options"),
+    [
+        ("Superpixels", {"count": 9, "method": "slic_zero"}),
+        ("Components", {"min_area": 3, "connectivity": 4}),
+        ("Boxes", {"size": 4, "count": 2, "by": "least_confidence"}),
+        ("Pixels", {"count": 2, "min_distance": 3}),
+        ("Grid", {"size": 4, "stride": 6}),
+        ("tests.callbacks.test_region_scorer.Bright", {}),
+    ],
+)
+@both_names
+def test_any_partition_is_named_in_yaml_with_the_folder_of_the_images(tmp_path, package, partition, options):
+    Normalized(tmp_path / "images")
+    scorer = {"dir": "regions", "partition": {"class_path": partition, "init_args": options}}
+    callback = {
+        "class_path": "seguq.callbacks.RegionScorer",
+        "init_args": {**scorer, "images": str(tmp_path / "images")},
+    }
+    content = {"trainer": {"logger": False, "enable_checkpointing": False, "callbacks": [callback]}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    cli = importlib.import_module(f"{package.__name__}.cli")
+    config = ["--config", str(tmp_path / "config.yaml")]
+    made = cli.LightningCLI(type(make_module(package)), run=False, args=config, save_config_callback=None)
+    (found,) = [callback for callback in made.trainer.callbacks if isinstance(callback, RegionScorer)]
+    assert found.images.ids == ImageSource(tmp_path / "images").ids
+    assert {**found.partition.arguments(), **options} == found.partition.arguments()
+    assert type(found.partition).__name__ == partition.rpartition(".")[2]
 
 
 # what is there already, and what goes wrong
@@ -359,9 +465,7 @@ def test_a_wrong_argument_is_an_error_at_once(tmp_path, settings, told):
         RegionScorer(tmp_path, **settings)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"by": "variance"}, {"partition": type("Needs", (Bright,), {"needs": ("variance",)})()}]
-)
+@pytest.mark.parametrize("settings", [{"by": "variance"}, {"partition": Boxes(2, 2, by="variance")}])
 def test_a_measure_that_the_estimator_has_not_is_an_error_before_the_first_batch(tmp_path, settings):
     module = make_module(pytorch_lightning)
     with pytest.raises(SeguqError, match="'variance' is not among the measures of deterministic"):

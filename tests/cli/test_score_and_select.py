@@ -207,6 +207,77 @@ def test_a_partition_that_looks_at_images_that_are_gone_is_an_error_that_names_o
     assert main(base) == 0
 
 
+PARTITIONS = {
+    "Superpixels": ({"count": 20, "method": "slic_zero"}, "Superpixels(count=20, method='slic_zero')"),
+    "Components": ({"min_area": 50, "connectivity": 4}, "Components(min_area=50, connectivity=4)"),
+    "Boxes": ({"size": 12, "count": 5, "by": "mutual_information"}, "Boxes(size=12, count=5, by='mutual_information')"),
+    "Pixels": ({"count": 7, "min_distance": 9}, "Pixels(count=7, min_distance=9)"),
+    "Grid": ({"size": 16, "stride": 20}, "Grid(size=16, stride=20)"),
+    "WholeImage": ({}, "WholeImage()"),
+}
+
+
+@pytest.mark.parametrize("in_yaml", [False, True], ids=["typed", "yaml"])
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_any_partition_is_chosen_by_its_name(name, in_yaml, predicted, tmp_path):
+    options, told = PARTITIONS[name]
+    words = ["score", "--predictions", str(predicted), "--out", str(tmp_path / "t.parquet")]
+    if in_yaml:
+        (tmp_path / "c.yaml").write_text(json.dumps({"partition": {"class_path": name, "init_args": options}}))
+        words += ["--config", str(tmp_path / "c.yaml")]
+    else:
+        words += ["--partition", name]
+        words += [word for option, value in options.items() for word in (f"--partition.{option}", str(value))]
+    assert main(words) == 0
+    table = RegionTable.load(tmp_path / "t.parquet")
+    assert table.meta["partition"] == told
+    kind = Partition.named(name)
+    (images,) = {Path(read_run(predicted)["settings"]["images"])}
+    for image_id in set(table.column("image_id")):
+        maps = UncertaintyMaps.load(predicted / "maps" / f"{image_id}.npz")
+        labels = kind(**options)(read_image(images / f"{image_id}.png"), maps).numpy()
+        found = np.full(labels.shape, -1)
+        for row in table.rows():
+            if row["image_id"] == image_id:
+                y0, x0, y1, x1 = box_of(row)
+                found[y0:y1, x0:x1][region_mask(row)] = row["region_id"]
+        assert np.array_equal(found, labels)
+
+
+def test_regions_of_images_are_cut_once_and_kept_with_the_predictions(predicted, tmp_path, monkeypatch):
+    part = shutil.copytree(predicted, tmp_path / "part")
+    words = ["score", "--predictions", str(part), "--partition", "Superpixels", "--partition.count", "20"]
+    assert main([*words, "--out", str(tmp_path / "1.parquet")]) == 0
+    kept = sorted((part / "partitions").iterdir())
+    assert len(kept) >= 5
+    kept[0].write_text("damaged")
+    assert main([*words, "--out", str(tmp_path / "2.parquet")]) == 0
+    monkeypatch.setattr(Partition.named("Superpixels"), "__call__", None)
+    assert main([*words, "--out", str(tmp_path / "3.parquet")]) == 0
+    first, *others = (RegionTable.load(tmp_path / f"{i}.parquet").rows() for i in (1, 2, 3))
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["Superpixels"], "Superpixels needs --partition.count"),
+        (["Superpixels", "--partition.count", "0"], "count of Superpixels must be a whole number of at least 1"),
+        (["Superpixels", "--partition.count", "9", "--partition.method", "quickshift"], "method"),
+        (["Boxes", "--partition.size", "9"], "Boxes needs --partition.count"),
+        (["Boxes", "--partition.size", "9", "--partition.count", "2", "--partition.by", "energy"], "'energy'"),
+        (["Components", "--partition.connectivity", "6"], "connectivity"),
+        (["Grid", "--partition.size", "9", "--partition.stride", "8"], "stride of a grid must be"),
+    ],
+)
+def test_a_mistake_in_a_partition_is_one_sentence(words, text, predicted, tmp_path, capsys):
+    base = ["score", "--predictions", str(predicted), "--out", str(tmp_path / "t.parquet")]
+    assert main([*base, "--partition", *words]) == 2
+    error = capsys.readouterr().err
+    assert text in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "t.parquet").exists()
+
+
 class Looking(Partition):
     """It looks at the image."""
 

@@ -110,3 +110,84 @@ def filled(polygons, height, width):
                         crossed += ax == bx and ax <= x and min(ay, by) <= y < max(ay, by)
             mask[y, x] = crossed % 2 == 1
     return mask
+
+
+def _around(y, x, connectivity, shape):
+    steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    for dy, dx in steps:
+        if (connectivity == 8 or dy == 0 or dx == 0) and 0 <= y + dy < shape[0] and 0 <= x + dx < shape[1]:
+            yield y + dy, x + dx
+
+
+def _numbered(labels):
+    """The same regions, numbered by their first pixel, row by row."""
+    numbers = {}
+    return np.array([[-1 if v < 0 else numbers.setdefault(int(v), len(numbers)) for v in row] for row in labels])
+
+
+def components(classes, connectivity):
+    """Parts of one class, by flooding; -1 where there is no class."""
+    labels, count = np.full(classes.shape, -1), 0
+    for start in np.ndindex(classes.shape):
+        if labels[start] >= 0 or classes[start] < 0:
+            continue
+        labels[start], todo = count, [start]
+        while todo:
+            for pixel in _around(*todo.pop(), connectivity, classes.shape):
+                if labels[pixel] < 0 and classes[pixel] == classes[start]:
+                    labels[pixel] = count
+                    todo.append(pixel)
+        count += 1
+    return labels
+
+
+def merged(labels, min_area):
+    """Each part that is too small joins the neighbor of the longest border, all at once, until none is left."""
+    labels = _numbered(labels)
+    while True:
+        choices = {}
+        for region in range(labels.max() + 1):
+            inside = _pixels(labels, region)
+            borders = {}
+            for pixel in inside:
+                for other in _around(*pixel, 4, labels.shape):
+                    if labels[other] not in (region, -1):
+                        borders[int(labels[other])] = borders.get(int(labels[other]), 0) + 1
+            if len(inside) < min_area and borders:
+                choices[region] = min(borders, key=lambda other: (-borders[other], other))
+        if not choices:
+            return labels
+        group = {region: {region} for region in range(labels.max() + 1)}
+        for region, other in choices.items():
+            together = group[region] | group[other]
+            for member in together:
+                group[member] = together
+        labels = _numbered([[-1 if v < 0 else min(group[int(v)]) for v in row] for row in labels])
+
+
+def largest_pixels(values, count, min_distance):
+    """All pixels from the largest down; each that is far enough from those before it is taken."""
+    order = sorted(np.ndindex(values.shape), key=lambda pixel: (-values[pixel], pixel))
+    taken = []
+    for y, x in order:
+        if len(taken) < count and all(max(abs(y - v), abs(x - u)) >= min_distance for v, u in taken):
+            taken.append((y, x))
+    labels = np.full(values.shape, -1)
+    for number, pixel in enumerate(sorted(taken)):
+        labels[pixel] = number
+    return labels
+
+
+def best_boxes(values, size, count):
+    """All boxes from the largest sum down; each that overlaps none before it is taken."""
+    height, width = min(size, values.shape[0]), min(size, values.shape[1])
+    corners = [(y, x) for y in range(values.shape[0] - height + 1) for x in range(values.shape[1] - width + 1)]
+    sums = {(y, x): math.fsum(map(float, values[y : y + height, x : x + width].flat)) for y, x in corners}
+    labels, taken = np.full(values.shape, -1), []
+    for y, x in sorted(corners, key=lambda corner: (-sums[corner], corner)):
+        if len(taken) < count and (labels[y : y + height, x : x + width] < 0).all():
+            taken.append((y, x))
+            labels[y : y + height, x : x + width] = 0
+    for number, (y, x) in enumerate(sorted(taken)):
+        labels[y : y + height, x : x + width] = number
+    return labels

@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from seguq.core.errors import SeguqError
 from seguq.inference import UncertaintyMaps
-from seguq.regions import Partition, score
+from seguq.regions import Partition, cached, score
 
-ARGUMENTS = {"Grid": {"size": 3}}
+ARGUMENTS = {
+    "Boxes": {"size": 4, "count": 3},
+    "Grid": {"size": 3},
+    "Pixels": {"count": 5, "min_distance": 3},
+    "Superpixels": {"count": 12},
+}
 """Arguments where a constructor needs some."""
 
 
@@ -29,7 +35,7 @@ def case(height=11, width=14):
 
 
 def test_the_shipped_ones_are_known():
-    assert {"Grid", "WholeImage"} <= set(ours())
+    assert {"Boxes", "Components", "Grid", "Pixels", "Superpixels", "WholeImage"} <= set(ours())
 
 
 def test_labels_are_int32_of_the_images_size_from_minus_1(partition):
@@ -37,6 +43,74 @@ def test_labels_are_int32_of_the_images_size_from_minus_1(partition):
     assert (labels.dtype, tuple(labels.shape)) == (torch.int32, (11, 14))
     assert labels.min() >= -1
     assert labels.max() >= 0
+
+
+def test_regions_are_numbered_without_a_gap(partition):
+    found = set(partition(*case()).unique().tolist()) - {-1}
+    assert found == set(range(len(found)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 3), (0, 5), (30, 2)])
+def test_images_of_any_size_are_cut(partition, size):
+    labels = partition(*case(*size))
+    assert (labels.dtype, tuple(labels.shape)) == (torch.int32, size)
+    assert labels.numel() == 0 or labels.max() >= 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int64, torch.float16, torch.float64])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_images_of_any_type_and_any_number_of_channels_are_cut(partition, dtype, channels):
+    _, maps = case()
+    image = (torch.rand(channels, 11, 14, generator=torch.Generator().manual_seed(1)) * 200).to(dtype)
+    labels = partition(image, maps)
+    assert tuple(labels.shape) == (11, 14)
+    assert torch.equal(partition(np.moveaxis(image.numpy(), 0, -1), maps), labels)
+
+
+def test_an_image_of_one_color_and_maps_of_one_value_are_cut(partition):
+    maps = UncertaintyMaps(torch.full((1, 3, 8, 9), 1 / 3), {"predictive_entropy": torch.zeros(1, 8, 9)}, ["a"])
+    assert partition(torch.full((3, 8, 9), 7, dtype=torch.uint8), maps).max() >= 0
+
+
+def test_neither_image_nor_maps_are_changed(partition):
+    image, maps = case()
+    partition(image, maps)
+    again, same = case()
+    assert torch.equal(image, again)
+    assert torch.equal(maps.probs, same.probs) and all(torch.equal(maps[name], same[name]) for name in same.names)
+
+
+def test_a_volume_is_one_region_or_an_error_that_says_2d_only(partition):
+    maps = {name: torch.rand(1, 2, 4, 7) for name in ("predictive_entropy", *partition.needs)}
+    volume = UncertaintyMaps(torch.full((1, 2, 2, 4, 7), 0.5), maps, ["a"])
+    if partition.takes_volumes:
+        assert partition(torch.zeros(3, 2, 4, 7), volume).unique().tolist() == [0]
+    else:
+        with pytest.raises(SeguqError, match=r"2-D images only, but was called with a volume \(2, 4, 7\)"):
+            partition(torch.zeros(3, 2, 4, 7), volume)
+
+
+def test_neither_image_nor_maps_is_an_error_that_says_what_is_lacking(partition):
+    with pytest.raises(SeguqError, match=r"needs an image or maps|was called without"):
+        partition(None)
+
+
+def test_where_its_regions_follow_from_the_image_alone_it_looks_at_no_map(partition):
+    image, maps = case()
+    if partition.of_image_alone:
+        assert partition.needs_image and partition.needs == ()
+        assert torch.equal(partition(image), partition(image, maps))
+
+
+def test_kept_on_disk_or_not_its_regions_are_the_same(partition, tmp_path):
+    image, maps = case()
+    kept = cached(partition, tmp_path / "kept")
+    for _ in range(2):
+        assert torch.equal(kept(image, maps), partition(image, maps))
+    assert repr(kept) == repr(partition) and kept.arguments() == partition.arguments()
+    told = ("needs", "needs_image", "of_image_alone", "fills_boxes", "takes_volumes")
+    assert [getattr(kept, name) for name in told] == [getattr(partition, name) for name in told]
+    assert (tmp_path / "kept").exists() == partition.of_image_alone
 
 
 def test_labels_are_the_same_twice(partition):
