@@ -21,8 +21,10 @@ from seguq.data.image_source import ImageSource
 from seguq.functional.aggregates import aggregate_named
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import named_measures, scored_by_default
-from seguq.regions import Grid, Partition, cached, score
+from seguq.inference.measures import scored_by_default
+from seguq.regions import Grid, Partition, WholeImage, cached, score
+from seguq.regions.columns import require_columns
+from seguq.regions.scored_by import By, scores_named
 from seguq.store.shards import ShardWriter, merge_shards
 from seguq.store.writer import writing
 
@@ -43,9 +45,9 @@ class RegionScorer(EstimatorCallback):
     Args:
         dir: the folder.
         partition: how images are cut; None: a grid of 32 pixels.
-        by: the measure to score by; None: ``mutual_information`` where there are samples, else
-            ``predictive_entropy``.
-        aggregate: ``"mean"``, ``"sum"`` or ``"max"`` over the pixels of a region.
+        by: the measure to score by, or several, as `seguq.regions.score` takes them; None: ``smallest_margin``, of
+            whole images ``pairwise_dice`` where the estimator has it.
+        aggregate: how a region's pixels become its score, as in `seguq.regions.score`.
         budget: how much may be labeled, such as ``Budget(regions=50)``; None: nothing is selected.
         strategy: which regions are taken; None: the highest scores.
         labeled: earlier selections, or the JSON files of them: their regions are in the table, and are not selected
@@ -58,6 +60,8 @@ class RegionScorer(EstimatorCallback):
         overwrite: replace a table or selection that is in ``DIR`` already, instead of refusing to.
         images: the images as stored, for partitions that look at them, as batches hold normalized ones: their folder,
             their files by id, or a `seguq.data.ImageSource`. The ids are those of the batches.
+        columns: what strategies need beside scores, as in `seguq.regions.score`; ``"features"`` of an estimator with
+            ``features=True``.
 
     Raises:
         UsageError: if ``DIR`` holds a table or selection already.
@@ -76,7 +80,7 @@ class RegionScorer(EstimatorCallback):
         self,
         dir: str | os.PathLike[str],
         partition: Partition | None = None,
-        by: str | None = None,
+        by: By | Sequence[By] | None = None,
         aggregate: str = "mean",
         budget: Budget | None = None,
         strategy: Strategy | None = None,
@@ -88,6 +92,7 @@ class RegionScorer(EstimatorCallback):
         task: Task | None = None,
         overwrite: bool = False,
         images: str | os.PathLike[str] | Mapping[str, str] | ImageSource | None = None,
+        columns: Sequence[str] = (),
     ) -> None:
         super().__init__(estimator, calibrator, batch_forward, task)
         self.dir = Path(dir)
@@ -101,6 +106,10 @@ class RegionScorer(EstimatorCallback):
             )
         self.images = None if images is None else ImageSource.of(images)
         aggregate_named(aggregate)
+        require_columns(columns)
+        self.columns = tuple(columns)
+        if by is not None:
+            scores_named(by)
         if not (budget is None or isinstance(budget, Budget)):
             raise SeguqError(f"budget must be one such as seguq.acquisition.Budget(regions=50), but is {budget!r}")
         if not (strategy is None or isinstance(strategy, Strategy)):
@@ -131,8 +140,10 @@ class _Scoring(Run):
     def __init__(self, *run: Any) -> None:
         super().__init__(*run)
         settings, measures = self.callback, self.passes.estimator.measures
-        (self.by,) = named_measures(settings.by or scored_by_default(measures)) or ()
-        self.passes.want((self.by, *(name for name in settings.partition.needs if name != self.by)))
+        whole = isinstance(settings.partition, WholeImage)
+        self.by = settings.by or scored_by_default(measures, of_images=whole)
+        needs = [name for item in scores_named(self.by) for name in item.needs]
+        self.passes.want(tuple(dict.fromkeys((*needs, *settings.partition.needs))))
         self.partition = cached(settings.partition, settings.dir / _PARTITIONS)
         together(self.trainer, self.module, self._prepare, first_only=True)
         self.shard = ShardWriter(settings.dir, self.trainer.global_rank, settings.dir / _TABLE)
@@ -155,7 +166,13 @@ class _Scoring(Run):
                 f"regions are boxes of pixels of the images {tuple(step.image.shape)}, but the logits have shape "
                 f"{tuple(step.pooled.shape)}: let batch_forward= return logits of the images' size"
             )
-        table = score(self._with_images(maps), self.partition, by=self.by, aggregate=settings.aggregate)
+        table = score(
+            self._with_images(maps),
+            self.partition,
+            by=self.by,
+            aggregate=settings.aggregate,
+            columns=settings.columns,
+        )
         with writing("RegionScorer"):
             self.shard.add(table)
 

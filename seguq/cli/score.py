@@ -17,12 +17,17 @@ from seguq.core.out_of_memory import Need, memory_for
 from seguq.core.progress import progress
 from seguq.core.reading import reading
 from seguq.data import list_images, read_image
+from seguq.data.reading import read_picture
+from seguq.functional.aggregates import aggregate_named
 from seguq.inference import UncertaintyMaps
-from seguq.inference.measures import named_measures, scored_by_default
-from seguq.regions import Grid, Partition, RegionTable, cached
+from seguq.inference.measures import scored_by_default
+from seguq.regions import Grid, Partition, RegionTable, WholeImage, cached
 from seguq.regions import score as score_maps
+from seguq.regions.columns import require_columns
+from seguq.regions.scored_by import scores_named
 from seguq.store.folder import predicted_ids, read_run
 
+_RASTERS = (".tif", ".tiff")
 _PARTITION = {"class_path": "Grid", "init_args": {"size": 32}}
 
 
@@ -34,8 +39,9 @@ def run(words: Sequence[str]) -> None:
 def score(
     predictions: str,
     partition: Partition | None = None,
-    by: str | None = None,
+    by: str | list[str] | None = None,
     aggregate: str = "mean",
+    columns: list[str] | None = None,
     out: str | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -45,8 +51,14 @@ def score(
         predictions: folder that `seguq predict` has written.
         partition: how images are cut: the name of a class, with its options after a dot (--partition Grid
             --partition.size 32), or the import path of one of your own.
-        by: measure to score by; by default mutual_information where it is there, else predictive_entropy.
-        aggregate: mean, sum or max over the pixels of a region.
+        by: measure to score by; by default smallest_margin where it is there, for whole images pairwise_dice where it
+            is; also region_impurity, ripu, or a function of one's own by its import path. Of several, as
+            [smallest_margin, ripu], the first is the score, and the others are columns beside it.
+        aggregate: how a region's pixels become its score: mean, sum, max, "quantile(0.9)", "top_k_mean(0.1)",
+            "threshold_mean(0.5)", "nonborder_mean(2)" (of pixels farther from a border between predicted classes), or
+            "foreground_mean(0)" (the sum, over the pixels that are predicted as another class than 0).
+        columns: what strategies need beside scores, as [class_shares, class_scores]: class_shares, class_probs,
+            class_scores (both of predictions with --save_probs) or features (of predictions with --features).
         out: the table; by default regions.parquet in the folder of predictions.
         overwrite: replace the table if it exists.
     """
@@ -55,11 +67,17 @@ def score(
     settings = run["settings"]
     with reading(folder / "run.json"):
         measures = settings["measures"]
-    (by,) = named_measures(by or scored_by_default(measures)) or ()
-    if by not in measures:
-        raise UsageError(
-            f"{folder} has no maps of {by!r}, but of {', '.join(measures)}: predict with --measures [{by}]"
-        )
+    parts = partition if partition is not None else Grid(32)
+    whole = isinstance(parts, WholeImage)
+    scores = scores_named(by or scored_by_default(measures, of_images=whole))
+    for name in dict.fromkeys(need for item in scores for need in item.needs):
+        if name not in measures:
+            raise UsageError(
+                f"{folder} has no maps of {name!r}, but of {', '.join(measures)}: predict with --measures [{name}]"
+            )
+    named = aggregate_named(aggregate)
+    columns = list(columns or [])
+    require_columns(columns)
     target = Path(out) if out else folder / "regions.parquet"
     if target.suffix != ".parquet":
         raise UsageError(f"a table of regions is a .parquet file, but --out is {out}")
@@ -91,7 +109,6 @@ def score(
         )
     for image_id in ids:
         require_text("the image id", image_id)
-    parts = partition if partition is not None else Grid(32)
     absent = [name for name in parts.needs if name not in measures]
     if absent:
         raise UsageError(f"{parts!r} reads maps of {absent[0]!r}, but {folder} has those of {', '.join(measures)}")
@@ -104,19 +121,39 @@ def score(
     with (
         memory_for("the maps", "predict with fewer --measures and without --save_probs") as need,
         # closed, so that the progress bar has ended before an error is shown
-        closing(_maps_and_images(folder, ids, files if parts.needs_image else {}, need)) as stream,
+        closing(_maps_and_images(folder, ids, files, parts.needs_image, need)) as stream,
     ):
-        table = score_maps(stream, parts, by=by, aggregate=aggregate)
+        table = score_maps(
+            stream,
+            parts,
+            by=[item.given or item.name for item in scores],
+            aggregate=aggregate,
+            columns=columns,
+            paths=files,
+            missing=_Missing(files),
+        )
     remove_leftovers(target.parent)
     table.save(target)
-    logger.info("%d regions of %d images by %s %s: %s", len(table), len(ids), aggregate, by, target)
+    logger.info("%d regions of %d images by %s %s: %s", len(table), len(ids), named, scores[0].name, target)
 
 
 def _maps_and_images(
-    folder: Path, ids: Sequence[str], files: Mapping[str, Path], need: Need
+    folder: Path, ids: Sequence[str], files: Mapping[str, Path], with_image: bool, need: Need
 ) -> Generator[tuple[UncertaintyMaps, Any], None, None]:
-    """The maps of one image after the other, with the image as stored where there is a file of it."""
+    """The maps of one image after the other, with the image as stored where it is looked at."""
     for image_id in progress(ids, "scoring"):
         need.what = f"the maps of image {image_id!r}"
         maps = UncertaintyMaps.load(folder / "maps" / f"{image_id}.npz")
-        yield maps, read_image(files[image_id]) if image_id in files else None
+        yield maps, read_image(files[image_id]) if with_image else None
+
+
+class _Missing:
+    """From an image's id to its pixels without data: of rasters, the only files that tell of them."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self.files = files
+
+    def __call__(self, image_id: str) -> Any:
+        """``(H, W)``, true without data; None where the file says nothing."""
+        path = self.files.get(image_id)
+        return None if path is None or path.suffix.lower() not in _RASTERS else read_picture(path).missing

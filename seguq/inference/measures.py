@@ -188,9 +188,15 @@ def shown_by_default(available: Sequence[str]) -> tuple[str, ...]:
     return found or tuple(available[:1])
 
 
-def scored_by_default(available: Sequence[str]) -> str:
-    """What regions are scored by where nothing was said: what labels can reduce, where there are samples."""
-    return shown_by_default(available)[-1]
+def scored_by_default(available: Sequence[str], of_images: bool = False) -> str:
+    """What regions are scored by where nothing was said: the margin, by which active learning has gone best here.
+
+    Args:
+        available: names of measures.
+        of_images: whether regions are whole images, which samples' disagreement in their label maps ranks best.
+    """
+    first = ("pairwise_dice", "smallest_margin") if of_images else ("smallest_margin",)
+    return next((name for name in first if name in available), shown_by_default(available)[-1])
 
 
 def explained() -> str:

@@ -39,7 +39,7 @@ def table(folder):
     return RegionTable.load(folder / "pool" / "regions.parquet")
 
 
-def expected_rows(estimator, partition=None, by="predictive_entropy", data=None, ids=IDS, **settings):
+def expected_rows(estimator, partition=None, by="smallest_margin", data=None, ids=IDS, **settings):
     """The rows of regions.score of what the estimator says of each image by itself, in the order of the table."""
     data = Images(5, ids=IDS) if data is None else data
     images = torch.stack([data[i]["image"] for i in range(len(data))])
@@ -62,7 +62,7 @@ def test_the_table_is_regions_score_of_the_estimators_maps(tmp_path, package, es
     module = predict(tmp_path, package=package, estimator=estimator)
     assert_rows(table(tmp_path).rows(), expected_rows(seguq.Deterministic(module, calibrator=None)))
     assert table(tmp_path).meta == {
-        "by": "predictive_entropy",
+        "by": "smallest_margin",
         "aggregate": "mean",
         "partition": "Grid(size=4)",
         "estimator": "deterministic",
@@ -81,12 +81,12 @@ def test_the_table_is_the_same_whatever_the_batches(tmp_path):
 def test_an_unbound_mc_dropout_with_a_seed_gives_the_table_of_a_direct_call(tmp_path):
     module = predict(tmp_path, estimator=seguq.MCDropout(samples=3, seed=5))
     bound = seguq.MCDropout(module, samples=3, seed=5, calibrator=None)
-    assert_rows(table(tmp_path).rows(), expected_rows(bound, by="mutual_information"))
+    assert_rows(table(tmp_path).rows(), expected_rows(bound, by="smallest_margin"))
 
 
-def test_mc_dropout_by_name_scores_by_mutual_information(tmp_path):
+def test_mc_dropout_by_name_scores_by_the_margin(tmp_path):
     predict(tmp_path, estimator="mc_dropout")
-    assert table(tmp_path).meta["by"] == "mutual_information"
+    assert table(tmp_path).meta["by"] == "smallest_margin"
     assert table(tmp_path).meta["estimator"] == "mc_dropout(layers=dropout)"
     assert (table(tmp_path).column("score") > 0).all()
 
@@ -114,7 +114,7 @@ def test_a_deep_ensemble_gives_the_table_of_a_direct_call(tmp_path):
     members = [make_module(pytorch_lightning, seed=i).eval() for i in range(3)]
     predict(tmp_path, estimator=seguq.DeepEnsemble(members))
     assert_rows(
-        table(tmp_path).rows(), expected_rows(seguq.DeepEnsemble(members, calibrator=None), by="mutual_information")
+        table(tmp_path).rows(), expected_rows(seguq.DeepEnsemble(members, calibrator=None), by="smallest_margin")
     )
 
 
@@ -208,7 +208,7 @@ def test_a_partition_gets_the_image_as_stored_and_not_what_the_batch_holds(tmp_p
     module = predict(tmp_path, data, partition=partition, images=source(tmp_path / "images"))
     stored = [read_image(tmp_path / "images" / f"{image_id}.png") for image_id in IDS]
     maps = seguq.Deterministic(module, calibrator=None)(torch.stack([data[i]["image"] for i in range(5)]), IDS)
-    scored = regions.score(maps, partition, images=stored, by="predictive_entropy").rows()
+    scored = regions.score(maps, partition, images=stored, by="smallest_margin").rows()
     assert_rows(table(tmp_path).rows(), sorted(scored, key=lambda row: (row["image_id"], row["region_id"])))
     assert table(tmp_path).meta["partition"] == repr(partition)
 

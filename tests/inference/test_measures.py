@@ -105,6 +105,7 @@ def test_the_name_of_a_measure_of_seguq_cannot_be_taken():
 
 def test_the_defaults_are_those_that_the_estimator_has():
     assert shown_by_default(measures_of("probs", "samples")) == ("predictive_entropy", "mutual_information")
-    assert scored_by_default(measures_of("probs", "samples")) == "mutual_information"
-    assert scored_by_default(measures_of("probs", "logits")) == "predictive_entropy"
+    assert scored_by_default(measures_of("probs", "samples")) == "smallest_margin"
+    assert scored_by_default(("variance", "mutual_information", "predictive_entropy")) == "mutual_information"
+    assert scored_by_default(("smallest_margin", "pairwise_dice"), of_images=True) == "pairwise_dice"
     assert shown_by_default(("energy", "max_logit")) == ("energy",) and scored_by_default(("energy",)) == "energy"
