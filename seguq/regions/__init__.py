@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from seguq.core.named import hand_on
 from seguq.regions.cache import cached
+from seguq.regions.meta_score import MetaScore
 from seguq.regions.partition import Partition, without
 from seguq.regions.score import score
 from seguq.regions.table import RegionTable
@@ -18,5 +19,5 @@ if TYPE_CHECKING:
     from seguq.regions.superpixels import Superpixels as Superpixels
     from seguq.regions.whole_image import WholeImage as WholeImage
 
-__all__ = ["Partition", "RegionTable", "cached", "score", "without"]
+__all__ = ["MetaScore", "Partition", "RegionTable", "cached", "score", "without"]
 __getattr__ = hand_on(Partition)

@@ -17,7 +17,7 @@ from seguq.functional.aggregates import Aggregate, aggregate_named
 from seguq.functional.runs import Runs
 from seguq.inference import UncertaintyMaps
 from seguq.regions.columns import further_columns, require_columns
-from seguq.regions.partition import Partition
+from seguq.regions.partition import Partition, without
 from seguq.regions.rle import RLE, encode_regions
 from seguq.regions.scored_by import By, Score, scores_named
 from seguq.regions.table import SCHEMA, RegionTable
@@ -46,8 +46,9 @@ def score(
         images: the images that the maps belong to, ``(B, channels, H, W)`` or one a map, for partitions that look
             at them; None where the partition does not. Not with a stream.
         by: name of the measure; ``"region_impurity"`` or ``"ripu"``, which are made from other maps (see
-            `seguq.functional`); or a function of the maps of one image that gives a map ``(H, W)``. Of several the
-            first is the column ``score``, the others are columns of their own names.
+            `seguq.functional`); a function of the maps of one image that gives a map ``(H, W)``; or what scores regions
+            by itself, such as `MetaScore`. Of several the first is the column ``score``, the others are columns of
+            their own names.
         aggregate: how the values of a region's pixels become its score: ``"mean"``, ``"sum"``, ``"max"``,
             ``"quantile(q)"``, ``"top_k_mean(fraction)"``, ``"threshold_mean(t)"``, ``"nonborder_mean(width)"`` or
             ``"foreground_mean(background)"``, as in `seguq.functional.aggregates.Aggregate`. A measure of whole images
@@ -179,15 +180,15 @@ class _Way:
                 f"{self.partition!r} cuts 2-D images only, but {image_id!r} is a volume {one.spatial}: score volumes "
                 "as wholes, by seguq.regions.WholeImage()"
             )
-        labels = self.partition(image, one).cpu().clamp_min(-1).numpy()
-        if labels.shape != one.spatial:
-            raise SeguqError(f"image {image_id!r}: regions {labels.shape}, map {one.spatial}")
+        labels = self.partition(image, one).cpu().clamp_min(-1)
+        if tuple(labels.shape) != one.spatial:
+            raise SeguqError(f"image {image_id!r}: regions {tuple(labels.shape)}, map {one.spatial}")
         gone = None if self.missing is None else self.missing(image_id)
         if gone is None:
-            return labels
+            return labels.numpy()
         if gone.shape != labels.shape:
             raise SeguqError(f"image {image_id!r}: pixels without data {gone.shape}, map {one.spatial}")
-        return np.where(gone, -1, labels)
+        return without(labels, gone).numpy()
 
     def _score(
         self, item: Score, one: UncertaintyMaps, runs: Runs, classes: npt.NDArray[Any] | None, image_id: str
@@ -198,6 +199,9 @@ class _Way:
                 f"{self.aggregate} reads the predicted class of each pixel, and independent labels (multilabel) have "
                 f"none: image {image_id!r}"
             )
+        if hasattr(item.given, "of_regions"):
+            found: npt.NDArray[np.float64] = item.given.of_regions(one, runs)
+            return found
         values = item.of(one)
         if values.ndim == 0:  # of the whole image
             if runs.num_regions != 1 or int(runs.area[0]) != runs.labels.size:

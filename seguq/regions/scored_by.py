@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.named import imported
 from seguq.functional.impurity import region_impurity, ripu
+from seguq.functional.runs import Runs
 from seguq.inference import UncertaintyMaps
 
-By = str | Callable[[UncertaintyMaps], Any]
-"""Name of a measure, or a function of the maps of one image that gives a map ``(H, W)``."""
+
+class RegionScore(Protocol):
+    """What gives each region of an image a score by itself, as `seguq.regions.MetaScore` does."""
+
+    name: str
+
+    def of_regions(self, one: UncertaintyMaps, runs: Runs) -> npt.NDArray[np.float64]:
+        """The score of each region, ``(R,)``."""
+
+
+By = str | Callable[[UncertaintyMaps], Any] | RegionScore
+"""Name of a measure; a function of the maps of one image that gives a map ``(H, W)``; or a `RegionScore`."""
 
 
 def _impurity(maps: UncertaintyMaps) -> Tensor:
@@ -41,11 +54,11 @@ class Score:
 
     Attributes:
         name: of its column.
-        given: a function of one's own, or None.
+        given: a function of one's own, or a `RegionScore`; None for a map by its name.
     """
 
     name: str
-    given: Callable[[UncertaintyMaps], Any] | None = None
+    given: Any = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -77,7 +90,8 @@ def scores_named(by: By | Sequence[By]) -> tuple[Score, ...]:
     Raises:
         UsageError: for none, one twice, or what is neither a name nor a function.
     """
-    given = [by] if isinstance(by, str) or callable(by) else list(by)
+    single = isinstance(by, str) or callable(by) or hasattr(by, "of_regions")
+    given: list[Any] = [by] if single else list(by)  # type: ignore[arg-type]
     found = tuple(_score(item) for item in given)
     if not found:
         raise UsageError("by names nothing to score regions by, such as by='predictive_entropy'")
@@ -95,6 +109,8 @@ def _score(item: Any) -> Score:
         found = imported(item)
         # one's own measure is a map by its name
         return Score(found.name) if hasattr(found, "of") and hasattr(found, "name") else _score(found)
+    if hasattr(item, "of_regions"):
+        return Score(item.name, item)
     if not callable(item):
         raise UsageError(f"regions are scored by the name of a measure, or a function of maps, not by {item!r}")
     return Score(getattr(item, "__name__", type(item).__name__), item)
