@@ -60,7 +60,7 @@ class Components(Partition):
                 f"{self!r} cuts by the one predicted class of each pixel, but the maps of image "
                 f"{found.image_ids[0]!r} are of several independent labels: use Superpixels, Grid or Boxes"
             )
-        prediction = found.prediction[0].detach().cpu().numpy()
+        prediction = found.prediction[0].long().cpu().numpy()
         if not prediction.size:
             return torch.full(prediction.shape, -1, dtype=torch.int32)
         of_data = np.maximum(prediction, -1)

@@ -174,7 +174,8 @@ def test_everything_is_named_in_yaml_of_a_training(discs, tmp_path):
                     "class_path": "seguq.callbacks.RegionScorer",
                     "init_args": {
                         "dir": str(tmp_path / "pool"),
-                        "partition": {"class_path": f"{HERE}.Halves", "init_args": {"at": 0.25}},
+                        "partition": {"class_path": f"{HERE}.Shades", "init_args": {"count": 3}},
+                        "images": str(discs / "images" / "pool"),
                         "strategy": f"{HERE}.LargestFirst",
                     },
                 },
@@ -184,7 +185,9 @@ def test_everything_is_named_in_yaml_of_a_training(discs, tmp_path):
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(content))
     assert main(["fit", "--config", str(tmp_path / "fit.yaml")]) == 0
     (kept,) = (tmp_path / "run").rglob("config.yaml")
-    assert yaml.safe_load(kept.read_text())["trainer"]["callbacks"][0]["init_args"]["group"] == "^[a-z]+"
+    *_, scorer = again = yaml.safe_load(kept.read_text())["trainer"]["callbacks"]
+    assert again[0]["init_args"]["group"] == "^[a-z]+"
+    assert scorer["init_args"]["images"] == str(discs / "images" / "pool")
     packed = read_checkpoint(tmp_path / "run" / "best.ckpt")["seguq"]["calibrators"]["brightness"]
     assert (packed["class"], packed["defined_in"]) == ("half_way", HERE)
     assert list((tmp_path / "heat").rglob("overlays/gini/*.png"))
