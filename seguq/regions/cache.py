@@ -139,8 +139,14 @@ def _read(path: Path, size: tuple[int, ...]) -> Tensor | None:
 
 
 def _write(path: Path, labels: npt.NDArray[Any]) -> None:
+    array = io.BytesIO()
+    np.save(array, labels.astype(np.int32))
     try:
-        with whole_file(path) as temporary:
-            np.savez_compressed(temporary, labels=labels.astype(np.int32))
+        # what `np.savez_compressed` writes, in a quarter of the time
+        with (
+            whole_file(path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
+        ):
+            file.writestr(_LABELS, array.getvalue())
     except (OSError, SeguqError) as error:
         say_once(f"regions are cut anew each time, as they cannot be kept in {path.parent}: {error}")

@@ -60,7 +60,7 @@ class Components(Partition):
                 f"{self!r} cuts by the one predicted class of each pixel, but the maps of image "
                 f"{found.image_ids[0]!r} are of several independent labels: use Superpixels, Grid or Boxes"
             )
-        prediction = found.prediction[0].detach().cpu().numpy()
+        prediction = found.prediction[0].long().cpu().numpy()
         if not prediction.size:
             return torch.full(prediction.shape, -1, dtype=torch.int32)
         of_data = np.maximum(prediction, -1)
@@ -103,15 +103,19 @@ def _borders(labels: npt.NDArray[np.int32], tiny: npt.NDArray[np.bool_]) -> tupl
         first.append(labels[here][sides])
         second.append(labels[there][sides])
     a, b = np.concatenate(first).astype(np.int64), np.concatenate(second).astype(np.int64)
-    return _pairs(a, b, np.ones(len(a), np.int64), len(tiny))
+    keys, length = np.unique(np.minimum(a, b) * len(tiny) + np.maximum(a, b), return_counts=True)
+    return keys // len(tiny), keys % len(tiny), length
 
 
 def _pairs(a: _Ints, b: _Ints, length: _Ints, count: int) -> tuple[_Ints, _Ints, _Ints]:
     """Each pair once, the lower component first, with the sum of its lengths; none of a component with itself."""
     two = a != b
-    keys, at = np.unique(np.minimum(a, b)[two] * count + np.maximum(a, b)[two], return_inverse=True)
-    sums = np.bincount(at, weights=length[two], minlength=len(keys)).astype(np.int64)
-    return keys // count, keys % count, sums
+    keys = (np.minimum(a, b) * count + np.maximum(a, b))[two]
+    order = keys.argsort(kind="stable")
+    keys, length = keys[order], length[two][order]
+    begins = np.flatnonzero(np.diff(keys, prepend=-1))
+    sums: _Ints = np.add.reduceat(length, begins) if len(begins) else length
+    return keys[begins] // count, keys[begins] % count, sums
 
 
 def _neighbors(a: _Ints, b: _Ints, length: _Ints, tiny: npt.NDArray[np.bool_]) -> _Ints:

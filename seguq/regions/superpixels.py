@@ -16,6 +16,10 @@ from seguq.inference import UncertaintyMaps
 from seguq.regions.partition import Partition, stored_pixels
 
 _METHODS = ("slic", "slic_zero")
+# without smoothing, noise breaks superpixels into scattered pixels, of which few regions are left; and with twice the
+# usual weight of distance they hold fewer pixels of other classes, on photographs as on micrographs
+_SIGMA = 0.7
+_COMPACTNESS = 20.0
 
 
 class Superpixels(Partition):
@@ -25,7 +29,8 @@ class Superpixels(Partition):
     images as they are stored: of normalized pixels the regions are others, and nothing in the pixels tells.
 
     RGB is compared in CIELAB; one channel as a gray of RGB; any other number of channels by the root of the mean square
-    over them. The smallest and the largest value of the image are taken as black and white, whatever its type.
+    over them. The smallest and the largest value of the image are taken as black and white, whatever its type, and
+    it is smoothed a little (a Gaussian of 0.7 pixels) against noise.
 
     Args:
         count: how many to aim for; an image of fewer pixels has one region a pixel at most.
@@ -69,9 +74,10 @@ class Superpixels(Partition):
         found = slic(
             pixels,
             n_segments=min(self.count, height * width),
-            # lightness in CIELAB goes to 100, where it has its usual weight of 10
-            compactness=10.0 if channels == 3 else 0.1 * math.sqrt(channels),
+            # lightness in CIELAB goes to 100, other channels to 1
+            compactness=_COMPACTNESS if channels == 3 else _COMPACTNESS / 100 * math.sqrt(channels),
             convert2lab=channels == 3,
+            sigma=_SIGMA,
             slic_zero=self.method == "slic_zero",
             enforce_connectivity=True,
             start_label=0,

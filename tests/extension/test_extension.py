@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning
 import torch
@@ -21,7 +22,7 @@ from seguq.inference import Estimator
 from seguq.testing import check_calibrator, check_estimator
 from seguq.weights import read_checkpoint
 from tests.extension import things
-from tests.extension.things import GINI, Brightness, HalfWay, Halves, LargestFirst
+from tests.extension.things import GINI, Brightness, HalfWay, Halves, LargestFirst, Shades
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests.extension.things"
@@ -124,6 +125,30 @@ def test_an_estimator_a_measure_a_partition_and_a_strategy_work_in_a_callback(tm
     assert len(list((tmp_path / "heat").rglob("overlays/gini/*.png"))) == 4
 
 
+def test_a_partition_that_looks_at_images_as_stored_works_everywhere(maps_folder, discs, tmp_path):
+    files = sorted((discs / "images" / "pool").iterdir())
+    (tmp_path / "images").mkdir()
+    for number, file in enumerate(files[:4]):
+        shutil.copy(file, tmp_path / "images" / f"{number}.png")
+    data = torch.utils.data.TensorDataset(torch.rand(4, 3, 64, 64), torch.zeros(4, 64, 64, dtype=torch.int64))
+    scorer = callbacks.RegionScorer(tmp_path / "pool", Shades(3), images=tmp_path / "images")
+    trainer(scorer).predict(Module(), torch.utils.data.DataLoader(data, 2), return_predictions=False)
+    shape = {"class_path": f"{HERE}.Shades", "init_args": {"count": 3}}
+    (tmp_path / "score.yaml").write_text(yaml.safe_dump({"partition": shape}))
+    words = ["score", "--predictions", str(maps_folder), "--by", "gini", "--out"]
+    assert main([*words, str(tmp_path / "1.parquet"), "--partition", f"{HERE}.Shades", "--partition.count", "3"]) == 0
+    assert main([*words, str(tmp_path / "2.parquet"), "--config", str(tmp_path / "score.yaml")]) == 0
+    maps = seguq.UncertaintyMaps.load(maps_folder / "maps" / f"{files[0].stem}.npz")
+    (image,) = images = [seguq.data.read_image(files[0])]
+    expected = regions.score(maps, Shades(3), images=images, by="gini").rows()
+    assert [row["area"] for row in expected] == np.bincount(Shades(3)(image).flatten()).tolist()
+    for table, image_id in (("pool/regions", "0"), ("1", files[0].stem), ("2", files[0].stem)):
+        found = regions.RegionTable.load(tmp_path / f"{table}.parquet")
+        rows = [row for row in found.rows() if row["image_id"] == image_id]
+        assert [(row["region_id"], row["rle"]) for row in rows] == [(row["region_id"], row["rle"]) for row in expected]
+        assert found.meta["partition"] == "Shades(count=3)"
+
+
 # in YAML
 
 
@@ -149,7 +174,8 @@ def test_everything_is_named_in_yaml_of_a_training(discs, tmp_path):
                     "class_path": "seguq.callbacks.RegionScorer",
                     "init_args": {
                         "dir": str(tmp_path / "pool"),
-                        "partition": {"class_path": f"{HERE}.Halves", "init_args": {"at": 0.25}},
+                        "partition": {"class_path": f"{HERE}.Shades", "init_args": {"count": 3}},
+                        "images": str(discs / "images" / "pool"),
                         "strategy": f"{HERE}.LargestFirst",
                     },
                 },
@@ -159,7 +185,9 @@ def test_everything_is_named_in_yaml_of_a_training(discs, tmp_path):
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(content))
     assert main(["fit", "--config", str(tmp_path / "fit.yaml")]) == 0
     (kept,) = (tmp_path / "run").rglob("config.yaml")
-    assert yaml.safe_load(kept.read_text())["trainer"]["callbacks"][0]["init_args"]["group"] == "^[a-z]+"
+    *_, scorer = again = yaml.safe_load(kept.read_text())["trainer"]["callbacks"]
+    assert again[0]["init_args"]["group"] == "^[a-z]+"
+    assert scorer["init_args"]["images"] == str(discs / "images" / "pool")
     packed = read_checkpoint(tmp_path / "run" / "best.ckpt")["seguq"]["calibrators"]["brightness"]
     assert (packed["class"], packed["defined_in"]) == ("half_way", HERE)
     assert list((tmp_path / "heat").rglob("overlays/gini/*.png"))
@@ -238,7 +266,7 @@ def test_a_module_that_is_not_there_is_one_sentence(capsys):
 def test_the_things_stay_short():
     import inspect
 
-    for thing in (HalfWay, Halves, LargestFirst, Brightness):
+    for thing in (HalfWay, Halves, Shades, LargestFirst, Brightness):
         lines = [line for line in inspect.getsource(thing).splitlines() if line.strip()]
         assert len(lines) <= 26
-    assert len(inspect.getsource(things).splitlines()) < 110
+    assert len(inspect.getsource(things).splitlines()) < 125

@@ -13,6 +13,7 @@ from seguq.inference.estimator import OneModelEstimator
 from seguq.inference.evaluation import evaluation_mode
 from seguq.inference.sampling import SamplingEstimator
 from seguq.regions import Partition
+from seguq.regions.partition import stored_pixels
 
 
 class HalfWay(Calibrator):
@@ -70,6 +71,19 @@ class Halves(Partition):
     def __call__(self, image, maps=None):
         height, width = maps.prediction.shape[-2:]
         return (torch.arange(width) >= self.at * width).int().expand(height, width)
+
+
+class Shades(Partition):
+    """Pixels of like brightness, of the image as stored."""
+
+    needs_image = of_image_alone = True
+
+    def __init__(self, count=4):
+        self.count = count
+
+    def __call__(self, image, maps=None):
+        gray = stored_pixels(image).mean(-1)
+        return torch.from_numpy((gray * self.count / 256).astype(np.int32))
 
 
 class LargestFirst(Ranked):

@@ -98,6 +98,12 @@ def test_probabilities_give_the_components_of_their_prediction():
     assert torch.equal(found, Components(4)(None, maps_of(probs.argmax(1)[0])))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bool])
+def test_the_type_of_the_prediction_does_not_matter(dtype):
+    classes = torch.rand(12, 15, generator=torch.Generator().manual_seed(0)).round()
+    assert torch.equal(Components(4)(None, maps_of(classes.to(dtype))), Components(4)(None, maps_of(classes.long())))
+
+
 def test_several_independent_labels_are_refused_with_the_image():
     maps = UncertaintyMaps(torch.full((1, 3, 4, 4), 0.5), {}, ["street/7"], multilabel=True)
     with pytest.raises(

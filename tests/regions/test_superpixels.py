@@ -24,7 +24,7 @@ def photograph(height=60, width=80, seed=0, channels=3):
 def test_they_are_those_of_scikit_image(method):
     image = photograph()
     zero = method == "slic_zero"
-    expected = slic(image, n_segments=50, compactness=10, slic_zero=zero, start_label=0, channel_axis=-1)
+    expected = slic(image, n_segments=50, compactness=20, sigma=0.7, slic_zero=zero, start_label=0, channel_axis=-1)
     assert np.array_equal(Superpixels(50, method)(image), expected)
 
 
@@ -44,8 +44,12 @@ def test_each_is_connected_and_none_is_empty(height, width, count, channels, met
     assert all(ndimage.label(labels == region)[1] == 1 for region in range(labels.max() + 1))
 
 
-def test_there_are_about_as_many_as_asked_for():
-    assert 25 <= Superpixels(50)(photograph(120, 160)).max() + 1 <= 60
+@methods
+@pytest.mark.parametrize("noise", [0, 40, 80])
+def test_there_are_about_as_many_as_asked_for_also_where_there_is_noise(method, noise):
+    added = np.random.default_rng(1).integers(0, noise + 1, (120, 160, 1))
+    image = (photograph(120, 160) / 255 * (255 - noise) + added).astype(np.uint8)
+    assert 38 <= Superpixels(50, method)(image).max() + 1 <= 60
 
 
 def test_no_more_than_there_are_pixels():
