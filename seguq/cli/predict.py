@@ -30,6 +30,8 @@ from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
 
+_TO_SELECT_BY = "smallest_margin"  # what seguq score takes where nothing is said
+
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
@@ -78,8 +80,9 @@ def predict(
         bn_images: for swag, folder of training images, by which batch statistics are renewed (256 are enough); the one
             that its calibrator was fitted with.
         seed: of what an estimator draws, by default 0; an image has the same maps whatever is predicted beside it.
-        measures: maps to write, as [predictive_entropy, mutual_information]; by default predictive_entropy, and
-            mutual_information where there are two samples or more. Those of your own by their import paths.
+        measures: maps to write, as [predictive_entropy, mutual_information]; by default predictive_entropy, where there
+            are two samples or more mutual_information, and smallest_margin, by which seguq score ranks regions. Those
+            of your own by their import paths.
         calibrated: apply the temperature that the checkpoint has for this estimator.
         pictures: draw heat maps and overlays.
         save_probs: keep the class probabilities in the maps, too.
@@ -157,7 +160,8 @@ def _measures(names: tuple[str, ...], asked_for: bool, samples: int | None) -> t
     """What is written: what was asked for, or what is worth a picture; one sample disagrees with none."""
     of_samples = set(measures_of("samples")) & set(names) if samples == 1 else set()
     if not asked_for:
-        return shown_by_default([name for name in names if name not in of_samples])
+        shown = shown_by_default([name for name in names if name not in of_samples])
+        return (*shown, *(name for name in (_TO_SELECT_BY,) if name in names and name not in shown))
     flat = [name for name in names if name in of_samples & {"mutual_information", "variance", "variation_ratio"}]
     if flat:
         warnings.warn(f"of one sample {', '.join(flat)} is 0 everywhere: pass --samples 2 or more", stacklevel=2)

@@ -9,7 +9,7 @@ from typing import Any
 
 from seguq.cli.common import refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
-from seguq.core.checks import require_text
+from seguq.core.checks import require_count, require_text
 from seguq.core.errors import UsageError
 from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.log import logger
@@ -21,7 +21,7 @@ from seguq.data.reading import read_picture
 from seguq.functional.aggregates import aggregate_named
 from seguq.inference import UncertaintyMaps
 from seguq.inference.measures import scored_by_default
-from seguq.regions import Grid, Partition, RegionTable, WholeImage, cached
+from seguq.regions import Grid, Partition, RegionTable, WholeImage, cached, worst_regions
 from seguq.regions import score as score_maps
 from seguq.regions.columns import require_columns
 from seguq.regions.scored_by import scores_named
@@ -42,6 +42,7 @@ def score(
     by: str | list[str] | None = None,
     aggregate: str = "mean",
     columns: list[str] | None = None,
+    worst: int | None = None,
     out: str | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -59,6 +60,7 @@ def score(
             "foreground_mean(0)" (the sum, over the pixels that are predicted as another class than 0).
         columns: what strategies need beside scores, as [class_shares, class_scores]: class_shares, class_probs,
             class_scores (both of predictions with --save_probs) or features (of predictions with --features).
+        worst: score whole images instead, each by the mean of so many of its regions, those of the largest scores.
         out: the table; by default regions.parquet in the folder of predictions.
         overwrite: replace the table if it exists.
     """
@@ -78,6 +80,8 @@ def score(
     named = aggregate_named(aggregate)
     columns = list(columns or [])
     require_columns(columns)
+    if worst is not None:
+        require_count("--worst", worst)
     target = Path(out) if out else folder / "regions.parquet"
     if target.suffix != ".parquet":
         raise UsageError(f"a table of regions is a .parquet file, but --out is {out}")
@@ -132,6 +136,8 @@ def score(
             paths=files,
             missing=_Missing(files),
         )
+    if worst is not None:
+        table = worst_regions(table, worst)
     remove_leftovers(target.parent)
     table.save(target)
     logger.info("%d regions of %d images by %s %s: %s", len(table), len(ids), named, scores[0].name, target)

@@ -10,6 +10,7 @@ from seguq.regions.meta_score import MetaScore
 from seguq.regions.partition import Partition, without
 from seguq.regions.score import score
 from seguq.regions.table import RegionTable
+from seguq.regions.worst import worst_regions
 
 if TYPE_CHECKING:
     from seguq.regions.boxes import Boxes as Boxes
@@ -19,5 +20,5 @@ if TYPE_CHECKING:
     from seguq.regions.superpixels import Superpixels as Superpixels
     from seguq.regions.whole_image import WholeImage as WholeImage
 
-__all__ = ["MetaScore", "Partition", "RegionTable", "cached", "score", "without"]
+__all__ = ["MetaScore", "Partition", "RegionTable", "cached", "score", "without", "worst_regions"]
 __getattr__ = hand_on(Partition)

@@ -75,6 +75,7 @@ def score(
         KeyError: if the maps do not have ``by``, or what the partition needs.
 
     Example:
+        >>> import torch
         >>> from seguq.regions import Grid
         >>> values = torch.tensor([[[0.0, 1.0, 4.0, 4.0]]])
         >>> maps = UncertaintyMaps(torch.full((1, 2, 1, 4), 0.5), {"variance": values}, ["a"])

@@ -303,7 +303,7 @@ def test_other_samples_inside_are_other_settings(run, capsys):
 
 
 def test_one_sample_disagrees_with_none_and_has_no_map_of_it_unless_it_is_asked_for(settings, capsys):
-    assert settings("--samples", "1")["measures"] == ["predictive_entropy"]
+    assert settings("--samples", "1")["measures"] == ["predictive_entropy", "smallest_margin"]
     assert "0 everywhere" not in capsys.readouterr().err
     assert settings("--samples", "1", "--measures", "[mutual_information]", out="asked")["measures"] == [
         "mutual_information"

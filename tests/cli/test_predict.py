@@ -126,7 +126,10 @@ def test_a_killed_run_whose_loading_processes_live_on_can_be_started_again_at_on
         (["--samples", "4"], "samples was 3, now 4"),
         (["--seed", "1"], "seed was 0, now 1"),
         (["--estimator", "deterministic"], "estimator was 'mc_dropout(layers=dropout)', now 'deterministic'"),
-        (["--measures", "[variance]"], "measures was ['predictive_entropy', 'mutual_information'], now ['variance']"),
+        (
+            ["--measures", "[variance]"],
+            "'mutual_information', 'smallest_margin'], now ['variance']",
+        ),
     ],
 )
 def test_a_folder_made_with_other_settings_is_refused(more, text, predicted, words, capsys):

@@ -48,7 +48,7 @@ def test_the_table_has_a_row_a_region(table):
 
 def test_a_score_is_the_mean_of_the_map_over_its_box(table, predicted):
     row = RegionTable.load(table).rows()[37]
-    maps = UncertaintyMaps.load(predicted / "maps" / f"{row['image_id']}.npz")["mutual_information"][0]
+    maps = UncertaintyMaps.load(predicted / "maps" / f"{row['image_id']}.npz")["smallest_margin"][0]
     expected = maps[row["y0"] : row["y1"], row["x0"] : row["x1"]].double().mean()
     assert row["score"] == pytest.approx(float(expected), rel=1e-6)
 
@@ -77,7 +77,14 @@ def test_a_table_is_overwritten_when_asked(table, predicted, tmp_path):
         (["--partition", "Grid", "--partition.cell", "3"], 2, "Grid has no option --partition.cell; its options: "),
         (["--partition", "WholeImage", "--partition", "Grid"], 2, "score: Grid needs --partition.size"),
         (["--partition", "nowhere.Mine"], 2, "nowhere.Mine cannot be imported"),
-        (["--aggregate", "median"], 2, "median"),
+        (["--aggregate", "median"], 2, "aggregate must be one of mean, sum, max, quantile(q)"),
+        (["--aggregate", "quantile(2)"], 2, "'quantile' takes a share from 0 to 1"),
+        (["--by", "[smallest_margin,smallest_margin]"], 2, "by names 'smallest_margin' twice"),
+        (["--by", "no.such"], 2, "no.such cannot be imported"),
+        (["--columns", "shares"], 2, "columns are a list of class_shares"),
+        (["--columns", "class_scores"], 1, "predict again, keeping them (--save_probs)"),
+        (["--columns", "features"], 1, "seguq predict --features"),
+        (["--worst", "0"], 2, "--worst"),
         (["--out", "table.csv"], 2, "a table of regions is a .parquet file"),
     ],
 )
@@ -85,6 +92,52 @@ def test_a_mistake_in_score_is_one_sentence(words, status, text, predicted, tmp_
     base = ["score", "--predictions", str(predicted), "--out", str(tmp_path / "t.parquet")]
     assert main([*base, *words]) == status
     assert text in capsys.readouterr().err
+
+
+def test_several_measures_columns_and_another_aggregate_are_asked_for_in_words(predicted, tmp_path):
+    out = tmp_path / "regions.parquet"
+    words = ["--by", "[smallest_margin,ripu,region_impurity]", "--columns", "class_shares", "--aggregate"]
+    assert main(["score", "--predictions", str(predicted), "--out", str(out), *words, "quantile(0.9)"]) == 0
+    table = RegionTable.load(out)
+    more = ["ripu", "region_impurity", "class_shares", "height", "width", "path"]
+    assert table.table.column_names[-6:] == more
+    assert table.meta["by"] == "smallest_margin" and table.meta["aggregate"] == "quantile(0.9)"
+    row = table.rows()[3]
+    maps = UncertaintyMaps.load(predicted / "maps" / f"{row['image_id']}.npz")
+    inside = (slice(row["y0"], row["y1"]), slice(row["x0"], row["x1"]))
+    assert row["score"] == pytest.approx(np.quantile(maps["smallest_margin"][0][inside].double(), 0.9))
+    assert row["class_shares"][1] == pytest.approx(float((maps.prediction[0][inside] == 1).double().mean()))
+    assert Path(row["path"]).stem == row["image_id"] and (row["height"], row["width"]) == (64, 64)
+
+
+def test_images_are_scored_by_their_worst_regions(predicted, tmp_path):
+    out = tmp_path / "images.parquet"
+    words = ["--partition", "Grid", "--partition.size", "16", "--worst", "2"]
+    assert main(["score", "--predictions", str(predicted), "--out", str(out), *words]) == 0
+    row = RegionTable.load(out).rows()[0]
+    margin = UncertaintyMaps.load(predicted / "maps" / f"{row['image_id']}.npz")["smallest_margin"][0].double()
+    cells = margin.unfold(0, 16, 16).unfold(1, 16, 16).mean((2, 3)).flatten().sort(descending=True).values
+    assert row["score"] == pytest.approx(float(cells[:2].mean()), rel=1e-6)
+    assert (row["y1"], row["x1"], row["area"]) == (64, 64, 4096)
+
+
+def test_pixels_without_data_are_in_no_region(predicted, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    work = tmp_path / "pool"
+    shutil.copytree(predicted, work)
+    run = json.loads((work / "run.json").read_text())
+    images = tmp_path / "images"
+    images.mkdir()
+    for image_id in run["images"]:
+        pixels = read_image(Path(run["settings"]["images"]) / f"{image_id}.png").transpose(2, 0, 1).copy()
+        pixels[pixels == 0] = 1
+        pixels[:, :32] = 0  # no data
+        with rasterio.open(images / f"{image_id}.tif", "w", "GTiff", 64, 64, 3, dtype="uint8", nodata=0) as file:
+            file.write(pixels)
+    run["settings"]["images"] = str(images)
+    (work / "run.json").write_text(json.dumps(run))
+    assert main(["score", "--predictions", str(work)]) == 0
+    assert {(row["y0"], row["area"]) for row in RegionTable.load(work / "regions.parquet").rows()} == {(32, 1024)}
 
 
 def test_a_folder_without_predictions_is_no_input_for_score(discs, capsys):
@@ -108,7 +161,7 @@ def test_the_selection_says_why(table, tmp_path):
         "strategy": "TopK()",
         "budget": {"pixels": 600},
         "seed": 3,
-        "by": "mutual_information",
+        "by": "smallest_margin",
         "aggregate": "mean",
         "partition": "Grid(size=16)",
         "estimator": "mc_dropout(layers=dropout)",

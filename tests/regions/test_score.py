@@ -12,7 +12,7 @@ from seguq import regions
 from seguq.core.errors import SeguqError, UsageError
 from seguq.functional import predictive_entropy
 from seguq.inference import UncertaintyMaps
-from seguq.regions import Grid, Partition, RegionTable, WholeImage, score
+from seguq.regions import Grid, Partition, RegionTable, WholeImage, score, worst_regions
 from tests.oracles import regions as oracles
 
 property_test = settings(deadline=None, max_examples=40)
@@ -569,3 +569,27 @@ def test_pixels_without_data_are_in_no_region():
         assert np.isfinite(table.column("score")).all()
     with pytest.raises(SeguqError, match=r"image 'a': pixels without data \(2, 2\), map \(6, 8\)"):
         score(maps, Grid(4), by="variance", missing=lambda image_id: np.zeros((2, 2), dtype=bool))
+
+
+# whole images by their worst regions
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_an_image_is_scored_by_the_mean_of_its_worst_regions(count):
+    generator = torch.Generator().manual_seed(0)
+    maps = maps_of(torch.rand(3, 8, 12, generator=generator), ids=["c", "a", "b"])
+    table = score(maps, Grid(4), by="variance")
+    found = worst_regions(table, count)
+    assert [row["image_id"] for row in found.rows()] == ["a", "b", "c"]
+    for row in found.rows():
+        own = [other for other in table.rows() if other["image_id"] == row["image_id"]]
+        worst = sorted((other["score"] for other in own), reverse=True)[:count]
+        assert row["score"] == pytest.approx(np.mean(worst))
+        votes = np.bincount([other["predicted_class"] for other in own])
+        assert row["predicted_class"] == votes.argmax()
+        box = [row[name] for name in ("y0", "x0", "y1", "x1", "area", "height", "width")]
+        assert box == [0, 0, 8, 12, 96, 8, 12]
+
+
+def test_worst_regions_of_no_region_are_no_image():
+    assert len(worst_regions(score(maps_of(torch.zeros(1, 2, 2)), Grid(2), by="variance").take([]), 2)) == 0
