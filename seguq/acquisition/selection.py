@@ -21,7 +21,7 @@ from seguq.regions.rle import region_mask
 _SCHEMA_VERSION = 1
 _ROW = ("rank", "image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class")
 _OUTLINES = ("polygon", "polygons")
-RESERVED = ("rank", *_OUTLINES)
+RESERVED = ("rank", "reason", *_OUTLINES)
 """Columns that a selection adds to those of its table."""
 
 # lists of numbers as `json.dumps` spreads them over lines; a text holds no line break of its own

@@ -151,10 +151,7 @@ class RegionTable:
             table = pq.read_table(file, page_checksum_verification=True)
             table.validate()
         with reading(path):
-            meta = dict(json.loads((table.schema.metadata or {}).get(_META, b"{}")))
-            version = meta.pop("version", None)
-            if version != _SCHEMA_VERSION:
-                raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
+            meta = read_meta(table.schema, path)
             lacking = [name for name in REQUIRED if name in table.column_names and table[name].null_count]
             if lacking:
                 raise SeguqError(f"{path} is damaged: a row has no {lacking[0]}")
@@ -198,3 +195,16 @@ def _require_boxes(table: Any) -> None:
 def schema_metadata(meta: Mapping[str, Any]) -> dict[bytes, bytes]:
     """The meta data of a table as its Parquet file has them, with the schema version."""
     return {_META: json.dumps({"version": _SCHEMA_VERSION, **meta}).encode()}
+
+
+def read_meta(schema: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The meta data of a table as its Parquet file has them.
+
+    Raises:
+        SeguqError: if they are those of another version, or of another kind of file.
+    """
+    meta = dict(json.loads((schema.metadata or {}).get(_META, b"{}")))
+    version = meta.pop("version", None)
+    if version != _SCHEMA_VERSION:
+        raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
+    return meta
