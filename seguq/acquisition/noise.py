@@ -30,8 +30,13 @@ def region_noise(pool: RegionTable, generator: np.random.Generator) -> Floats:
     Returns:
         ``(rows,)``
     """
+    return uniform_of(pool, draw_seed(generator), 0)
+
+
+def uniform_of(pool: RegionTable, seed: int, which: int) -> Floats:
+    """The same from a seed that was drawn, as many as are needed: each ``which`` gives others, ``(rows,)``."""
     numbers, ids = pool.image_numbers()
-    return uniform(image_hashes(ids.to_pylist())[numbers], pool.column("region_id"), draw_seed(generator))
+    return uniform(image_hashes(ids.to_pylist())[numbers], pool.column("region_id"), seed ^ (which << 32))
 
 
 def generator_of(seed: int) -> np.random.Generator:

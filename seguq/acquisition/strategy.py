@@ -141,6 +141,33 @@ def ordered(keys: Floats, noise: Floats, images: npt.NDArray[Any] | None = None)
     return order[np.argsort(number_within(images[order]), kind="stable")]
 
 
+def interleaved(parts: Sequence[Rows]) -> Rows:
+    """Several lists as one, in which each is spread evenly: whoever stops early has some of each.
+
+    Example:
+        >>> interleaved([np.array([1, 2, 3, 4]), np.array([10, 20])]).tolist()
+        [1, 10, 2, 3, 20, 4]
+    """
+    rows = np.concatenate([np.asarray(part, np.int64) for part in parts])
+    place = np.concatenate([(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in parts])
+    return rows[np.argsort(place, kind="stable")]
+
+
+def predicted_classes(pool: RegionTable) -> npt.NDArray[np.int64]:
+    """The predicted class of each region, ``(rows,)``.
+
+    Raises:
+        UsageError: if a region has none, as where labels are independent of each other.
+    """
+    if pool.table["predicted_class"].null_count:
+        raise UsageError(
+            "the regions have no one predicted class (the labels of this model are independent of each other): choose "
+            "by a strategy that asks for none, such as BestOfEachImage"
+        )
+    found: npt.NDArray[np.int64] = pool.column("predicted_class").astype(np.int64)
+    return found
+
+
 def require_columns(names: Sequence[str], strategy: Strategy) -> None:
     """Raise where a table lacks what a strategy reads, saying how to get it.
 

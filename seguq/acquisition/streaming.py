@@ -125,10 +125,10 @@ class _Search:
 
     def all_of(self, images: Sequence[str]) -> Front:
         """All rows of some images, the labeled ones too."""
-        found = []
+        found, opened = [], set(images)
         for begin, piece in self.stored.pieces(["image_id"]):
             numbers, ids = self._images(piece)
-            wanted = np.isin(np.array(ids, dtype=object), np.array(images, dtype=object))
+            wanted = np.array([image_id in opened for image_id in ids], dtype=bool)
             found.append(np.flatnonzero(wanted[numbers]) + begin)
         return Front(self.stored.take(np.concatenate(found)), len(self.stored), 0)
 
