@@ -134,20 +134,24 @@ class Budget:
         chosen = pool.take(rows)
         if self.images is not None:
             return sum(image_id not in self._taken for image_id in chosen.image_numbers()[1].to_pylist())
-        total = Prices(self, chosen).of(np.arange(len(chosen))).sum()
+        total = self._prices(chosen).of(np.arange(len(chosen))).sum()
         return float(total) if self.cost is not None else int(total)
 
     def allows(self, pool: RegionTable, rows: npt.ArrayLike) -> bool:
         """Whether so many and so large regions may be taken together."""
         rows = np.asarray(rows, dtype=np.int64)
-        numbers, opened = self.images_of(pool)
+        numbers, opened = self._images_of(pool)
         most = int((opened + np.bincount(numbers[rows], minlength=len(opened))).max(initial=0))
         # sums of numbers that are no whole ones depend on their order a little
         return (self.per_image is None or most <= self.per_image) and self.spent(pool, rows) <= self.room * (1 + 1e-9)
 
     def account(self, pool: RegionTable) -> Account:
         """To take regions of a pool one by one, where what is taken next depends on what was taken."""
-        return Account(self, pool)
+        prices = None if self.images is not None else self._prices(pool)
+        return Account(prices, self.room, *self._images_of(pool), self.per_image, self.fill)
+
+    def _prices(self, pool: RegionTable) -> Prices:
+        return Prices(pool, self.kind, self.cost)
 
     def spend(self, pool: RegionTable, ranked: npt.ArrayLike) -> Ints:
         """Take regions, best first, as far as the budget reaches.
@@ -162,16 +166,16 @@ class Budget:
         ranked = np.asarray(ranked, dtype=np.int64)
         if self.regions is not None and self.per_image is None:
             return ranked[: int(self.room)]
-        prices = Prices(self, pool)
+        prices = self._prices(pool)
         if prices.lazy:
             return self.account(pool).take_all(ranked)
-        images, opened = self.images_of(pool)
+        images, opened = self._images_of(pool)
         images = images[ranked]
         if self.images is not None:
             return ranked[self._opening(images, opened)]
         return ranked[self._fitting(prices.of(ranked), images, opened)]
 
-    def images_of(self, pool: RegionTable) -> tuple[Ints, Ints]:
+    def _images_of(self, pool: RegionTable) -> tuple[Ints, Ints]:
         """The image of each region as a number, and how many regions of each were taken before."""
         if self.images is None and self.per_image is None:
             return np.zeros(len(pool), np.int64), np.zeros(1, np.int64)

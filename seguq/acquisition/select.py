@@ -61,7 +61,7 @@ def select(
     """
     strategy = BestOfEachImage() if strategy is None else strategy
     if not isinstance(strategy, Strategy):
-        raise SeguqError(f"strategy must be one such as seguq.acquisition.BestOfEachImage(), but is {strategy!r}")
+        raise SeguqError(f"strategy must be one such as seguq.acquisition.TopK(), but is {strategy!r}")
     if not isinstance(budget, Budget):
         raise SeguqError(f"budget must be one such as seguq.acquisition.Budget(regions=50), but is {budget!r}")
     if not (hasattr(seed, "__index__") and not isinstance(seed, bool)):

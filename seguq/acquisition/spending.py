@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,28 +14,30 @@ from seguq.core.errors import UsageError
 from seguq.regions import RegionTable
 from seguq.regions.polygons import BOX_CLICKS, outline_clicks
 
-if TYPE_CHECKING:
-    from seguq.acquisition.budget import Budget
-
 Ints = npt.NDArray[np.int64]
 
 
 class Prices:
     """What regions of a pool cost in the unit of a budget's limit; images have no price by region.
 
+    Args:
+        pool: the regions.
+        kind: of the limit.
+        cost: what a region costs by its row, for the kind of that name.
+
     Attributes:
         lazy: whether a price takes a look at the region, so that only those that are considered should be asked for.
         least: no price is below it.
     """
 
-    def __init__(self, budget: Budget, pool: RegionTable) -> None:
-        self.budget, self.pool = budget, pool
-        self.lazy = budget.cost is not None
+    def __init__(self, pool: RegionTable, kind: str, cost: Callable[[Mapping[str, Any]], float] | None) -> None:
+        self.pool, self._cost = pool, cost
+        self.lazy = cost is not None
         self.least = math.ulp(0.0) if self.lazy else 1.0
         self._known: Any = np.ones(len(pool), np.int64)
-        if budget.pixels is not None:
+        if kind == "pixels":
             self._known = pool.column("area").astype(np.int64)
-        elif budget.clicks is not None:
+        elif kind == "clicks":
             self._known, self.lazy = known_clicks(pool)
         if not self.lazy and len(pool):
             self.least = float(self._known.min())
@@ -43,15 +46,15 @@ class Prices:
         """The prices of some rows, ``(rows,)``."""
         if not self.lazy:
             return self._known[rows]
-        return np.array([self.of_one(row) for row in rows.tolist()], np.float64 if self.budget.cost else np.int64)
+        return np.array([self.of_one(row) for row in rows.tolist()], np.float64 if self._cost else np.int64)
 
     def of_one(self, row: int) -> float:
         """The price of one row."""
-        if self.budget.cost is None:
+        if self._cost is None:
             found = int(self._known[row])
             return found if found or not self.lazy else outline_clicks(self.pool.take([row]).rows()[0])
         (content,) = self.pool.take([row]).rows()
-        price = self.budget.cost(content)
+        price = self._cost(content)
         if not (is_number(price) and math.isfinite(price) and price > 0):
             raise UsageError(
                 f"cost= must give a number above 0, but gave {price!r} for region {content['region_id']} of image "
@@ -63,31 +66,38 @@ class Prices:
 class Account:
     """What is left of a budget while regions of a pool are taken one after the other.
 
+    Args:
+        prices: what regions cost; None: what counts are the images that are opened.
+        room: how much may be spent.
+        images: the image of each region as a number.
+        opened: how many regions of each image were taken before.
+        per_image: how many of one image may be taken; None: any number.
+        fill: whether what does not fit is passed over; otherwise nothing is taken after it.
+
     Attributes:
         full: whether nothing further will be taken.
     """
 
-    def __init__(self, budget: Budget, pool: RegionTable) -> None:
-        self._budget, self._prices = budget, Prices(budget, pool)
-        self._images, self._opened = budget.images_of(pool)
+    def __init__(
+        self, prices: Prices | None, room: float, images: Ints, opened: Ints, per_image: int | None, fill: bool
+    ) -> None:
+        self._prices, self._room, self._images, self._opened = prices, room, images, opened.copy()
+        self._most, self._fill = per_image, fill
         self._spent: float = 0
-        self.full = budget.room < self._prices.least and budget.images is None
+        self._least = 0.0 if prices is None else prices.least
+        self.full = room < self._least
 
     def take(self, row: int) -> bool:
         """Take a region if it fits; whether it did."""
-        if self.full:
+        image = self._images[row]
+        if self.full or (self._most is not None and self._opened[image] >= self._most):
             return False
-        budget, image = self._budget, self._images[row]
-        if budget.per_image is not None and self._opened[image] >= budget.per_image:
-            return False
-        opened = self._opened[image] > 0
-        price = float(not opened) if budget.images is not None else self._prices.of_one(row)
-        fits = self._spent + price <= budget.room
+        price = float(self._opened[image] == 0) if self._prices is None else self._prices.of_one(row)
+        fits = self._spent + price <= self._room
         if fits:
             self._spent += price
             self._opened[image] += 1
-        nothing_fits = budget.images is None and budget.room - self._spent < self._prices.least
-        self.full = nothing_fits or not (fits or budget.fill)
+        self.full = self._room - self._spent < self._least or not (fits or self._fill)
         return fits
 
     def take_all(self, ranked: Ints) -> Ints:

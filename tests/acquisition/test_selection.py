@@ -37,7 +37,7 @@ def test_repr_says_how_many_regions_in_how_many_images():
 
 def test_to_pandas_gives_the_rows():
     frame = selection().to_pandas()
-    assert list(frame.columns) == COLUMNS
+    assert list(frame.columns) == [*COLUMNS, "reason"]
     pd.testing.assert_frame_equal(frame, pd.DataFrame(selection().rows))
 
 
@@ -61,11 +61,12 @@ def test_a_file_holds_version_reason_and_regions(content):
 
 
 def test_a_file_says_how_the_regions_were_chosen(content):
-    assert content["why"] == {"strategy": "TopK()", "budget": {"regions": 3}, "seed": 7, **META}
+    counts = {"spent": 3, "regions": 4, "labeled": 0, "considered": 4}
+    assert content["why"] == {"strategy": "TopK()", "budget": {"regions": 3}, "seed": 7, **counts, **META}
 
 
 def test_a_file_holds_each_region_with_its_rank_and_score(content):
-    kept = [{name: region[name] for name in COLUMNS} for region in content["regions"]]
+    kept = [{name: region[name] for name in (*COLUMNS, "reason")} for region in content["regions"]]
     assert kept == selection().rows
 
 
@@ -194,7 +195,7 @@ def test_numbers_of_a_list_are_on_one_line(tmp_path):
 
 
 def test_to_pandas_has_the_further_columns():
-    assert list(with_columns(extra=1).to_pandas().columns) == [*COLUMNS, "extra"]
+    assert list(with_columns(extra=1).to_pandas().columns) == [*COLUMNS, "reason", "extra"]
 
 
 def test_a_file_without_shapes_is_read(tmp_path, content):
