@@ -28,6 +28,7 @@ def select(
     strategy: Strategy | None = None,
     labeled: Selection | Sequence[Selection] | None = None,
     seed: int = 0,
+    classes: Sequence[str] | None = None,
 ) -> Selection:
     """Choose regions within a budget.
 
@@ -38,6 +39,7 @@ def select(
         strategy: which regions are taken; None: the best of each image, `BestOfEachImage`.
         labeled: earlier selections; regions that lie within theirs are left out.
         seed: for the strategy's random choices and for ties.
+        classes: names of the classes, for the reasons; None: those that the table knows, or numbers.
 
     Returns:
         The regions in order, with all columns of the table, and the reason. If fewer are left than the budget allows,
@@ -95,15 +97,16 @@ def select(
         "labeled": left_out + int(done.sum()),
         "considered": strategy.considered(len(pool)),
         **table.meta,
+        **({} if classes is None else {"classes": list(classes)}),
     }
     rows = winners.rows()
-    words = [in_words(reason, row, table.meta) for reason, row in zip(reasons, rows, strict=True)]
+    words = [in_words(reason, row, why) for reason, row in zip(reasons, rows, strict=True)]
     return Selection([{"rank": i + 1, **row, "reason": words[i]} for i, row in enumerate(rows)], why)
 
 
-def in_words(reason: str, row: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+def in_words(reason: str, row: Mapping[str, Any], why: Mapping[str, Any]) -> str:
     """Why a region was chosen, with its score and what it is predicted as."""
-    by, names, number = meta.get("by", "score"), meta.get("classes"), row["predicted_class"]
+    by, names, number = why.get("by", "score"), why.get("classes"), row["predicted_class"]
     by = by[0] if isinstance(by, (list, tuple)) and by else by
     said = f"{reason}: {by} {row['score']:.3g}"
     if number is None:

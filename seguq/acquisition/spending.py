@@ -54,7 +54,13 @@ class Prices:
             found = int(self._known[row])
             return found if found or not self.lazy else outline_clicks(self.pool.take([row]).rows()[0])
         (content,) = self.pool.take([row]).rows()
-        price = self._cost(content)
+        try:
+            price = self._cost(content)
+        except Exception as error:  # it is somebody's own
+            raise UsageError(
+                f"cost= failed for region {content['region_id']} of image {content['image_id']!r} "
+                f"({type(error).__name__}: {error})"
+            ) from error
         if not (is_number(price) and math.isfinite(price) and price > 0):
             raise UsageError(
                 f"cost= must give a number above 0, but gave {price!r} for region {content['region_id']} of image "

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from seguq.acquisition import Budget, Selection, Strategy, TopK, select
+from seguq.acquisition import Budget, Selection, Strategy, select
+from seguq.acquisition.best_of_each_image import BestOfEachImage
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import EstimatorCallback, require_own_folder
@@ -46,7 +47,7 @@ class RegionScorer(EstimatorCallback):
             ``predictive_entropy``.
         aggregate: ``"mean"``, ``"sum"`` or ``"max"`` over the pixels of a region.
         budget: how much may be labeled, such as ``Budget(regions=50)``; None: nothing is selected.
-        strategy: which regions are taken; None: the highest scores.
+        strategy: which regions are taken; None: the best of each image.
         labeled: earlier selections, or the JSON files of them: their regions are in the table, and are not selected
             again.
         seed: of the selection.
@@ -101,7 +102,7 @@ class RegionScorer(EstimatorCallback):
         self.by = by
         self.aggregate: Aggregate = aggregate
         self.budget = budget
-        self.strategy: Strategy = TopK() if strategy is None else strategy
+        self.strategy: Strategy = BestOfEachImage() if strategy is None else strategy
         self.seed = seed
         self.overwrite = overwrite
 

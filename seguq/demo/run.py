@@ -18,7 +18,7 @@ from seguq.calibration.temperature import TemperatureScaling
 from seguq.cli.common import pick_device, print_table
 from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict
-from seguq.cli.select import draw_selection
+from seguq.cli.sheets import draw_selection
 from seguq.core.errors import UsageError
 from seguq.core.files import TEMPORARY_PREFIX, write_json
 from seguq.core.lightning import Callback, Trainer, WholeCheckpointIO, quiet, seed_everything
