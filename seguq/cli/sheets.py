@@ -37,14 +37,15 @@ def sheet_names(path: Path, images: int) -> list[Path]:
     return [path, *(path.with_name(f"{path.stem}-{page}{path.suffix}") for page in range(2, pages + 1))]
 
 
-def tiles_of(selection: Selection, image_of: Callable[[str], Any]) -> Iterator[Tile]:
+def tiles_of(selection: Selection, image_of: Callable[[str], Any], most: int | None = None) -> Iterator[Tile]:
     """The images of a selection, in order of their best region, for a contact sheet.
 
     Args:
         selection: the regions.
         image_of: an image as `seguq.data.read_image` gives it, by its id.
+        most: how many images; None: all.
     """
-    for image_id in selection.image_ids:
+    for image_id in selection.image_ids[:most]:
         rows = selection.in_image(image_id)
         first = rows[0]
         words, _, numbers = (first.get("reason") or "selected").partition(": ")
