@@ -53,8 +53,9 @@ def contact_sheet(tiles: Iterable[Tile], title: str) -> list[RGB]:
     tiles = list(tiles)
     most = _COLUMNS * _ROWS
     parts = [tiles[begin : begin + most] for begin in range(0, len(tiles), most)]
-    many = f"{title}, page {{}} of {len(parts)}" if len(parts) > 1 else title
-    return [_page(part, many.format(number), min(_COLUMNS, len(tiles))) for number, part in enumerate(parts, 1)]
+    titles = [f"{title}, page {number} of {len(parts)}" for number in range(1, len(parts) + 1)]
+    titles = titles if len(parts) > 1 else [title]
+    return [_page(part, head, min(_COLUMNS, len(tiles))) for part, head in zip(parts, titles, strict=False)]
 
 
 def outline_regions(image: RGB, regions: Sequence[Polygons], labels: Sequence[str], times: float = 1.0) -> RGB:
