@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from seguq.acquisition.strategy import Ranked, Rows
+from seguq.acquisition.noise import Floats, gumbel
+from seguq.acquisition.strategy import Keyed, Rows
 from seguq.core.errors import UsageError
 from seguq.regions import RegionTable
 
 
-class PowerTopK(Ranked):
+class PowerTopK(Keyed):
     r"""Regions drawn without replacement, each with a probability that grows with a power of its score.
 
     The highest scores of a pool are often alike, and one of them says what the others would: a bit of chance spreads
@@ -39,16 +41,21 @@ class PowerTopK(Ranked):
             raise UsageError(f"beta of PowerTopK must be a number above 0, but is {beta!r}")
         self.beta = beta
 
-    def rank(self, pool: RegionTable, generator: np.random.Generator) -> Rows:
-        """Row numbers by falling log-score with noise."""
-        scores = pool.column("score").astype(np.float64)
-        if len(scores) and scores.min() < 0:
-            by = pool.meta.get("by", "score")
-            raise UsageError(
-                f"PowerTopK takes powers of scores, but there is one of {scores.min():.4g} (by {by}): score by a "
-                "measure that is never negative, such as predictive_entropy, or select by TopK"
-            )
-        noise = generator.gumbel(size=len(scores))
+    def key(self, scores: Floats, noise: Floats) -> Floats:
+        """Log-scores with noise."""
+        require_not_negative("PowerTopK", scores)
         with np.errstate(divide="ignore"):  # of scores of 0
-            keys = np.log(scores) + noise / self.beta
-        return np.lexsort((-noise, -keys))
+            return np.log(scores) + gumbel(noise) / self.beta
+
+    def reasons(self, pool: RegionTable, rows: Rows) -> Sequence[str]:
+        """The score, and chance."""
+        return ["drawn by its score"] * len(rows)
+
+
+def require_not_negative(strategy: str, scores: Floats) -> None:
+    """Raise for negative scores, of which there are no powers, and which a weight below 1 would raise."""
+    if len(scores) and scores.min() < 0:
+        raise UsageError(
+            f"{strategy} multiplies scores, but there is one of {scores.min():.4g}: score by a measure that is never "
+            "negative, such as predictive_entropy, or select by TopK"
+        )

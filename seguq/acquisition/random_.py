@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from seguq.acquisition.strategy import Ranked, Rows
+from seguq.acquisition.noise import Floats
+from seguq.acquisition.strategy import Keyed, Rows
 from seguq.regions import RegionTable
 
 
-class Random(Ranked):
+class Random(Keyed):
     """All regions alike: the baseline that any other strategy has to beat.
 
     Example:
@@ -16,6 +17,10 @@ class Random(Ranked):
         Random()
     """
 
-    def rank(self, pool: RegionTable, generator: np.random.Generator) -> Rows:
-        """Row numbers in random order."""
-        return generator.permutation(len(pool))
+    def key(self, scores: Floats, noise: Floats) -> Floats:
+        """The noise."""
+        return -noise
+
+    def reasons(self, pool: RegionTable, rows: Rows) -> Sequence[str]:
+        """There is none."""
+        return ["by chance"] * len(rows)

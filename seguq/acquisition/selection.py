@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -20,8 +22,9 @@ from seguq.regions.rle import region_mask
 
 _SCHEMA_VERSION = 1
 _ROW = ("rank", "image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class")
+_TOO_LARGE = 2**40  # pixels, also of the largest image
 _OUTLINES = ("polygon", "polygons")
-RESERVED = ("rank", *_OUTLINES)
+RESERVED = ("rank", "reason", *_OUTLINES)
 """Columns that a selection adds to those of its table."""
 
 # lists of numbers as `json.dumps` spreads them over lines; a text holds no line break of its own
@@ -89,19 +92,40 @@ class Selection:
         text = _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text)
         write_bytes(path, (text + "\n").encode(errors="backslashreplace"))
 
+    def save_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows as CSV, as a whole, for a spreadsheet: without shapes and other lists.
+
+        Text that a spreadsheet would take for a formula (an id that begins with ``=``, say) has a ``'`` before it.
+
+        Raises:
+            SeguqError: for an image id that cannot be the name of a file.
+        """
+        for row in self.rows:
+            require_plain_name("the image id", row["image_id"])
+        listed = dict.fromkeys((*_ROW, "reason", *(name for row in self.rows for name in row)))
+        plain = [{name: _plain(value, name, row) for name, value in row.items()} for row in self.rows]
+        names = [name for name in listed if not any(isinstance(row.get(name), (list, dict)) for row in plain)]
+        names = [name for name in names if name != "rle" and (name in _ROW or any(name in row for row in plain))]
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow([_cell(name) for name in names])
+        writer.writerows([_cell(row.get(name)) for name in names] for row in plain)
+        write_bytes(path, out.getvalue().encode("utf-8-sig", errors="backslashreplace"))  # so that Excel sees UTF-8
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Selection:
         """Read a file that `save` wrote.
 
         Raises:
-            SeguqError: if it is missing, no selection, or of another schema version.
+            SeguqError: if it is missing, no selection, or of another schema version; or if a region is none, saying
+                which, and what is wrong with it.
         """
         with reading(path, "a selection"):
             content = mapping(read_json(path), "its content")
             version = content["version"]
             if version != _SCHEMA_VERSION:
                 raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
-            rows = [_row(mapping(region, "a region")) for region in listing(content["regions"], "'regions'")]
+            rows = [_nth(i, region) for i, region in enumerate(listing(content["regions"], "'regions'"), 1)]
             why = mapping(content["why"], "'why'")
         for row in rows:
             require_plain_name(f"{path}: the image id", row["image_id"])
@@ -118,11 +142,33 @@ def region_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("image_id", "region_id", "y0", "x0", "y1", "x1"))
 
 
-def _outline(row: Mapping[str, Any]) -> dict[str, Any]:
+def outlines(row: Mapping[str, Any]) -> list[list[list[list[int]]]]:
+    """The polygons of a region: for each part its rings of ``[x, y]`` corners, the first around it."""
     y0, x0, y1, x1 = box_of(row)
     if row.get("rle") is None:
-        return {"polygon": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]}
-    return {"polygons": polygons(region_mask(row), y0, x0)}
+        return [[[[x0, y0], [x1, y0], [x1, y1], [x0, y1]]]]
+    return polygons(region_mask(row), y0, x0)
+
+
+def _outline(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = outlines(row)
+    return {"polygon": found[0][0]} if row.get("rle") is None else {"polygons": found}
+
+
+def _nth(number: int, region: Any) -> dict[str, Any]:
+    """A row as it was before it was saved, the first has the number 1.
+
+    Raises:
+        ValueError: with that number.
+    """
+    if not isinstance(region, dict):
+        raise ValueError(f"region {number} must be a mapping, but is {region!r:.40}")
+    try:
+        return _row(mapping(region, "it"))
+    except KeyError as error:
+        raise ValueError(f"region {number} has no {error.args[0]!r}") from error
+    except ValueError as error:
+        raise ValueError(f"region {number}: {error}") from error
 
 
 def _row(region: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,20 +178,44 @@ def _row(region: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for one that is none; it may come from anywhere, and is about to be counted, cut out and drawn.
     """
     text(region["image_id"], "image_id")
-    whole(region["rank"], "rank", 1)
-    for name in ("region_id", "predicted_class"):
-        whole(region[name], name)
-    y0, x0 = (whole(region[name], name, 0) for name in ("y0", "x0"))
-    whole(region["y1"], "y1", y0)
-    whole(region["x1"], "x1", x0)
-    whole(region["area"], "area", 0)
-    if region["score"] is not None and not is_number(region["score"]):  # NaN is written as null
-        raise ValueError(f"score must be a number, but is {region['score']!r}")
+    _whole(region, "rank", 1)
+    _whole(region, "region_id")
+    if region["predicted_class"] is not None:  # of independent labels there is no one class
+        _whole(region, "predicted_class")
+    y0, x0 = (_whole(region, name, 0) for name in ("y0", "x0"))
+    y1, x1 = _whole(region, "y1", y0), _whole(region, "x1", x0)
+    area = _whole(region, "area", 0)
+    score = region["score"]
+    if score is not None and not (is_number(score) and math.isfinite(score)):  # NaN is written as null
+        raise ValueError(f"score must be a number or null, but is {score!r:.40}")
+    for name in ("reason", "path"):
+        if region.get(name) is not None:
+            text(region[name], name)
+    for name, least in (("height", y1), ("width", x1)):
+        if region.get(name) is not None:
+            _whole(region, name, least)
     if region.get("rle") is not None:
-        region_mask(region)
+        inside = int(region_mask(region).sum())
+        if inside != area:
+            raise ValueError(f"area must be that of 'rle', {inside}, but is {area}")
     return {name: region[name] for name in _ROW} | {
         name: value for name, value in region.items() if name not in _OUTLINES
     }
+
+
+def _whole(region: Mapping[str, Any], name: str, least: int | None = None) -> int:
+    """A whole number that a region can have."""
+    value = whole(region[name], name, least)
+    if abs(value) >= _TOO_LARGE:
+        raise ValueError(f"{name} must be below {_TOO_LARGE}, but is {value!r:.40}")
+    return value
+
+
+def _cell(value: Any) -> Any:
+    """A value as a spreadsheet may read it; text is never a formula."""
+    if isinstance(value, str) and value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return "'" + value
+    return "" if value is None else value
 
 
 def _plain(value: Any, name: str, row: Mapping[str, Any]) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from seguq.acquisition import Budget, Selection, Strategy, TopK, select
+from seguq.acquisition import Budget, Selection, Strategy, select
+from seguq.acquisition.best_of_each_image import BestOfEachImage
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import EstimatorCallback, require_own_folder
@@ -49,7 +50,7 @@ class RegionScorer(EstimatorCallback):
             whole images ``pairwise_dice`` where the estimator has it.
         aggregate: how a region's pixels become its score, as in `seguq.regions.score`.
         budget: how much may be labeled, such as ``Budget(regions=50)``; None: nothing is selected.
-        strategy: which regions are taken; None: the highest scores.
+        strategy: which regions are taken; None: the best of each image.
         labeled: earlier selections, or the JSON files of them: their regions are in the table, and are not selected
             again.
         seed: of the selection.
@@ -121,7 +122,7 @@ class RegionScorer(EstimatorCallback):
         self.by = by
         self.aggregate = aggregate
         self.budget = budget
-        self.strategy: Strategy = TopK() if strategy is None else strategy
+        self.strategy: Strategy = BestOfEachImage() if strategy is None else strategy
         self.seed = seed
         self.overwrite = overwrite
 

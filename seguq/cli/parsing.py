@@ -94,10 +94,18 @@ def normalized(words: Sequence[str], function: Callable[..., Any]) -> list[str]:
     lists = {f"--{name}" for name, item in parameters.items() if "list[" in str(item.annotation)}
     words = config_first(words)
     out: list[str] = []
+    several: list[str] = []  # words after an option that takes a list, as a shell expands *.json
     for i, word in enumerate(words):
         if not word.startswith("--"):
-            one = bool(out) and out[-1] in lists and not word.startswith("[") and word != "null"
-            out.append(json.dumps([word]) if one else word)
+            last = out[-1] if out else ""
+            if several or (last in lists and not word.startswith("[") and word != "null"):
+                several.append(word)
+            else:
+                out.append(word)
+        if several and (word.startswith("--") or i + 1 == len(words)):
+            out.append(json.dumps(several))
+            several = []
+        if not word.startswith("--"):
             continue
         out.append(underscored(word))
         option, equals, _ = out[-1].partition("=")

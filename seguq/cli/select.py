@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from seguq.acquisition import Budget, Selection, Strategy, TopK
+from seguq.acquisition import Budget, Selection, Strategy
 from seguq.acquisition import select as select_regions
-from seguq.acquisition.selection import box_of
-from seguq.cli.common import print_table, refuse_to_overwrite, require_folder
+from seguq.cli.common import print_table, require_folder
 from seguq.cli.parsing import run_function
+from seguq.cli.sheets import draw_selection, sheet_names, sheet_pages
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import remove_leftovers, require_replaceable
+from seguq.core.files import remove_leftovers, require_replaceable, write_bytes
 from seguq.core.log import logger
-from seguq.core.progress import progress
-from seguq.data import list_images, read_image
-from seguq.export import outline, to_rgb
-from seguq.export.images import encode
-from seguq.regions import RegionTable
+from seguq.data import Classes, list_images
 from seguq.store.folder import read_run
 from seguq.store.listing import OwnFiles
+from seguq.store.stored_table import StoredTable
 
 _SHOWN = 10
-_READABLE = 768
 
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
-    run_function(select, "select", words, {"strategy": {"class_path": "TopK"}})
+    run_function(select, "select", words, {"strategy": {"class_path": "BestOfEachImage"}})
 
 
 def select(
@@ -38,79 +36,141 @@ def select(
     labeled: list[str] | None = None,
     seed: int = 0,
     out: str = "selection.json",
+    csv: str | None = None,
+    sheet: str | None = None,
     predictions: str | None = None,
+    images: str | None = None,
+    classes: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Select regions to label next, within a budget of regions, pixels or images.
+    """Select regions to label next, within a budget of regions, pixels, images, clicks or a cost of one's own.
 
     Args:
-        scores: table of `seguq score`.
+        scores: table of `seguq score`, a .parquet file, or a folder of them; it may be larger than memory.
         budget: how much may be labeled (one limit; per_image may stand beside it).
         strategy: which regions are taken: the name of a class, with its options after a dot (--strategy PowerTopK
             --strategy.beta 2), or the import path of one of your own.
-        labeled: earlier selections, as [first.json, second.json]; their regions are left out.
+        labeled: earlier selections, as first.json second.json; their regions are left out.
         seed: for random choices, and for ties.
         out: the selection, a JSON file.
+        csv: the selection as a table for spreadsheets, a CSV file.
+        sheet: contact sheet, a PNG file: the images with the selected regions outlined; further pages go beside it.
         predictions: folder of `seguq predict`; with it, the selected regions are drawn on their images, beside OUT.
-        overwrite: replace the selection if it exists.
+        images: folder of the images, for the contact sheet; by default that of the predictions, or where the table
+            says that they were.
+        classes: classes.json of the data, for the names of the classes.
+        overwrite: replace the selection, CSV and sheet if they exist.
     """
     target = Path(out)
-    if target.suffix != ".json":
-        raise UsageError(f"a selection is a .json file, but --out is {out}")
-    refuse_to_overwrite(target, overwrite)
+    _require_free(target, "a selection", "--out", ".json", overwrite)
+    if csv is not None:
+        _require_free(Path(csv), "a table for spreadsheets", "--csv", ".csv", overwrite)
+    if sheet is not None:
+        _require_free(Path(sheet), "a contact sheet", "--sheet", ".png", overwrite)
     drawings = target.with_suffix("")
     pictures = OwnFiles(drawings)
     if predictions is not None and not overwrite and drawings.is_dir() and any(drawings.iterdir()):
         raise UsageError(f"pictures would go into {drawings}, which holds files: pass --overwrite, or another --out")
     if target.exists():
         Selection.load(target)  # nothing but a selection is replaced
-    require_replaceable(target)
-    table = RegionTable.load(scores)
+    names = None if classes is None else Classes.read(Path(classes)).names
+    columns = StoredTable(scores).schema.names
     earlier = [Selection.load(path) for path in labeled or []]
-    files = None
-    if predictions is not None:
-        run = require_folder(predictions, "--predictions")
-        folder = Path(read_run(run)["settings"].get("images") or run / "images")
-        files = list_images(folder)
-    selection = select_regions(table, budget=budget, strategy=strategy or TopK(), labeled=earlier, seed=seed)
+    drawn = _images_of(predictions)
+    shown = drawn if images is None else list_images(require_folder(images, "--images"))
+    if sheet is not None and shown is None and "path" not in columns:
+        raise UsageError("--sheet shows images: pass --images FOLDER, or --predictions FOLDER of seguq predict")
+    selection = select_regions(scores, budget=budget, strategy=strategy, labeled=earlier, seed=seed, classes=names)
     if not len(selection):
         raise SeguqError(
             f"nothing was selected: no region fits into {budget!r}"
             if not earlier
             else f"nothing was selected: no region that is not labeled yet fits into {budget!r}"
         )
-    if files is not None:
+    title = f"to label next: {len(selection)} regions in {len(selection.image_ids)} images"
+    pages: dict[Path, bytes] = {}
+    if sheet is not None:
+        paths = sheet_names(Path(sheet), len(selection.image_ids))
+        for path in paths[1:]:
+            _require_free(path, "a contact sheet", "--sheet", ".png", overwrite)
+        files = _as_found(selection) if shown is None else shown
+        pages = dict(zip(paths, sheet_pages(selection, files, title), strict=True))
+    if drawn is not None:
         for image_id in selection.image_ids:
             pictures.require_free(f"{image_id}.png")
     remove_leftovers(target.parent)
     selection.save(target)
     for name in pictures.clear():
         warnings.warn(f"{drawings / name} was drawn by an earlier run and changed since: it stays", stacklevel=1)
+    if csv is not None:
+        selection.save_csv(csv)
+    for path, content in pages.items():
+        write_bytes(path, content)
+    _print(selection, title)
+    logger.info("selection: %s", target)
+    if csv is not None:
+        logger.info("for spreadsheets: %s", csv)
+    if pages:
+        logger.info("contact sheet: %s", ", ".join(map(str, pages)))
+    if drawn is not None:
+        draw_selection(selection, drawn, drawings)
 
+
+def _require_free(path: Path, what: str, option: str, suffix: str, overwrite: bool) -> None:
+    """Raise where a file cannot be written, or must not be."""
+    if path.suffix != suffix:
+        raise UsageError(f"{what} is a {suffix} file, but {option} is {path}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already: pass --overwrite to replace it, or another {option}")
+    require_replaceable(path)
+
+
+def _images_of(predictions: str | None) -> Mapping[str, Path] | None:
+    """The images that were predicted, by their ids."""
+    if predictions is None:
+        return None
+    run = require_folder(predictions, "--predictions")
+    return list_images(Path(read_run(run)["settings"].get("images") or run / "images"))
+
+
+def _as_found(selection: Selection) -> Mapping[str, Path]:
+    """The images where the table says that they were."""
+    return {row["image_id"]: Path(row["path"]) for row in selection.rows if row.get("path")}
+
+
+def _print(selection: Selection, title: str) -> None:
+    """What was selected: the first regions, and how many of each class and image."""
+    by, names = selection.why.get("by", "score"), selection.why.get("classes")
     rows = [
         [str(row["rank"]), row["image_id"], f"{row['y0']}:{row['y1']}, {row['x0']}:{row['x1']}", f"{row['score']:.4f}"]
         for row in selection.rows[:_SHOWN]
     ]
-    caption = None if len(selection) <= _SHOWN else f"... and {len(selection) - _SHOWN} more"
-    title = f"to label next: {len(selection)} regions in {len(selection.image_ids)} images"
-    print_table(title, ["rank", "image", "rows, columns", str(table.meta.get("by", "score"))], rows, caption)
-    logger.info("selection: %s", target)
-    if files is not None:
-        draw_selection(selection, files, drawings)
+    left = len(selection) - _SHOWN
+    print_table(title, ["rank", "image", "rows, columns", str(by)], rows, None if left <= 0 else f"... and {left} more")
+    if all(row["predicted_class"] is not None for row in selection.rows):
+
+        def name(row: Mapping[str, Any]) -> str:
+            number = row["predicted_class"]
+            known = isinstance(names, list) and 0 <= number < len(names)
+            return str(names[number]) if known and names else f"class {number}"
+
+        _print_counts("by predicted class", "class", selection, name)
+    _print_counts("by image", "image", selection, lambda row: str(row["image_id"]))
 
 
-def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -> None:
-    """Draw the selected regions, with their ranks, on their images: ``OUT/ID.png``."""
-    pictures = OwnFiles(out)
-    for image_id in progress(selection.image_ids, "drawing"):
-        if image_id not in files:
-            raise SeguqError(f"image {image_id!r} of the selection is not there any more")
-        rows = selection.in_image(image_id)
-        image = to_rgb(read_image(files[image_id]))
-        times = max(1, -(-_READABLE // min(image.shape[:2])))  # ranks cannot be read in the cells of a small image
-        image = image.repeat(times, axis=0).repeat(times, axis=1)
-        shown = outline(
-            image, [[times * v for v in box_of(row)] for row in rows], labels=[str(row["rank"]) for row in rows]
-        )
-        pictures.write(f"{image_id}.png", encode(shown))
-    logger.info("pictures: %s", out)
+def _print_counts(title: str, what: str, selection: Selection, name: Callable[[Mapping[str, Any]], str]) -> None:
+    """Regions and pixels of each class, or of each image."""
+    regions, pixels, images = Counter[str](), Counter[str](), dict[str, set[str]]()
+    for row in selection.rows:
+        key = name(row)
+        regions[key] += 1
+        pixels[key] += row["area"]
+        images.setdefault(key, set()).add(row["image_id"])
+    several = what != "image"
+    rows = [
+        [key, str(count), str(pixels[key]), *([str(len(images[key]))] if several else [])]
+        for key, count in regions.most_common(_SHOWN)
+    ]
+    left = len(regions) - _SHOWN
+    columns = [what, "regions", "pixels", *(["images"] if several else [])]
+    print_table(title, columns, rows, None if left <= 0 else f"... and {left} more")

@@ -18,7 +18,7 @@ from seguq.calibration.temperature import TemperatureScaling
 from seguq.cli.common import pick_device, print_table
 from seguq.cli.parsing import run_function
 from seguq.cli.predict import predict
-from seguq.cli.select import draw_selection
+from seguq.cli.sheets import draw_selection
 from seguq.core.errors import UsageError
 from seguq.core.files import TEMPORARY_PREFIX, write_json
 from seguq.core.lightning import Callback, Trainer, WholeCheckpointIO, quiet, seed_everything
@@ -294,13 +294,14 @@ def _search(folder: Path, images: Path, root: Path, regions: int, seed: int) -> 
     table = score(maps.values(), Grid(32), by="mutual_information")
     table.save(folder / "regions.parquet")
     score(maps.values(), WholeImage(), by="predictive_entropy").save(folder / "images.parquet")
-    selection = select(table, budget=Budget(regions=regions), strategy=TopK(), seed=seed)
+    selection = select(table, budget=Budget(regions=regions), seed=seed)
+    highest = select(table, budget=Budget(regions=regions), strategy=TopK(), seed=seed)
     selection.save(folder / "selection.json")
     names = ("predictive_entropy", "mutual_information")
     scores = {name: np.concatenate([mean_score(item, name) for item in maps.values()]) for name in names}
     with reading(root / "pool_stained.json"):
         stained = set(listing(read_json(root / "pool_stained.json"), "its content")) & set(ids)
-    return Pool(images, ids, maps, scores, selection, stained)
+    return Pool(images, ids, maps, scores, selection, highest, stained)
 
 
 def _print(folder: Path, findings: Findings) -> None:

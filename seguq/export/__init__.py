@@ -3,14 +3,18 @@
 from seguq.export.heatmap import color_bar, colorize, heatmap, outline, overlay, picture, tint
 from seguq.export.images import to_rgb, write_index_png, write_png
 from seguq.export.scale import Scale, ScaleFinder
+from seguq.export.sheet import Tile, contact_sheet, outline_regions
 
 __all__ = [
     "Scale",
     "ScaleFinder",
+    "Tile",
     "color_bar",
     "colorize",
+    "contact_sheet",
     "heatmap",
     "outline",
+    "outline_regions",
     "overlay",
     "picture",
     "tint",

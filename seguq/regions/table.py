@@ -153,10 +153,7 @@ class RegionTable:
             table = pq.read_table(file, page_checksum_verification=True)
             table.validate()
         with reading(path):
-            meta = dict(json.loads((table.schema.metadata or {}).get(_META, b"{}")))
-            version = meta.pop("version", None)
-            if version != _SCHEMA_VERSION:
-                raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
+            meta = read_meta(table.schema, path)
             # of independent labels no one class is predicted
             filled = [name for name in REQUIRED if name in table.column_names and name != "predicted_class"]
             lacking = [name for name in filled if table[name].null_count]
@@ -202,3 +199,16 @@ def _require_boxes(table: Any) -> None:
 def schema_metadata(meta: Mapping[str, Any]) -> dict[bytes, bytes]:
     """The meta data of a table as its Parquet file has them, with the schema version."""
     return {_META: json.dumps({"version": _SCHEMA_VERSION, **meta}).encode()}
+
+
+def read_meta(schema: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The meta data of a table as its Parquet file has them.
+
+    Raises:
+        SeguqError: if they are those of another version, or of another kind of file.
+    """
+    meta = dict(json.loads((schema.metadata or {}).get(_META, b"{}")))
+    version = meta.pop("version", None)
+    if version != _SCHEMA_VERSION:
+        raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
+    return meta

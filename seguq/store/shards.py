@@ -59,7 +59,7 @@ class ShardWriter:
         table.require_plain_ids()
         if self._writer is None:
             self._open(table)
-        _require_same(self.path.parent, (self._writer.schema, self._meta), (table.table.schema, table.meta))
+        require_same(self.path.parent, (self._writer.schema, self._meta), (table.table.schema, table.meta))
         self._waiting.append(table.table)
         self._rows += len(table)
         if self._rows >= _ROWS:
@@ -138,7 +138,7 @@ def merge_shards(folder: str | os.PathLike[str], out: str | os.PathLike[str]) ->
         raise SeguqError(f"no region was scored in {folder}: no image had any, or no process has written its own")
     first = shards[0]
     for shard in shards:
-        _require_same(folder, (first.table.schema, first.meta), (shard.table.schema, shard.meta))
+        require_same(folder, (first.table.schema, first.meta), (shard.table.schema, shard.meta))
     table = RegionTable.concatenate(shards).table
     table = table.sort_by([("image_id", "ascending"), ("region_id", "ascending")]).combine_chunks()
     _require_different_regions(table)
@@ -157,7 +157,7 @@ def _load(path: Path) -> RegionTable:
         raise SeguqError(message) from error
 
 
-def _require_same(
+def require_same(
     folder: str | os.PathLike[str], one: tuple[Any, dict[str, Any]], other: tuple[Any, dict[str, Any]]
 ) -> None:
     """Raise if regions have other columns, or were scored in another way; each is a schema and the meta data."""

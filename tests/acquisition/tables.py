@@ -1,5 +1,6 @@
 """Tables of regions to select from."""
 
+import numpy as np
 import pyarrow as pa
 
 from seguq.regions import RegionTable
@@ -36,3 +37,21 @@ def shuffled(regions, order):
 def names(selection):
     """The regions of a selection, in order."""
     return [(row["image_id"], row["region_id"]) for row in selection.rows]
+
+
+def with_columns(regions, classes=3, features=4, seed=0):
+    """The same table with the further columns that some strategies read."""
+    generator = np.random.default_rng(seed)
+    shares = generator.dirichlet(np.full(classes, 0.3), len(regions)).astype(np.float32)
+    shares[::3] = np.eye(classes, dtype=np.float32)[generator.integers(classes, size=len(shares[::3]))]
+    columns = {
+        "class_shares": (shares, pa.float32()),
+        "class_scores": (generator.random((len(regions), classes)).astype(np.float32), pa.float32()),
+        "features": (generator.normal(size=(len(regions), features)).astype(np.float16), pa.float16()),
+    }
+    grown = regions.table
+    for name, (values, kind) in columns.items():
+        grown = grown.append_column(
+            name, pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), kind), values.shape[1])
+        )
+    return RegionTable(grown, regions.meta)

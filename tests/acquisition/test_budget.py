@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,12 @@ from seguq.core.errors import SeguqError
 from seguq.regions import RegionTable
 from seguq.regions.table import SCHEMA
 
-kinds = pytest.mark.parametrize("kind", ["regions", "pixels", "images"])
+kinds = pytest.mark.parametrize("kind", ["regions", "pixels", "images", "clicks"])
+
+
+def hours(row):
+    """What a region costs."""
+    return 0.25 * row["area"]
 
 
 def row(name, area=1, image_id="a"):
@@ -22,7 +28,8 @@ def row(name, area=1, image_id="a"):
 def pool(rows):
     """A table of these regions, in this order."""
     content = [dict.fromkeys(SCHEMA.names, 0) | {"rle": None, "score": 0.0} | row for row in rows]
-    return RegionTable(pa.Table.from_pylist(content, pa.schema([*SCHEMA, ("name", pa.string())])))
+    further = [("name", pa.string()), *([("clicks", pa.int32())] if rows and "clicks" in rows[0] else [])]
+    return RegionTable(pa.Table.from_pylist(content, pa.schema([*SCHEMA, *further])))
 
 
 def spent(budget, rows):
@@ -35,15 +42,20 @@ def by_loop(budget, rows):
     taken = []
     for row in rows:
         images = [other["image_id"] for other in taken]
-        if budget.regions is not None and len(taken) >= budget.regions:
-            continue
-        if budget.pixels is not None and sum(other["area"] for other in taken) + row["area"] > budget.pixels:
-            continue
-        if budget.images is not None and row["image_id"] not in images and len(set(images)) >= budget.images:
-            continue
         if budget.per_image is not None and images.count(row["image_id"]) >= budget.per_image:
             continue
-        taken.append(row)
+        after = [*taken, row]
+        fits = (
+            (budget.regions is None or len(after) <= budget.regions)
+            and (budget.pixels is None or sum(other["area"] for other in after) <= budget.pixels)
+            and (budget.images is None or len({other["image_id"] for other in after}) <= budget.images)
+            and (budget.clicks is None or sum(other["clicks"] for other in after) <= budget.clicks)
+            and (budget.cost is None or sum(hours(other) for other in after) <= budget.limit)
+        )
+        if fits:
+            taken.append(row)
+        elif not budget.fill:
+            break
     return [row["name"] for row in taken]
 
 
@@ -118,10 +130,15 @@ def cases(draw):
     areas = draw(st.sampled_from([(1, 1), (1, 9), (1, 200), (90, 110)]))
     generator = random.Random(draw(st.integers(0, 2**32)))
     images = "abcdefghij"[: draw(st.integers(1, 10))]
-    rows = [row(i, generator.randint(*areas), generator.choice(images)) for i in range(draw(st.integers(0, 60)))]
-    limit = draw(st.sampled_from(["regions", "pixels", "images"]))
-    most = {"regions": 70, "pixels": 70 * areas[1], "images": 12}[limit]
-    return Budget(**{limit: draw(st.integers(1, most))}, per_image=draw(st.none() | st.integers(1, 5))), rows
+    rows = [
+        row(str(i), generator.randint(*areas), generator.choice(images)) | {"clicks": generator.randint(1, 9)}
+        for i in range(draw(st.integers(0, 60)))
+    ]
+    limit = draw(st.sampled_from(["regions", "pixels", "images", "clicks", "limit"]))
+    most = {"regions": 70, "pixels": 70 * areas[1], "images": 12, "clicks": 300, "limit": 20 * areas[1]}[limit]
+    more = {"per_image": draw(st.none() | st.integers(1, 5)), "fill": draw(st.booleans())}
+    more |= {"cost": hours} if limit == "limit" else {}
+    return Budget(**{limit: draw(st.integers(1, most))}, **more), rows
 
 
 @pytest.mark.parametrize("chunk", [3, 2**16])
@@ -131,10 +148,40 @@ def test_what_is_taken_is_that_of_a_loop(chunk, case):
     before = budget_module._CHUNK
     budget_module._CHUNK = chunk
     try:
-        named = [{**row, "name": str(row["name"])} for row in case[1]]
-        assert spent(case[0], named) == by_loop(case[0], named)
+        assert spent(*case) == by_loop(*case)
     finally:
         budget_module._CHUNK = before
+
+
+@given(case=cases())
+@settings(deadline=None, max_examples=150)
+def test_regions_that_are_taken_one_by_one_are_the_same(case):
+    budget, rows = case
+    table = pool(rows)
+    taken = budget.account(table).take_all(np.arange(len(rows)))
+    assert [rows[i]["name"] for i in taken] == by_loop(budget, rows)
+
+
+@given(case=cases(), cut=st.integers(0, 60))
+@settings(deadline=None, max_examples=150)
+def test_what_is_left_of_a_budget_goes_on_where_the_first_part_ended(case, cut):
+    budget, rows = case
+    table, cut = pool(rows), min(cut, len(rows))
+    first = budget.spend(table, np.arange(cut))
+    then = budget.after(table, first).spend(table, np.arange(cut, len(rows)))
+    together = [rows[i]["name"] for i in (*first, *then)]
+    assert budget.allows(table, np.concatenate([first, then]).astype(int))
+    if budget.fill:  # otherwise the first that did not fit is forgotten
+        assert together == by_loop(budget, rows)
+
+
+@given(case=cases(), share=st.floats(0, 1))
+@settings(deadline=None, max_examples=60)
+def test_a_part_of_a_budget_costs_no_more_than_that_part(case, share):
+    budget, rows = case
+    table = pool(rows)
+    part = budget.part(share * budget.room)
+    assert budget.spent(table, part.spend(table, np.arange(len(rows)))) <= share * budget.room
 
 
 def test_the_order_is_that_of_the_ranks():
@@ -163,3 +210,85 @@ def test_per_image_stands_beside_the_limit():
 def test_per_image_is_a_whole_number_of_at_least_1(value):
     with pytest.raises(SeguqError, match=f"per_image= must be a whole number of at least 1, but is {value!r}"):
         Budget(regions=5, per_image=value)
+
+
+# clicks and costs
+
+
+def test_a_box_is_five_clicks():
+    assert spent(Budget(clicks=14), [row("x"), row("y"), row("z")]) == ["x", "y"]
+
+
+def test_a_region_that_is_no_box_costs_the_corners_of_its_outline_and_one_click_more():
+    from seguq.regions.rle import encode
+
+    mask = np.ones((40, 40), bool)
+    mask[:20, :20] = False  # an L of six corners
+    shaped = row("l") | {"y1": 40, "x1": 40, "area": int(mask.sum()), "rle": encode(mask)}
+    assert spent(Budget(clicks=6), [shaped, row("y")]) == ["y"]
+    assert spent(Budget(clicks=7), [shaped, row("y")]) == ["l"]
+    assert Budget(clicks=12).spent(pool([shaped, row("y")]), [0, 1]) == 12
+
+
+def test_a_cost_is_asked_for_only_of_regions_that_are_considered():
+    asked = []
+
+    def cost(row):
+        asked.append(row["name"])
+        return 1.0
+
+    assert spent(Budget(cost=cost, limit=2), [row(name) for name in "xyzuv"]) == ["x", "y"]
+    assert asked == ["x", "y"]
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None, True])
+def test_a_cost_that_is_no_number_above_0_is_an_error_with_the_region(value):
+    with pytest.raises(SeguqError, match=r"cost= must give a number above 0, but gave .* for region 0 of image 'a'"):
+        spent(Budget(cost=lambda row: value, limit=2), [row("x")])
+
+
+def test_a_cost_that_fails_is_an_error_with_the_region():
+    with pytest.raises(SeguqError, match=r"cost= failed for region 0 of image 'a' \(KeyError: 'hours'\)"):
+        spent(Budget(cost=lambda row: row["hours"], limit=2), [row("x")])
+
+
+@pytest.mark.parametrize("limit", [None, 0, -1.0, float("nan"), float("inf"), "3", True])
+def test_a_cost_needs_a_limit(limit):
+    with pytest.raises(SeguqError, match=r"cost= needs limit=, a number above 0"):
+        Budget(cost=hours, limit=limit)
+
+
+def test_a_limit_needs_a_cost():
+    with pytest.raises(SeguqError, match=r"limit= is that of cost="):
+        Budget(regions=3, limit=2.0)
+
+
+@pytest.mark.parametrize("clicks", [0, None, 1.5])
+def test_clicks_of_the_table_are_whole_numbers_of_at_least_1(clicks):
+    table = RegionTable(pool([row("x")]).table.append_column("clicks", pa.array([clicks])))
+    with pytest.raises(SeguqError, match=r"column 'clicks' .* must hold whole numbers of at least 1"):
+        Budget(clicks=3).spend(table, [0])
+
+
+# without filling up
+
+
+def test_without_filling_up_nothing_is_taken_after_what_does_not_fit():
+    rows = [row("x", 6), row("y", 5), row("z", 4)]
+    assert spent(Budget(pixels=10, fill=False), rows) == ["x"]
+
+
+def test_per_image_passes_over_without_filling_up_too():
+    rows = [row("x"), row("y"), row("z", image_id="b")]
+    assert spent(Budget(regions=2, per_image=1, fill=False), rows) == ["x", "z"]
+
+
+@given(case=cases(), more=st.integers(0, 500))
+@settings(deadline=None, max_examples=100)
+def test_without_filling_up_more_budget_extends_what_is_taken(case, more):
+    budget, rows = case
+    less = replace(budget, fill=False)
+    name = "limit" if budget.cost is not None else budget.kind
+    larger = replace(less, **{name: getattr(less, name) + more})
+    small, large = spent(less, rows), spent(larger, rows)
+    assert large[: len(small)] == small

@@ -62,7 +62,7 @@ def test_a_large_beta_takes_the_highest():
 
 
 def test_a_negative_score_is_an_error_that_says_what_to_do():
-    with pytest.raises(UsageError, match=r"one of -0\.5 \(by variance\): score by a measure that is never negative"):
+    with pytest.raises(UsageError, match=r"one of -0\.5: score by a measure that is never negative"):
         select(table(("a", 1), ("b", -0.5)), budget=Budget(regions=1), strategy=PowerTopK())
 
 

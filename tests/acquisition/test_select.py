@@ -67,7 +67,8 @@ def test_no_region_is_selected_twice(strategy):
 
 def test_a_selected_row_holds_what_the_table_held():
     (row,) = select(SOME, budget=Budget(regions=1), strategy=TopK()).rows
-    assert row == {"rank": 1, **SOME.rows()[1]}
+    reason = "among the highest scores: variance 0.9, predicted class 0"
+    assert row == {"rank": 1, **SOME.rows()[1], "reason": reason}
 
 
 @strategies
@@ -274,7 +275,8 @@ def test_nothing_left_to_select_is_a_warning_and_an_empty_selection(budget):
 
 def test_a_selection_says_how_it_was_made():
     chosen = select(SOME, budget=Budget(pixels=100), strategy=Random(), seed=7)
-    assert chosen.why == {"strategy": "Random()", "budget": {"pixels": 100}, "seed": 7, **META}
+    counts = {"spent": 100, "regions": 6, "labeled": 0, "considered": 6}
+    assert chosen.why == {"strategy": "Random()", "budget": {"pixels": 100}, "seed": 7, **counts, **META}
 
 
 # strategies of one's own
@@ -350,7 +352,7 @@ def test_a_strategy_that_does_not_keep_to_the_rules_is_an_error_that_names_it(ro
         select(SOME, budget=Budget(regions=3), strategy=Told(rows))
 
 
-@pytest.mark.parametrize("strategy", ["TopK", TopK, None], ids=repr)
+@pytest.mark.parametrize("strategy", ["TopK", TopK], ids=repr)
 def test_what_is_no_strategy_is_an_error_that_shows_one(strategy):
     with pytest.raises(SeguqError, match=r"strategy must be one such as seguq.acquisition.TopK\(\), but is"):
         select(SOME, budget=Budget(regions=3), strategy=strategy)
@@ -506,7 +508,7 @@ def test_further_columns_of_the_table_arrive_in_the_rows():
     assert (row["slide"], row["feature"]) == ("v", [2.0, 3.0])
 
 
-@pytest.mark.parametrize("name", ["rank", "polygon", "polygons"])
+@pytest.mark.parametrize("name", ["rank", "reason", "polygon", "polygons"])
 def test_a_column_of_a_name_of_the_selections_own_is_an_error(name):
     wide = RegionTable(SOME.table.append_column(name, pa.array(range(6))), META)
     with pytest.raises(SeguqError, match=f"has a column '{name}', a name of the selection's own: rename it"):

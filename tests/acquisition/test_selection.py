@@ -1,3 +1,4 @@
+import csv
 import datetime
 import json
 import random
@@ -37,7 +38,7 @@ def test_repr_says_how_many_regions_in_how_many_images():
 
 def test_to_pandas_gives_the_rows():
     frame = selection().to_pandas()
-    assert list(frame.columns) == COLUMNS
+    assert list(frame.columns) == [*COLUMNS, "reason"]
     pd.testing.assert_frame_equal(frame, pd.DataFrame(selection().rows))
 
 
@@ -61,11 +62,12 @@ def test_a_file_holds_version_reason_and_regions(content):
 
 
 def test_a_file_says_how_the_regions_were_chosen(content):
-    assert content["why"] == {"strategy": "TopK()", "budget": {"regions": 3}, "seed": 7, **META}
+    counts = {"spent": 3, "regions": 4, "labeled": 0, "considered": 4}
+    assert content["why"] == {"strategy": "TopK()", "budget": {"regions": 3}, "seed": 7, **counts, **META}
 
 
 def test_a_file_holds_each_region_with_its_rank_and_score(content):
-    kept = [{name: region[name] for name in COLUMNS} for region in content["regions"]]
+    kept = [{name: region[name] for name in (*COLUMNS, "reason")} for region in content["regions"]]
     assert kept == selection().rows
 
 
@@ -194,7 +196,7 @@ def test_numbers_of_a_list_are_on_one_line(tmp_path):
 
 
 def test_to_pandas_has_the_further_columns():
-    assert list(with_columns(extra=1).to_pandas().columns) == [*COLUMNS, "extra"]
+    assert list(with_columns(extra=1).to_pandas().columns) == [*COLUMNS, "reason", "extra"]
 
 
 def test_a_file_without_shapes_is_read(tmp_path, content):
@@ -274,3 +276,94 @@ def test_a_file_with_damaged_bytes_is_never_another_error_than_one_that_names_it
             assert "selection.json" in str(error)
             errors += 1
     assert errors > 100
+
+
+# files that somebody has edited
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"score": "high"}, "region 2: score must be a number or null, but is 'high'"),
+        ({"score": float("inf")}, "region 2: score must be a number or null, but is inf"),
+        ({"rank": 0}, "region 2: rank must be at least 1, but is 0"),
+        ({"rank": "1"}, "region 2: rank must be a whole number, but is '1'"),
+        ({"image_id": 7}, "region 2: image_id must be text, but is 7"),
+        ({"y1": -3}, "region 2: y1 must be at least 0, but is -3"),
+        ({"x0": 2.5}, "region 2: x0 must be a whole number, but is 2.5"),
+        ({"x1": 10**30}, "region 2: x1 must be below"),
+        ({"rle": [1, 2]}, "region 2: run lengths of a box of 5 x 10 pixels add up to 50"),
+        ({"rle": [20, 30]}, "region 2: area must be that of 'rle', 30, but is 50"),
+        ({"height": 4}, "region 2: height must be at least 5, but is 4"),
+        ({"path": 3}, "region 2: path must be text, but is 3"),
+        ({"reason": ["a"]}, "region 2: reason must be text"),
+        ({"predicted_class": "road"}, "region 2: predicted_class must be a whole number, but is 'road'"),
+        ({"area": None}, "region 2: area must be a whole number, but is None"),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_with_an_edited_region_is_said_with_its_number_and_key(tmp_path, content, change, text):
+    content["regions"][1].update(change)
+    (tmp_path / "edited.json").write_text(json.dumps(content))
+    with pytest.raises(SeguqError) as raised:
+        Selection.load(tmp_path / "edited.json")
+    assert "edited.json" in str(raised.value) and text in str(raised.value)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_what_an_edited_region_lacks_is_named(tmp_path, content, name):
+    del content["regions"][2][name]
+    (tmp_path / "edited.json").write_text(json.dumps(content))
+    with pytest.raises(SeguqError, match=f"region 3 has no '{name}'"):
+        Selection.load(tmp_path / "edited.json")
+
+
+def test_a_region_of_independent_labels_has_no_class_and_comes_back(tmp_path):
+    with_columns(predicted_class=None).save(tmp_path / "a.json")
+    assert Selection.load(tmp_path / "a.json").rows[0]["predicted_class"] is None
+
+
+def test_size_and_path_of_the_image_come_back(tmp_path):
+    known = {"height": 64, "width": 80, "path": "images/a.png"}
+    with_columns(**known).save(tmp_path / "a.json")
+    assert known.items() <= Selection.load(tmp_path / "a.json").rows[0].items()
+
+
+# for spreadsheets
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_csv_holds_every_region_with_its_reason(tmp_path):
+    selection().save_csv(tmp_path / "a.csv")
+    found = read_csv(tmp_path / "a.csv")
+    assert list(found[0]) == [*COLUMNS, "reason"]
+    for kept, row in zip(found, selection().rows, strict=True):
+        assert kept == {name: str(value) for name, value in row.items()}
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =HYPERLINK(1)", '=cmd|"/c calc"!A1'])
+def test_no_text_of_a_csv_is_a_formula(tmp_path, name):
+    with_columns(image_id=name, note=name).save_csv(tmp_path / "a.csv")
+    (row,) = read_csv(tmp_path / "a.csv")
+    assert (row["image_id"], row["note"]) == ("'" + name, "'" + name)
+
+
+@pytest.mark.parametrize("name", ["a,b", 'a"b', "a\nb", "ä/ö", "'a", "\u202e"])
+def test_a_name_comes_back_from_a_csv(tmp_path, name):
+    with_columns(image_id=name).save_csv(tmp_path / "a.csv")
+    assert read_csv(tmp_path / "a.csv")[0]["image_id"] == name
+
+
+def test_numbers_of_a_csv_stay_numbers_and_lists_are_left_out(tmp_path):
+    with_columns(score=-0.5, features=[1, 2], slide="u", height=9).save_csv(tmp_path / "a.csv")
+    (row,) = read_csv(tmp_path / "a.csv")
+    assert (row["score"], row["slide"], row["height"], "features" in row) == ("-0.5", "u", "9", False)
+
+
+def test_a_csv_of_nothing_has_its_columns(tmp_path):
+    Selection([]).save_csv(tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8-sig").strip() == ",".join(COLUMNS)

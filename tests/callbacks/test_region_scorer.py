@@ -255,7 +255,7 @@ def test_an_image_that_is_not_among_those_stored_is_an_error_that_names_the_fold
 @both_names
 def test_the_selection_is_acquisition_select_of_the_table(tmp_path, package):
     predict(tmp_path, package=package, budget=Budget(regions=7), seed=3)
-    chosen = acquisition.select(table(tmp_path), budget=Budget(regions=7), strategy=acquisition.TopK(), seed=3)
+    chosen = acquisition.select(table(tmp_path), budget=Budget(regions=7), seed=3)
     found = Selection.load(tmp_path / "pool" / "selection.json")
     assert (found.rows, found.why) == (chosen.rows, chosen.why)
 
@@ -275,7 +275,7 @@ def test_what_is_labeled_already_is_in_the_table_and_not_selected_again(tmp_path
     second = Selection.load(tmp_path / "second" / "pool" / "selection.json")
     assert len(second) == 7 and not second.keys() & first.keys()
     assert table(tmp_path / "second").rows() == table(tmp_path / "first").rows()
-    strategy, budget = acquisition.TopK(), Budget(regions=7)
+    strategy, budget = acquisition.BestOfEachImage(), Budget(regions=7)
     by_hand = acquisition.select(table(tmp_path / "first"), budget=budget, strategy=strategy, labeled=first)
     assert second.rows == by_hand.rows
 

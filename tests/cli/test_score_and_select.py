@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from seguq.acquisition import Selection
@@ -145,9 +146,20 @@ def test_a_folder_without_predictions_is_no_input_for_score(discs, capsys):
     assert "run.json" in capsys.readouterr().err
 
 
-def test_the_selection_is_the_highest_scores_in_order(table, tmp_path):
+def test_the_selection_is_the_best_of_each_image_in_order(table, tmp_path):
     out = tmp_path / "selection.json"
-    assert main(["select", "--scores", str(table), "--budget.regions", "7", "--out", str(out)]) == 0
+    assert main(["select", "--scores", str(table), "--budget.regions", "5", "--out", str(out)]) == 0
+    best: dict[str, float] = {}
+    for row in RegionTable.load(table).rows():
+        best[row["image_id"]] = max(row["score"], best.get(row["image_id"], 0))
+    expected = sorted(((score, image_id) for image_id, score in best.items()), reverse=True)
+    assert [(row["score"], row["image_id"]) for row in Selection.load(out).rows] == expected
+
+
+def test_the_highest_scores_are_selected_when_asked_for(table, tmp_path):
+    out = tmp_path / "selection.json"
+    words = ["--strategy", "TopK", "--budget.regions", "7", "--out", str(out)]
+    assert main(["select", "--scores", str(table), *words]) == 0
     found = [row["score"] for row in Selection.load(out).rows]
     assert found == sorted(RegionTable.load(table).column("score"), reverse=True)[:7]
 
@@ -158,9 +170,13 @@ def test_the_selection_says_why(table, tmp_path):
     content = json.loads(out.read_text())
     assert content["version"] == 1
     assert content["why"] == {
-        "strategy": "TopK()",
+        "strategy": "BestOfEachImage()",
         "budget": {"pixels": 600},
+        "spent": 512,
         "seed": 3,
+        "regions": 80,
+        "labeled": 0,
+        "considered": 80,
         "by": "smallest_margin",
         "aggregate": "mean",
         "partition": "Grid(size=16)",
@@ -384,6 +400,104 @@ def test_earlier_selections_are_left_out(table, tmp_path):
     assert not Selection.load(first).keys() & Selection.load(second).keys()
 
 
+def test_earlier_selections_are_given_as_a_shell_expands_them(table, tmp_path):
+    words = ["select", "--scores", str(table), "--budget.regions", "5"]
+    rounds: list[str] = []
+    for number in range(3):
+        out = tmp_path / f"{number}.json"
+        labeled = ["--labeled", *rounds] if rounds else []
+        assert main([*words, *labeled, "--seed", "1", "--out", str(out)]) == 0
+        rounds.append(str(out))
+    found = [Selection.load(path) for path in rounds]
+    assert len(set().union(*(one.keys() for one in found))) == 15
+    assert found[2].why["labeled"] == 10
+
+
+def test_a_selection_goes_to_a_spreadsheet_and_a_contact_sheet_too(table, predicted, discs, tmp_path, capsys):
+    words = ["select", "--scores", str(table), "--budget.clicks", "50", "--classes", str(discs / "classes.json")]
+    for name, images in (("a", ["--images", str(discs / "images" / "pool")]), ("b", ["--predictions", str(predicted)])):
+        out, csv, sheet = (tmp_path / name / f"s.{kind}" for kind in ("json", "csv", "png"))
+        assert main([*words, *images, "--out", str(out), "--csv", str(csv), "--sheet", str(sheet)]) == 0
+        assert len(csv.read_text(encoding="utf-8-sig").splitlines()) == 11
+        assert read_image(sheet).shape[1] > 1000
+    printed = capsys.readouterr().out
+    assert "by predicted class" in printed and "disc" in printed and "by image" in printed
+    rows = Selection.load(tmp_path / "a" / "s.json").rows
+    assert rows[0]["reason"].startswith("best of its image: mutual_information 0.")
+    assert {row["reason"].rpartition(" ")[2] for row in rows} <= {"ground", "disc"}
+
+
+def test_a_contact_sheet_finds_the_images_where_the_table_says_that_they_were(table, discs, tmp_path, capsys):
+    known = RegionTable.load(table)
+    paths = [str(discs / "images" / "pool" / f"{image_id}.png") for image_id in known.column("image_id")]
+    RegionTable(known.table.append_column("path", pa.array(paths)), known.meta).save(tmp_path / "t.parquet")
+    words = ["--budget.regions", "3", "--out", str(tmp_path / "s.json"), "--sheet", str(tmp_path / "s.png")]
+    assert main(["select", "--scores", str(tmp_path / "t.parquet"), *words]) == 0
+    assert (tmp_path / "s.png").exists()
+    assert main(["select", "--scores", str(table), *words[:2], "--sheet", str(tmp_path / "x.png")]) == 2
+    assert "--sheet shows images: pass --images FOLDER" in capsys.readouterr().err
+
+
+def test_strategies_are_composed_by_words_and_by_yaml(table, tmp_path):
+    words = ["--strategy", "Mixed", "--strategy.share", "0.5", "--strategy.a", "PowerTopK", "--strategy.a.beta", "2"]
+    words += ["--strategy.b", "Random", "--budget.regions", "6", "--out", str(tmp_path / "a.json")]
+    assert main(["select", "--scores", str(table), *words]) == 0
+    init = {"share": 0.5, "a": {"class_path": "PowerTopK", "init_args": {"beta": 2}}, "b": {"class_path": "Random"}}
+    content = {"strategy": {"class_path": "Mixed", "init_args": init}, "budget": {"regions": 6}}
+    (tmp_path / "c.yaml").write_text(json.dumps(content))
+    config = ["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "b.json")]
+    assert main(["select", "--scores", str(table), *config]) == 0
+    one, other = (Selection.load(tmp_path / f"{name}.json") for name in "ab")
+    assert one.why["strategy"] == "Mixed(share=0.5, a=PowerTopK(beta=2.0), b=Random())"
+    assert one.rows == other.rows
+
+
+def hours(row):
+    """What a region costs."""
+    return row["area"] / 100
+
+
+def test_a_cost_of_ones_own_is_named_by_its_import_path(table, tmp_path):
+    words = ["--budget.cost", f"{__name__}.hours", "--budget.limit", "10.5", "--out", str(tmp_path / "s.json")]
+    assert main(["select", "--scores", str(table), *words]) == 0
+    found = Selection.load(tmp_path / "s.json")
+    assert len(found) == 4 and found.why["budget"] == {"cost": "hours", "limit": 10.5}
+
+
+def test_a_folder_of_tables_is_selected_from(table, tmp_path):
+    known = RegionTable.load(table)
+    (tmp_path / "shards").mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(len(known)), 3)):
+        known.take(rows).save(tmp_path / "shards" / f"{number}.parquet")
+    for name, scores in (("a", table), ("b", tmp_path / "shards")):
+        words = ["--budget.regions", "9", "--out", str(tmp_path / f"{name}.json")]
+        assert main(["select", "--scores", str(scores), *words]) == 0
+    assert Selection.load(tmp_path / "a.json").rows == Selection.load(tmp_path / "b.json").rows
+
+
+def test_two_runs_in_nested_folders_leave_each_others_files(table, predicted, tmp_path):
+    outer, inner = tmp_path / "s.json", tmp_path / "s" / "inner.json"
+    words = ["select", "--scores", str(table), "--budget.images", "2", "--predictions", str(predicted)]
+    assert main([*words, "--out", str(outer)]) == 0
+    assert main([*words, "--seed", "5", "--strategy", "Random", "--out", str(inner)]) == 0
+    nested = [path for path in (tmp_path / "s").rglob("*") if "inner" in str(path) and path.is_file()]
+    before = [path.read_bytes() for path in nested]
+    assert main([*words, "--out", str(outer), "--overwrite"]) == 0
+    assert [path.read_bytes() for path in nested] == before and len(before) >= 3
+    assert main([*words, "--out", str(inner), "--overwrite"]) == 0
+    drawn = {path.stem for path in (tmp_path / "s").glob("*.png")}
+    assert drawn == set(Selection.load(outer).image_ids)
+
+
+def test_nothing_is_written_where_a_later_file_is_in_the_way(table, predicted, tmp_path, capsys):
+    (tmp_path / "s.csv").write_text("mine")
+    words = ["select", "--scores", str(table), "--budget.regions", "3", "--out", str(tmp_path / "s.json")]
+    words += ["--csv", str(tmp_path / "s.csv"), "--sheet", str(tmp_path / "s.png"), "--predictions", str(predicted)]
+    assert main(words) == 2
+    assert "s.csv exists already: pass --overwrite to replace it, or another --csv" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
+
+
 def test_the_selected_regions_are_drawn_on_their_images(table, predicted, tmp_path):
     out = tmp_path / "selection.json"
     words = [
@@ -413,6 +527,15 @@ def test_the_selected_regions_are_drawn_on_their_images(table, predicted, tmp_pa
         (["--budget.regions", "3", "--labeled", "[missing.json]"], 2, "missing.json does not exist"),
         (["--budget.regions", "3", "--out", "selection.txt"], 2, ".json"),
         (["--budget.regions", "3", "--budget.per_image", "0"], 2, "at least 1"),
+        (["--budget.regions", "3", "--csv", "a.xlsx"], 2, "is a .csv file, but --csv is a.xlsx"),
+        (["--budget.regions", "3", "--sheet", "a.jpg"], 2, "is a .png file, but --sheet is a.jpg"),
+        (["--budget.regions", "3", "--images", "missing", "--sheet", "a.png"], 2, "--images missing is no folder"),
+        (["--budget.regions", "3", "--classes", "missing.json"], 2, "missing.json"),
+        (["--budget.cost", "nowhere.hours", "--budget.limit", "3"], 2, "nowhere.hours"),
+        (["--budget.clicks", "x"], 2, "--budget.clicks must be a whole number"),
+        (["--budget.regions", "3", "--strategy", "CoreSet"], 2, "score with --features"),
+        (["--budget.regions", "3", "--strategy", "ClaSP"], 2, "ClaSP needs --strategy.round, --strategy.rounds"),
+        (["--budget.regions", "3", "--strategy", "Mixed", "--strategy.a", "best"], 2, "no Strategy 'best'"),
         (["--budget.regions", "3", "--strategy", "best"], 2, "no Strategy 'best': there are "),
         (["--budget.regions", "3", "--strategy", "topk"], 2, "no Strategy 'topk'"),
         (["--budget.regions", "3", "--strategy", "Ranked"], 2, "no Strategy 'Ranked'"),

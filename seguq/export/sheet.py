@@ -1,0 +1,157 @@
+"""A contact sheet: images with regions outlined and numbered, side by side on pages. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seguq.core.errors import printable
+from seguq.export.images import RGB
+
+Polygons = Sequence[Sequence[Sequence[Sequence[float]]]]
+"""Of one region: for each part its rings of ``[x, y]`` corners, in pixels, the first around it, others around holes."""
+
+_DPI = 100
+_TILE, _GAP, _CAPTION, _HEAD = 320, 16, 58, 46  # pixels
+_COLUMNS, _ROWS = 4, 4
+_LONGEST = 46  # characters of a line below a tile
+_COLOR = (255, 221, 0)
+_FINE = 4  # bits of a pixel's fraction
+
+
+class Tile(NamedTuple):
+    """An image of a contact sheet.
+
+    Attributes:
+        image: ``(H, W, 3)`` uint8.
+        title: its name.
+        note: a line or two below that.
+        regions: the polygons of each region that is outlined.
+        labels: a short text for each, such as its rank.
+    """
+
+    image: RGB
+    title: str
+    note: str
+    regions: Sequence[Polygons]
+    labels: Sequence[str]
+
+
+def contact_sheet(tiles: Iterable[Tile], title: str) -> list[RGB]:
+    """Pages of up to four by four images.
+
+    Args:
+        tiles: the images, in order; each is shown as large as its place allows.
+        title: stands above each page, with the page's number where there are several.
+
+    Returns:
+        A picture ``(height, width, 3)`` uint8 for each page.
+    """
+    tiles = list(tiles)
+    most = _COLUMNS * _ROWS
+    parts = [tiles[begin : begin + most] for begin in range(0, len(tiles), most)]
+    titles = [f"{title}, page {number} of {len(parts)}" for number in range(1, len(parts) + 1)]
+    titles = titles if len(parts) > 1 else [title]
+    return [_page(part, head, min(_COLUMNS, len(tiles))) for part, head in zip(parts, titles, strict=False)]
+
+
+def outline_regions(image: RGB, regions: Sequence[Polygons], labels: Sequence[str], times: float = 1.0) -> RGB:
+    """Regions drawn on an image that is enlarged, or made smaller, so that lines and numbers can be read.
+
+    Args:
+        image: ``(H, W, 3)`` uint8.
+        regions: the polygons of each region, in pixels of the image.
+        labels: a short text for each.
+        times: how many times as large the picture is.
+
+    Returns:
+        ``(round(times * H), round(times * W), 3)`` uint8.
+    """
+    import cv2
+
+    height, width = (max(1, round(times * side)) for side in image.shape[:2])
+    method = cv2.INTER_AREA if times < 1 else cv2.INTER_NEAREST
+    out: Any = np.ascontiguousarray(cv2.resize(image, (width, height), interpolation=method))
+    rings = [[_fine(ring, times) for polygon in region for ring in polygon] for region in regions]
+    for thick, color in ((4, (0, 0, 0)), (2, _COLOR)):
+        for region in rings:
+            cv2.polylines(out, region, True, color, thick, cv2.LINE_AA, _FINE)
+    badges: list[tuple[int, int, int, int]] = []
+    for region, label in zip(rings, labels, strict=True):
+        if region:
+            _badge(out, np.concatenate(region) / 2**_FINE, label, badges)
+    return np.asarray(out, np.uint8)
+
+
+def _fine(ring: Sequence[Sequence[float]], times: float) -> Any:
+    """Corners in fractions of a pixel; OpenCV counts from the middle of the first."""
+    return np.round((np.array(ring, np.float64) * times - 0.5) * 2**_FINE).astype(np.int32)
+
+
+def _badge(out: Any, corners: Any, label: str, taken: list[tuple[int, int, int, int]]) -> None:
+    """A label at the upper left corner of a region; where another one is there, further down."""
+    import cv2
+
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+    (width, height), _ = cv2.getTextSize(label, font, scale, 1)
+    width, height = width + 5, height + 6
+    x0, y0 = corners[np.argmin(corners.sum(1))]
+    left = int(np.clip(x0, 0, max(0, out.shape[1] - width)))
+    top = int(np.clip(y0, 0, max(0, out.shape[0] - height)))
+    while top + height < out.shape[0] and any(
+        left < x + w and x < left + width and top < y + h and y < top + height for x, y, w, h in taken
+    ):
+        top += 2
+    taken.append((left, top, width, height))
+    cv2.rectangle(out, (left, top), (left + width, top + height), (0, 0, 0), -1)
+    cv2.putText(out, label, (left + 3, top + height - 3), font, scale, _COLOR, 1, cv2.LINE_AA)
+
+
+def _page(tiles: Sequence[Tile], title: str, columns: int) -> RGB:
+    """One page."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pictures = [_fitted(tile) for tile in tiles]
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    heights = [max(picture.shape[0] for picture in row) + _CAPTION + _GAP for row in rows]
+    width, height = columns * (_TILE + _GAP) + _GAP, sum(heights) + _HEAD
+    page = np.full((height, width, 3), 255, np.uint8)
+    words: list[tuple[float, float, str, dict[str, Any]]] = [
+        (_GAP, 14, _short(title, columns * _LONGEST), {"fontsize": 12, "fontweight": "bold"})
+    ]
+    for i, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
+        row, column = divmod(i, columns)
+        top, left = _HEAD + sum(heights[:row]), _GAP + column * (_TILE + _GAP)
+        page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        below = top + picture.shape[0] + 4
+        words.append((left, below, _short(tile.title, _LONGEST - 6), {"fontsize": 8.5, "fontweight": "bold"}))
+        for line, content in enumerate(tile.note.split("\n")[:2]):
+            place = below + 17 + 15 * line
+            words.append((left, place, _short(content, _LONGEST + 6), {"fontsize": 8, "color": "#444444"}))
+    figure = Figure(figsize=((width + 1e-3) / _DPI, (height + 1e-3) / _DPI), dpi=_DPI)
+    canvas: Any = FigureCanvasAgg(figure)
+    figure.figimage(page, 0, 0, origin="upper")
+    for x, y, content, style in words:
+        # names are text: a dollar is no formula
+        figure.text(x / width, 1 - y / height, content, va="top", parse_math=False, **style)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks, which are shown as boxes
+        canvas.draw()
+    drawn: RGB = np.asarray(canvas.buffer_rgba(), np.uint8)[:height, :width, :3].copy()
+    return drawn
+
+
+def _fitted(tile: Tile) -> RGB:
+    """The picture of a tile, as large as it may be."""
+    times = min(_TILE / tile.image.shape[1], _TILE / tile.image.shape[0])
+    return outline_regions(tile.image, tile.regions, tile.labels, times)
+
+
+def _short(text: str, most: int) -> str:
+    """Text without control codes, its middle left out where it is long."""
+    text = printable(text)
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"
