@@ -179,6 +179,21 @@ class DeepEnsemble(SamplingEstimator):
                 found.append(self._slot)
         return found
 
+    @property
+    def begins_with_first_model(self) -> bool:
+        """Whether the first member is a network; an estimator may show its own other images, or run it otherwise."""
+        return not isinstance(self.members[0], Estimator)
+
+    def first_model(self) -> nn.Module:
+        """The model of the first member, of which features are; its file is read where members are read in turn."""
+        first = self.members[0]
+        if isinstance(first, Estimator):
+            return first.first_model()
+        if isinstance(first, Path):
+            assert self._slot is not None
+            return load(first, self._slot)
+        return first
+
     def details(self) -> dict[str, Any]:
         inner = [member.details() for member in self.members if isinstance(member, Estimator)]
         layers = [layer for details in inner for layer in details["layers"]]

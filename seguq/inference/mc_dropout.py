@@ -113,6 +113,11 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             can = self._replay.can(self.network, functools.partial(self._pass, images), images.device)
         return (1 if can else self.number_of_samples) * (1 if self.seed is None else len(images))
 
+    def look(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `pool` gives, and the features; they are not those of the passes that are only run to tell something."""
+        self._tell_of_left_off(images)
+        return super().look(images, ids, names)
+
     def _pass(self, images: Tensor) -> Tensor:
         with evaluation_mode(self.network, self._switched_on):
             return self.logits_of(self.network, images)

@@ -266,6 +266,11 @@ class SWAG(SamplingEstimator):
         drawn = {**self._kept[0], **self._statistics[0]}
         return {**super().identity(), "first": weights_sha256(drawn)}
 
+    @property
+    def begins_with_first_model(self) -> bool:
+        """Never: samples have other weights than their mean, of which features are."""
+        return False
+
     def forwards(self, images: Tensor) -> int:
         return self.number_of_samples
 
