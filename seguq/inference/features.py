@@ -22,30 +22,34 @@ Features = bool | Callable[[nn.Module, Tensor], Tensor]
 """Whether an answer has features, or a function of the model and the images that gives them."""
 
 _NAMES = ("encoder", "backbone")
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # they are never called themselves
 _LARGEST = torch.finfo(torch.float16).max
 _MOST_PREFIX_TOKENS = 8  # of transformers: one for the class, and registers
 _HELP = "pass features=a function (model, images) -> (B, D, *spatial), such as lambda model, images: model.stem(images)"
 
 
 def encoder_of(model: nn.Module) -> nn.Module:
-    """The outermost submodule named ``encoder`` or ``backbone``; of several the first.
+    """The outermost submodule named ``encoder`` or ``backbone``, of several the first.
+
+    Where there is none, that of transformers which a head stands on (``base_model_prefix``).
 
     Raises:
         SeguqError: if there is none.
     """
-    named = [
-        (name.count("."), module)
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] in _NAMES and not isinstance(module, _CONTAINERS)
-    ]
-    if not named:
+    modules = sorted(model.named_modules(), key=lambda item: item[0].count("."))
+    named = [module for name, module in modules if name.rpartition(".")[2] in _NAMES and _can_be_called(module)]
+    bases = (getattr(module, str(getattr(module, "base_model_prefix", None)), None) for _, module in modules)
+    found = next((module for module in (*named, *bases) if isinstance(module, nn.Module)), None)
+    if found is None:
         raise SeguqError(
             f"features=True takes the last map of the submodule named encoder or backbone, but {type(model).__name__} "
             f"has none: {_HELP}"
         )
-    found: nn.Module = min(named, key=lambda item: item[0])[1]
     return found
+
+
+def _can_be_called(module: nn.Module) -> bool:
+    """Whether it has a forward, which lists of modules have not."""
+    return type(module).forward is not nn.Module.forward
 
 
 def last_map(output: Any, size: tuple[int, ...]) -> Tensor | None:
@@ -71,7 +75,7 @@ def last_map(output: Any, size: tuple[int, ...]) -> Tensor | None:
 
 
 def _laid_out(tokens: Tensor, size: tuple[int, ...]) -> Tensor | None:
-    for prefix in range(min(_MOST_PREFIX_TOKENS + 1, tokens.shape[1])):
+    for prefix in range(min(_MOST_PREFIX_TOKENS + 1, (tokens.shape[1] + 1) // 2)):
         count = tokens.shape[1] - prefix
         patch = max(1, round((math.prod(size) / count) ** (1 / len(size))))
         sides = [length // patch for length in size]
@@ -126,8 +130,10 @@ class EncoderWatch:
         Raises:
             SeguqError: if what it gives holds no map.
         """
-        seen = sum(map(len, self._parts))
-        return torch.cat(self._parts) if self._parts and seen == self._count else None
+        if not self._parts or sum(map(len, self._parts)) != self._count:
+            return None
+        with torch.autocast(self._device.type, enabled=False):  # on a CPU it knows no float16
+            return torch.cat(self._parts)
 
     def _looks(self) -> bool:
         return not self._done and threading.get_ident() == self._thread
