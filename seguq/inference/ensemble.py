@@ -36,7 +36,8 @@ class DeepEnsemble(SamplingEstimator):
         model: the module that the weights of checkpoint files go into; a copy of it is made for each.
         lazy: read the files one after another in each call (inside of a `SlidingWindow` for each batch of windows),
             into one copy: ten members need one member's memory.
-        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
+        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`; ``features`` are of the
+            first member.
 
     Raises:
         SeguqError: with no member, a file that does not fit, a file without ``model=``, or, on a call, members whose

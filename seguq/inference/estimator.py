@@ -26,7 +26,7 @@ from seguq.core.seeds import seeded
 from seguq.data.batches import output_logits, plain, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
 from seguq.inference.evaluation import evaluation_mode, given, images_for
-from seguq.inference.features import EncoderWatch, Features, checked_features, features_of
+from seguq.inference.features import FEATURES, EncoderWatch, Features, checked_features, features_of
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.measures import (
     Measure,
@@ -44,9 +44,6 @@ from seguq.weights.hashes import WeightHashes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-FEATURES = "features"
-"""Under what name `Estimator.look` gives the features; a measure cannot have it."""
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """How to get logits out of a model and a batch of images, where calling the model is not enough."""
@@ -167,7 +164,10 @@ class Estimator(Named, ABC):
 
     @property
     def begins_with_first_model(self) -> bool:
-        """Whether the first passes that `pool` runs over the images are those of the first of `models`."""
+        """Whether the first passes that `pool` runs are of the first of `models`, over the images as they are.
+
+        Features are seen in them then; an estimator of which this is not so says False, which costs one more pass.
+        """
         return True
 
     def first_model(self) -> nn.Module:

@@ -21,6 +21,9 @@ from seguq.core.seeds import generator_state, same_state
 Features = bool | Callable[[nn.Module, Tensor], Tensor]
 """Whether an answer has features, or a function of the model and the images that gives them."""
 
+FEATURES = "features"
+"""Under what name `Estimator.look` gives the features among the maps; a measure cannot have it."""
+
 _NAMES = ("encoder", "backbone")
 _LARGEST = torch.finfo(torch.float16).max
 _MOST_PREFIX_TOKENS = 8  # of transformers: one for the class, and registers

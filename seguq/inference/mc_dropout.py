@@ -48,7 +48,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             Everything else stays in evaluation mode.
         verify: compare two samples of a model's first batch with whole passes, and with ``layers="dropout"`` look for
             what is random in training but stays off, by one more pass.
-        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
+        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, ``features``, as in `Estimator`.
 
     Raises:
         SeguqError: for wrong arguments; on a call, if the model drew no random number.

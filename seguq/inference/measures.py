@@ -23,6 +23,7 @@ from seguq.functional.uncertainty import (
     variance,
     variation_ratio,
 )
+from seguq.inference.features import FEATURES
 
 Source = Literal["probs", "logits", "samples", "views"]
 _HOLDERS = {
@@ -74,8 +75,10 @@ class Measure:
 
     def __post_init__(self) -> None:
         require_choice("of", self.of, tuple(_HOLDERS))
-        if not self.name.isidentifier():
-            raise UsageError(f"a measure's name is one word, as a variable's, but is {self.name!r}")
+        if not self.name.isidentifier() or self.name == FEATURES:
+            raise UsageError(
+                f"a measure's name is one word, as a variable's, and not {FEATURES!r}, but is {self.name!r}"
+            )
         if self.name in _known and _known[self.name] in MEASURES:
             raise UsageError(f"{self.name!r} is a measure of seguq: give yours another name")
         _known[self.name] = self

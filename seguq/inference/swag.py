@@ -48,7 +48,8 @@ class SWAG(SamplingEstimator):
             `seguq.data.unpack_batch` takes them; some hundred images will do. Needed where there are such layers
             (on the command line: ``--bn_images``, a folder).
         seed: of the draws.
-        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
+        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`; ``features`` are of the
+            mean of the weights, by one more pass.
 
     Attributes:
         mean_model: a copy of the model with the mean of the weights (stochastic weight averaging).
