@@ -27,7 +27,7 @@ from seguq.export.images import to_rgb, write_png
 from seguq.export.scale import Scale, ScaleFinder, read_scales
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import Measure, named_measures, shown_by_default
+from seguq.inference.measures import Measure, is_map, named_measures, shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
@@ -54,7 +54,8 @@ class HeatmapWriter(EstimatorCallback):
     Args:
         dir: the folder.
         measures: names of the measures; None: ``predictive_entropy`` and, where there are samples,
-            ``mutual_information``.
+            ``mutual_information``, and the scores of whole images that the estimator was made for. These, and features
+            of an estimator that has some, are in ``maps/ID.npz``, and not drawn.
         every_n_epochs: in a training, write in the first validation epoch, in every n-th after it, and in the last.
         images: number of images of each loader in validation and test.
         estimator: as in `EstimatorCallback`.
@@ -119,7 +120,10 @@ class _Writing(Run):
 
     def __init__(self, *run: Any) -> None:
         super().__init__(*run)
-        self.names = self.passes.want(self.callback.measures or shown_by_default(self.passes.estimator.measures))
+        measures = self.passes.estimator.measures
+        scores = tuple(name for name in measures if not is_map(name))
+        self.measures = self.passes.want(self.callback.measures or (*shown_by_default(measures), *scores))
+        self.names = tuple(filter(is_map, self.measures))  # what is drawn
         known = getattr(self.module, "normalization", None)
         self.normalization = known if isinstance(known, Normalization) else None
         self.writer = BackgroundWriter("HeatmapWriter")
@@ -138,7 +142,8 @@ class _Writing(Run):
             "estimator": est.tag,
             "samples": getattr(est, "number_of_samples", None),
             "seed": getattr(est, "seed", None),
-            "measures": list(self.names),
+            "measures": list(self.measures),
+            **({} if not est.features else {"features": True}),
             "calibrated": self.calibrator is not None,
             **({} if self.callback.copy_images else {"copy_images": False}),
             **({} if self.callback.prefix is None else {"prefix": self.callback.prefix}),
@@ -196,7 +201,7 @@ class _Writing(Run):
                 )
         named = self._named(step, shown, dataloader)
         for i, image_id in zip(shown, named, strict=True):
-            one, picture = alone(parts[i], image_id, self.names), None
+            one, picture = alone(parts[i], image_id, self.measures), None
             if self.callback.copy_images and flat and step.image is not None and step.fits:
                 picture = self._picture(step.image[i])
             self._find_scale(one)
@@ -309,7 +314,7 @@ class _Writing(Run):
 
 
 def alone(maps: UncertaintyMaps, image_id: str, names: Sequence[str]) -> UncertaintyMaps:
-    """The maps and predictions of one image, without probabilities, and without memory shared with its batch."""
+    """What is written of one image, without probabilities, and without memory shared with its batch."""
     return UncertaintyMaps(
         None,
         {name: maps[name].clone() for name in maps.names if name in names},
@@ -318,6 +323,8 @@ def alone(maps: UncertaintyMaps, image_id: str, names: Sequence[str]) -> Uncerta
         prediction=maps.prediction.clone(),
         num_classes=maps.num_classes,
         multilabel=maps.multilabel,
+        image_scores={name: values.clone() for name, values in maps.image_scores.items() if name in names},
+        features=None if maps.features is None else maps.features.clone(),
     )
 
 

@@ -22,7 +22,7 @@ from seguq.core.groups import GroupOf, Groups
 from seguq.export.metrics_figure import Row, uncertainty_figure
 from seguq.functional.logits import Task
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import Measure, named_measures
+from seguq.inference.measures import Measure, is_map, named_measures, require_maps
 from seguq.metrics import BrierScore, CalibrationError, ErrorRanking, NegativeLogLikelihood
 from seguq.metrics.bootstrap import BootstrapMetric
 
@@ -49,7 +49,7 @@ class UncertaintyMetrics(EstimatorCallback):
         estimator: as in `EstimatorCallback`.
         every_n_epochs: in a training, look at the first validation epoch, at every n-th after it, and at the last.
         max_images: look at the first so many images of each loader only; None: at all.
-        measures: names of the measures; None: all that the estimator has.
+        measures: names of the measures; None: all maps that the estimator has.
         calibrator: as in `EstimatorCallback`.
         batch_forward: as in `EstimatorCallback`.
         task: as in `EstimatorCallback`.
@@ -94,6 +94,7 @@ class UncertaintyMetrics(EstimatorCallback):
         self.group = Groups(group)
         self.max_images = max_images
         self.measures = named_measures(measures)
+        require_maps(self.measures or (), "UncertaintyMetrics")
         self.ignore_index = ignore_index
         self.prefix = prefix
 
@@ -114,7 +115,8 @@ class _Measuring(Run):
         require_own_names(self.callback, self.trainer)
         self.ending = "" if len(kinds) == 1 or kind == "deterministic" else f"/{kind}"
         self.prefix = self.callback.prefix + PREFIX[self.stage]
-        self.names = self.passes.want(self.callback.measures)
+        names = self.callback.measures
+        self.names = self.passes.want(tuple(filter(is_map, self.passes.estimator.measures)) if names is None else names)
         self.sums: dict[int, dict[str, BootstrapMetric]] = {}  # by loader
         self.classes = 0
         # a calibrator is fitted on validation data: values of it there would not be out of sample

@@ -193,13 +193,13 @@ class Passes:
             network_image = seen.image  # a step may normalize the batch first
         est = copy.copy(self.estimator)
         est.measures = tuple(name for name in est.offered if name in self.measures)
-        plain = type(est).pool is Deterministic.pool and self.given.forward is None
+        plain = type(est).pool is Deterministic.pool and self.given.forward is None and not est.features
         found = output if seen is None else seen.output
         if isinstance(est, Deterministic) and plain and found is not None:
             logits, maps = est.of_output(self._two(output_logits(found)), network_image)
         else:
             network_image, ids = est.take_in(network_image, self.watch.ids)
-            logits, maps = est.pool(network_image, ids, est.measures)
+            logits, maps = est.look(network_image, ids, est.measures)
         return self._step_of(est, image, mask, network_image, logits, maps)
 
     def _step_of(

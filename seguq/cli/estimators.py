@@ -52,6 +52,7 @@ def make_estimator(
     bn_batches: Iterable[Any] | None = None,
     measures: Sequence[str] | None = None,
     calibrator: Calibrator | Literal["auto"] | None = "auto",
+    features: bool = False,
 ) -> Estimator:
     """The estimator that a command was asked for, of a trained model.
 
@@ -65,6 +66,7 @@ def make_estimator(
         bn_batches: training images, for an estimator that renews batch statistics.
         measures: names of the measures; None: all that it has.
         calibrator: as in `Estimator`.
+        features: as in `Estimator`; False: as the estimator was made.
 
     Raises:
         UsageError: for an unknown name, or options that do not go with the estimator.
@@ -89,9 +91,13 @@ def make_estimator(
     offered = {name: value for name, value in offered.items() if value is not None}
     if isinstance(estimator, str):
         inner = {} if "inner" not in Estimator.named(estimator).constructor_arguments() else {"inner": model.network}
-        return Estimator.make(estimator, **offered, **inner, measures=measures, calibrator=calibrator)
+        settings = {"measures": measures, "calibrator": calibrator, "features": features}
+        return Estimator.make(estimator, **offered, **inner, **settings)
     made = _completed(estimator, offered)
     made.calibrator = made.calibrator if calibrator == "auto" else calibrator
+    if features and not made.features:
+        made.require_features(features)
+        made.features = features
     if measures:
         made.measures = checked_measures(named_measures(measures) or (), made.available, type(made).__name__)
     return made

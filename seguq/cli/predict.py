@@ -25,7 +25,7 @@ from seguq.data.reading import require_scale
 from seguq.data.transforms import evaluation_transform
 from seguq.export import ScaleFinder
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import explained, measures_of, shown_by_default
+from seguq.inference.measures import explained, is_map, measures_of, shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
@@ -52,6 +52,7 @@ def predict(
     calibrated: bool = True,
     pictures: bool = True,
     save_probs: bool = False,
+    features: bool = False,
     size: Size = "auto",
     batch_size: int = 4,
     num_workers: int = 0,
@@ -82,10 +83,13 @@ def predict(
         seed: of what an estimator draws, by default 0; an image has the same maps whatever is predicted beside it.
         measures: maps to write, as [predictive_entropy, mutual_information]; by default predictive_entropy, where there
             are two samples or more mutual_information, and smallest_margin, by which seguq score ranks regions. Those
-            of your own by their import paths.
+            of your own by their import paths. A score of whole images (pairwise_dice) is kept in maps/ID.npz, and not
+            drawn.
         calibrated: apply the temperature that the checkpoint has for this estimator.
         pictures: draw heat maps and overlays.
         save_probs: keep the class probabilities in the maps, too.
+        features: keep the last map of the network's encoder in the maps, too (float16, at its own size), by which
+            regions that look alike are known.
         size: pixels, or [height, width], that images are resized to for the network, or null for images as they are;
             auto: as in training. Maps always have the size of their images.
         batch_size: images of one size that go through the network together.
@@ -127,6 +131,7 @@ def predict(
         bn_batches=None if bn_images is None else images_for_statistics(bn_images, model, resized, scale),
         measures=measures,
         calibrator="auto" if calibrated else None,
+        features=features,
     )
     drawing: Any = asked(est)
     samples, seed = getattr(drawing, "number_of_samples", None), getattr(drawing, "seed", None)
@@ -144,6 +149,7 @@ def predict(
         "measures": names,
         "calibrated": calibrated,
         "save_probs": save_probs,
+        **({"features": True} if est.features else {}),
         "size": None if resized is None else list(resized),
         **({} if scale is None else {"scale": scale}),
         **({} if bn_images is None else {"bn_images": str(Path(bn_images).resolve())}),
@@ -162,6 +168,8 @@ def _measures(names: tuple[str, ...], asked_for: bool, samples: int | None) -> t
     if not asked_for:
         shown = shown_by_default([name for name in names if name not in of_samples])
         return (*shown, *(name for name in (_TO_SELECT_BY,) if name in names and name not in shown))
+    if samples == 1 and "pairwise_dice" in names:
+        raise UsageError("pairwise_dice compares samples, but --samples is 1: pass --samples 2 or more")
     flat = [name for name in names if name in of_samples & {"mutual_information", "variance", "variation_ratio"}]
     if flat:
         warnings.warn(f"of one sample {', '.join(flat)} is 0 everywhere: pass --samples 2 or more", stacklevel=2)
@@ -191,7 +199,8 @@ def _fill(
     finished = len(data) - len(todo)
     if finished:
         logger.info("%d of %d images were done before", finished, len(data))
-    finders, seen = {measure: ScaleFinder() for measure in names}, set[str]()
+    drawn = [name for name in names if is_map(name)]
+    finders, seen = {measure: ScaleFinder() for measure in drawn}, set[str]()
 
     def look(maps: UncertaintyMaps) -> None:
         for measure, finder in finders.items() if pictures else ():
@@ -207,7 +216,7 @@ def _fill(
     if not results.complete:
         results.finish()
     if pictures:
-        scales = results.scales(data.ids, names, changed=bool(todo), finders=finders, seen=seen)
+        scales = results.scales(data.ids, drawn, changed=bool(todo), finders=finders, seen=seen)
         for _ in progress(results.draw_all(data.images, scales), "drawing", total=len(data)):
             pass
     logger.info("%d images: maps%s in %s", len(data), " and pictures" if pictures else "", out)

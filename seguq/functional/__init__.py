@@ -20,6 +20,7 @@ from seguq.functional.calibration_kinds import (
 )
 from seguq.functional.conformal import bin_edge, class_sets, conformal_level, probability_bins, units_needed
 from seguq.functional.correlation import rank_correlation
+from seguq.functional.dice import multilabel_pairwise_dice, pairwise_dice
 from seguq.functional.dilation import dilate, dilations_to_reach
 from seguq.functional.impurity import region_impurity, ripu
 from seguq.functional.logits import class_logits, class_target
@@ -86,10 +87,12 @@ __all__ = [
     "generalized_energy_distance",
     "least_confidence",
     "max_logit",
+    "multilabel_pairwise_dice",
     "mutual_information",
     "near_border",
     "normalized_cross_correlation",
     "order_bins",
+    "pairwise_dice",
     "patch_errors",
     "patches_right",
     "patches_right_area",

@@ -28,7 +28,7 @@ class Deterministic(OneModelEstimator):
         model: any module whose output holds logits ``(B, C, *spatial)``; None: bound later, by a callback.
         max_logits: statistics of training data, for the measure ``standardized_max_logit``; `fit_max_logits` makes
             them.
-        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
+        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, ``features``, as in `Estimator`.
 
     Example:
         >>> est = Deterministic(torch.nn.Conv2d(3, 2, 1), calibrator=None)

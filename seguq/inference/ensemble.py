@@ -36,7 +36,8 @@ class DeepEnsemble(SamplingEstimator):
         model: the module that the weights of checkpoint files go into; a copy of it is made for each.
         lazy: read the files one after another in each call (inside of a `SlidingWindow` for each batch of windows),
             into one copy: ten members need one member's memory.
-        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
+        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`; ``features`` are of the
+            first member.
 
     Raises:
         SeguqError: with no member, a file that does not fit, a file without ``model=``, or, on a call, members whose
@@ -178,6 +179,21 @@ class DeepEnsemble(SamplingEstimator):
             elif self._slot is not None and self._slot not in found:
                 found.append(self._slot)
         return found
+
+    @property
+    def begins_with_first_model(self) -> bool:
+        """Whether the first member is a network; an estimator may show its own other images, or run it otherwise."""
+        return not isinstance(self.members[0], Estimator)
+
+    def first_model(self) -> nn.Module:
+        """The model of the first member, of which features are; its file is read where members are read in turn."""
+        first = self.members[0]
+        if isinstance(first, Estimator):
+            return first.first_model()
+        if isinstance(first, Path):
+            assert self._slot is not None
+            return load(first, self._slot)
+        return first
 
     def details(self) -> dict[str, Any]:
         inner = [member.details() for member in self.members if isinstance(member, Estimator)]

@@ -6,6 +6,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,15 +22,19 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.groups import GroupOf
 from seguq.core.log import say_once
 from seguq.core.named import Named
+from seguq.core.seeds import seeded
 from seguq.data.batches import output_logits, plain, unpack_batch
 from seguq.functional.logits import TASKS, Task, class_logits, class_target
-from seguq.inference.evaluation import given, images_for
+from seguq.inference.evaluation import evaluation_mode, given, images_for
+from seguq.inference.features import FEATURES, EncoderWatch, Features, checked_features, features_of
 from seguq.inference.maps import UncertaintyMaps
 from seguq.inference.measures import (
     Measure,
     Source,
     checked_measures,
     computed,
+    image_measures_of,
+    is_map,
     measures_of,
     named_measures,
     own_measures_of,
@@ -54,6 +59,15 @@ class Estimator(Named, ABC):
         calibrator: a fitted calibrator for this estimator's pooled output; ``"auto"``: the one in
             ``model.calibrators`` under this estimator's tag, if any; None: none.
         forward: a function of the model and the images that returns the logits; None: the model is called.
+        features: whether the answer has the last map of the model's encoder, ``maps.features`` ``(B, D, *spatial)``
+            float16: of the outermost submodule named ``encoder`` or ``backbone`` that is called, the last map of its
+            first call; as in evaluation mode, with nothing random in it, and of an image that the model pads also of
+            the padding. Or a function of the model and the images that gives them. What it costs: two bytes a value,
+            4 for each pixel of an image with the 2048 channels at 1/32 of a ResNet-50; no pass, unless the encoder
+            draws random numbers, or runs where it is not seen (one more pass then). A function costs what it does.
+
+    Raises:
+        SeguqError: for wrong arguments; on a call with ``features=True``, where no encoder is found.
     """
 
     gives: ClassVar[tuple[Source, ...]] = ("probs",)
@@ -66,6 +80,7 @@ class Estimator(Named, ABC):
         measures: Sequence[str | Measure] | None = None,
         calibrator: Calibrator | Literal["auto"] | None = "auto",
         forward: Forward | None = None,
+        features: Features = False,
     ) -> None:
         require_choice("task", task, TASKS)
         if not (calibrator is None or calibrator == "auto" or isinstance(calibrator, Calibrator)):
@@ -78,6 +93,8 @@ class Estimator(Named, ABC):
         self._asked = names
         self.calibrator = calibrator
         self.forward = forward
+        self.require_features(features)
+        self.features = features
         self._images_seen = 0
         self._hash_of = WeightHashes()
 
@@ -92,8 +109,8 @@ class Estimator(Named, ABC):
 
     @property
     def available(self) -> tuple[str, ...]:
-        """The measures that it can compute: the usual ones, and those of one's own."""
-        return (*self.usual, *own_measures_of(*self.gives))
+        """The measures that it can compute: the usual ones, scores of whole images, and those of one's own."""
+        return (*self.usual, *image_measures_of(*self.gives), *own_measures_of(*self.gives))
 
     @property
     def offered(self) -> tuple[str, ...]:
@@ -124,7 +141,43 @@ class Estimator(Named, ABC):
 
     @abstractmethod
     def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The pooled class logits ``(B, C, *spatial)``, and the maps that no calibrator changes."""
+        """The pooled class logits ``(B, C, *spatial)``; the maps and scores of images that no calibrator changes."""
+
+    def look(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `pool` gives, and the features, where they were asked for, among the maps."""
+        watch = EncoderWatch(self.models[0], images) if self.features is True and self.begins_with_first_model else None
+        with watch or nullcontext():
+            logits, maps = self.pool(images, ids, names)
+        if not self.features:
+            return logits, maps
+        seen = None if watch is None else watch.features()
+        return logits, {**maps, FEATURES: self._features_of_one_more_pass(images) if seen is None else seen}
+
+    def _features_of_one_more_pass(self, images: Tensor) -> Tensor:
+        with seeded(0, images.device):
+            model = self.first_model()
+            images = images_for(model, images)
+            with evaluation_mode(model):
+                if callable(self.features):
+                    return checked_features(self.features(model, images), images)
+                return features_of(model, images, lambda: self.logits_of(model, images))
+
+    @property
+    def begins_with_first_model(self) -> bool:
+        """Whether the first passes that `pool` runs are of the first of `models`, over the images as they are.
+
+        Features are seen in them then; an estimator of which this is not so says False, which costs one more pass.
+        """
+        return True
+
+    def first_model(self) -> nn.Module:
+        """The first of `models`, with its weights in it."""
+        return self.models[0]
+
+    def require_features(self, features: Features) -> None:
+        """Raise for what ``features`` cannot be."""
+        if not (isinstance(features, bool) or callable(features)):
+            raise SeguqError(f"features must be True, False or a function (model, images), but is {features!r}")
 
     def sample_logits(self, images: Tensor, ids: tuple[str, ...]) -> Iterator[Tensor]:
         """Class logits of one sample at a time, as an ensemble takes them: without samples, the pooled ones."""
@@ -147,22 +200,30 @@ class Estimator(Named, ABC):
         """
         images, ids = self.take_in(images, image_ids)
         with torch.no_grad():
-            logits, maps = self.pool(images, ids, self.measures)
+            logits, maps = self.look(images, ids, self.measures)
         return self.answer(logits, maps, images, ids)
 
     def answer(
         self, logits: Tensor, maps: dict[str, Tensor], images: Tensor | None, ids: tuple[str, ...]
     ) -> UncertaintyMaps:
-        """From the pooled class logits, and the maps that no calibrator changes, to the answer."""
+        """From what `look` gives, pooled class logits and what no calibrator changes, to the answer."""
         with torch.no_grad():
             tag = self.tag
             probs = torch.softmax(self.calibrated(logits, images, tag), dim=1)
             maps = {**computed("probs", probs, self.measures), **maps}
-            if self.task == "multilabel":
-                probs = probs[:, 1]
-                maps = {name: values.sum(1) for name, values in maps.items()}
-        ordered = {name: maps[name] for name in self.measures}
-        return UncertaintyMaps(probs, ordered, ids, tag, multilabel=self.task == "multilabel")
+        ordered = {name: maps[name] for name in self.measures if is_map(name)}
+        if self.task == "multilabel":
+            probs = probs[:, 1]
+            ordered = {name: values.sum(1) for name, values in ordered.items()}
+        return UncertaintyMaps(
+            probs,
+            ordered,
+            ids,
+            tag,
+            multilabel=self.task == "multilabel",
+            image_scores={name: maps[name] for name in self.measures if not is_map(name)},
+            features=maps.get(FEATURES),
+        )
 
     def calibrated(self, logits: Tensor, images: Tensor | None, tag: str | None = None) -> Tensor:
         """Pooled class logits as the calibrator in force makes them; as they are, where there is none.

@@ -48,7 +48,7 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
             Everything else stays in evaluation mode.
         verify: compare two samples of a model's first batch with whole passes, and with ``layers="dropout"`` look for
             what is random in training but stays off, by one more pass.
-        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
+        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, ``features``, as in `Estimator`.
 
     Raises:
         SeguqError: for wrong arguments; on a call, if the model drew no random number.
@@ -112,6 +112,11 @@ class MCDropout(OneModelEstimator, SamplingEstimator):
         with torch.no_grad(), seeded(0, images.device):
             can = self._replay.can(self.network, functools.partial(self._pass, images), images.device)
         return (1 if can else self.number_of_samples) * (1 if self.seed is None else len(images))
+
+    def look(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `pool` gives, and the features; they are not those of the passes that are only run to tell something."""
+        self._tell_of_left_off(images)
+        return super().look(images, ids, names)
 
     def _pass(self, images: Tensor) -> Tensor:
         with evaluation_mode(self.network, self._switched_on):

@@ -23,12 +23,13 @@ from seguq.functional.uncertainty import (
     variance,
     variation_ratio,
 )
+from seguq.inference.features import FEATURES
 
 Source = Literal["probs", "logits", "samples", "views"]
 _HOLDERS = {
     "probs": "every estimator",
     "logits": "Deterministic",
-    "samples": "estimators with samples (MCDropout, DeepEnsemble)",
+    "samples": "estimators with samples (MCDropout, DeepEnsemble, SWAG)",
     "views": "TestTimeAugmentation",
 }
 # where the dimension of the classes is in what a measure is given; a map has none
@@ -44,11 +45,14 @@ class Measure:
         of: what it is computed from: ``"probs"`` (pooled and calibrated, ``(B, C, *spatial)``), ``"logits"`` (raw, of
             one pass, ``(B, C, *spatial)``), ``"samples"`` (raw probabilities, ``(S, B, C, *spatial)``), or ``"views"``
             (the same of `TestTimeAugmentation`'s views).
-        compute: from that to a map ``(B, *spatial)`` in which larger is more uncertain; None where an estimator
-            computes it by itself.
+        compute: from that to a map ``(B, *spatial)`` in which larger is more uncertain, or to scores of whole images;
+            None where an estimator computes it by itself.
         unit: such as ``"nats"``; None: it has none.
         explanation: what it tells, in half a sentence.
         held_by: which estimators have it, where that does not follow from ``of``.
+        per_image: it is no map, but one score for each whole image, ``(B,)``: it is computed on request alone, and lies
+            in ``maps.image_scores``. Estimators that ask another one several times have only those of ``"probs"`` and
+            their own.
 
     Raises:
         UsageError: for a name that a measure of seguq has.
@@ -67,30 +71,32 @@ class Measure:
     unit: str | None = None
     explanation: str = ""
     held_by: str | None = None
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         require_choice("of", self.of, tuple(_HOLDERS))
-        if not self.name.isidentifier():
-            raise UsageError(f"a measure's name is one word, as a variable's, but is {self.name!r}")
+        if not self.name.isidentifier() or self.name == FEATURES:
+            raise UsageError(
+                f"a measure's name is one word, as a variable's, and not {FEATURES!r}, but is {self.name!r}"
+            )
         if self.name in _known and _known[self.name] in MEASURES:
             raise UsageError(f"{self.name!r} is a measure of seguq: give yours another name")
         _known[self.name] = self
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The map of what it is computed from.
+        """The map of what it is computed from, or the scores of the images.
 
         Raises:
-            SeguqError: if what it computes is no map of the right shape.
+            SeguqError: if what it computes is no map of the right shape, or no score for each image.
         """
         assert self.compute is not None
         found = self.compute(values)
-        shape = list(values.shape[_CLASS_DIM[self.of] - 1 :])
-        del shape[1]
-        if not isinstance(found, Tensor) or list(found.shape) != shape:
+        images, _, *spatial = values.shape[_CLASS_DIM[self.of] - 1 :]
+        shape = (images,) if self.per_image else (images, *spatial)
+        if not isinstance(found, Tensor) or tuple(found.shape) != shape:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise SeguqError(
-                f"the measure {self.name!r} must give a map (B, *spatial) = {tuple(shape)}, but gave {got}"
-            )
+            what = "a score for each image (B,)" if self.per_image else "a map (B, *spatial)"
+            raise SeguqError(f"the measure {self.name!r} must give {what} = {shape}, but gave {got}")
         return found
 
 
@@ -116,12 +122,44 @@ MEASURES = (
         "Deterministic, once fit_max_logits(batches) was called",
     ),
     Measure("augmentation_variance", "views", None, None, "how much flips and scales change the answer"),
+    Measure(
+        "pairwise_dice",
+        "samples",
+        None,
+        None,
+        "how little the samples' masks overlap",
+        per_image=True,
+    ),
 )
 
 
 def measures_of(*sources: Source) -> tuple[str, ...]:
-    """The names of seguq's measures that are computed from these, and that need nothing else."""
-    return tuple(item.name for item in MEASURES if item.of in sources and item.held_by is None)
+    """The names of seguq's maps that are computed from these, and that need nothing else."""
+    found = (item for item in MEASURES if item.of in sources and not item.per_image)
+    return tuple(item.name for item in found if item.held_by is None)
+
+
+def image_measures_of(*sources: Source) -> tuple[str, ...]:
+    """The names of seguq's scores of whole images that are computed from these."""
+    return tuple(item.name for item in MEASURES if item.of in sources and item.per_image)
+
+
+def is_map(name: str) -> bool:
+    """Whether a measure is a map; a name that is not known is taken for one."""
+    found = measure(name)
+    return found is None or not found.per_image
+
+
+def require_maps(names: Sequence[str], who: str) -> None:
+    """Raise for a score of whole images where maps are needed.
+
+    Args:
+        names: of measures.
+        who: needs maps, for the message.
+    """
+    wrong = next((name for name in names if not is_map(name)), None)
+    if wrong is not None:
+        raise UsageError(f"{who} takes maps, but {wrong!r} is one score for each whole image: leave it out")
 
 
 def own_measures_of(*sources: Source) -> tuple[str, ...]:
@@ -137,8 +175,11 @@ def measure(name: str) -> Measure | None:
 def explain_missing(name: str, estimator: str, available: tuple[str, ...]) -> str:
     """One sentence on why a measure is not there."""
     found = measure(name)
+    if not available:
+        available = ("none",)
     if found is not None:
-        hint = "" if name in available else f": it is a measure of {found.held_by or _HOLDERS[found.of]}"
+        on_request = f", on request: measures=[{name!r}]" if found.per_image else ""
+        hint = "" if name in available else f": it is a measure of {_holders(found)}{on_request}"
         return f"{name!r} is not among the measures of {estimator}, which are {', '.join(available)}{hint}"
     return f"{name!r} is no measure: {estimator} has {', '.join(available)}"
 
@@ -185,7 +226,7 @@ def computed(of: Source, values: Tensor, names: Sequence[str]) -> dict[str, Tens
 def shown_by_default(available: Sequence[str]) -> tuple[str, ...]:
     """What is worth a picture where nothing was said: all of the uncertainty, and the model's ignorance."""
     found = tuple(name for name in ("predictive_entropy", "mutual_information") if name in available)
-    return found or tuple(available[:1])
+    return found or tuple(name for name in available if is_map(name))[:1]
 
 
 def scored_by_default(available: Sequence[str], of_images: bool = False) -> str:
@@ -194,9 +235,17 @@ def scored_by_default(available: Sequence[str], of_images: bool = False) -> str:
     Args:
         available: names of measures.
         of_images: whether regions are whole images, which samples' disagreement in their label maps ranks best.
+
+    Raises:
+        UsageError: where there is none.
     """
     first = ("pairwise_dice", "smallest_margin") if of_images else ("smallest_margin",)
-    return next((name for name in first if name in available), shown_by_default(available)[-1])
+    found = [*(name for name in first if name in available), *reversed(shown_by_default(available))]
+    if not found:
+        raise UsageError(
+            f"regions are scored by a map, but of the measures {', '.join(available) or 'none'} none is one"
+        )
+    return found[0]
 
 
 def explained() -> str:
@@ -204,6 +253,11 @@ def explained() -> str:
     lines = []
     for item in _known.values():
         unit = f" ({item.unit})" if item.unit else ""
-        holder = "" if item.of == "probs" else f" [{item.held_by or _HOLDERS[item.of]}]"
-        lines.append(f"  {item.name}{unit}: {item.explanation}{holder}")
+        holder = "" if item.of == "probs" else f" [{_holders(item)}]"
+        kind = ", one score for each whole image, on request" if item.per_image else ""
+        lines.append(f"  {item.name}{unit}: {item.explanation}{kind}{holder}")
     return "\n".join(lines)
+
+
+def _holders(item: Measure) -> str:
+    return item.held_by or _HOLDERS[item.of]

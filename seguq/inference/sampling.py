@@ -13,6 +13,7 @@ from torch import Tensor
 from seguq.core.log import say_once
 from seguq.inference.activated import is_first_batch, tell_of_probabilities
 from seguq.inference.estimator import Estimator
+from seguq.inference.label_maps import LabelMaps
 from seguq.inference.measures import Source, computed, measure
 from seguq.inference.running import RunningMeasures
 
@@ -30,6 +31,7 @@ class SamplingEstimator(Estimator):
     def pool(self, images: Tensor, ids: tuple[str, ...], names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         running, kept = RunningMeasures(names), list[Tensor]()
         others = [name for name in names if _needs_all_samples(name)]
+        labels = LabelMaps(self.task == "multilabel") if "pairwise_dice" in names else None
         if others:
             say_once(f"{', '.join(others)}: all samples of a batch are kept in memory, which takes longer")
         first = is_first_batch(self.models[0])
@@ -39,9 +41,13 @@ class SamplingEstimator(Estimator):
             running.add(logits)
             if others:
                 kept.append(torch.softmax(logits, dim=1))
+            if labels is not None:
+                labels.add(logits)
         maps = running.maps()
         if others:
             maps |= computed("samples", torch.stack(kept), others)
+        if labels is not None:
+            maps["pairwise_dice"] = labels.pairwise_dice()
         return running.pooled_logits, maps
 
     def samples(self, images: Tensor, image_ids: Sequence[str] | None = None) -> Iterator[Tensor]:
@@ -60,4 +66,6 @@ class SamplingEstimator(Estimator):
 
 def _needs_all_samples(name: str) -> bool:
     found = measure(name)
-    return found is not None and found.of == "samples" and name not in RunningMeasures.known
+    return (
+        found is not None and found.of == "samples" and found.compute is not None and name not in RunningMeasures.known
+    )

@@ -48,7 +48,8 @@ class SWAG(SamplingEstimator):
             `seguq.data.unpack_batch` takes them; some hundred images will do. Needed where there are such layers
             (on the command line: ``--bn_images``, a folder).
         seed: of the draws.
-        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`.
+        **settings: ``task``, ``measures``, ``calibrator``, ``forward``, as in `Estimator`; ``features`` are of the
+            mean of the weights, by one more pass.
 
     Attributes:
         mean_model: a copy of the model with the mean of the weights (stochastic weight averaging).
@@ -265,6 +266,11 @@ class SWAG(SamplingEstimator):
     def identity(self) -> dict[str, Any]:
         drawn = {**self._kept[0], **self._statistics[0]}
         return {**super().identity(), "first": weights_sha256(drawn)}
+
+    @property
+    def begins_with_first_model(self) -> bool:
+        """Never: samples have other weights than their mean, of which features are."""
+        return False
 
     def forwards(self, images: Tensor) -> int:
         return self.number_of_samples

@@ -12,6 +12,8 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.functional.logits import Task
 from seguq.inference.deterministic import Deterministic
 from seguq.inference.estimator import Estimator, Forward, warn_of_calibrator
+from seguq.inference.features import Features
+from seguq.inference.measures import is_map
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +28,11 @@ class WrappingEstimator(Estimator):
         inner: an estimator, or the name of one; or a model, which is asked by one pass; or None for one pass of the
             model that a callback or a command binds.
         **settings: ``measures`` and ``calibrator`` as in `Estimator`; ``task`` and ``forward`` are those of ``inner``,
-            and can be given only where that is a model.
+            and can be given only where that is a model. It gives no ``features``: those of several views or windows are
+            not of one image.
+
+    Raises:
+        SeguqError: if it, or the estimator inside, is asked for ``features``.
     """
 
     def __init__(self, inner: Estimator | nn.Module | str | None, **settings: Any) -> None:
@@ -42,6 +48,7 @@ class WrappingEstimator(Estimator):
         warn_of_calibrator(inner)
         self.inner: Estimator = inner
         super().__init__(task=inner.task, **settings)
+        self.require_features(inner.features)
 
     def _named(self, name: str) -> Estimator:
         try:
@@ -111,10 +118,19 @@ class WrappingEstimator(Estimator):
     @property
     def available(self) -> tuple[str, ...]:
         """The measures that it can compute."""
-        return tuple(dict.fromkeys((*self.usual, *self.inner.available, *super().available)))
+        inside = (name for name in self.inner.available if is_map(name))  # a score of a view is none of the image
+        return tuple(dict.fromkeys((*self.usual, *inside, *super().available)))
 
     def names_inside(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name for name in names if name in self.inner.available)
+        return tuple(name for name in names if name in self.inner.available and is_map(name))
+
+    def require_features(self, features: Features) -> None:
+        """Raise where features are asked for."""
+        if features:
+            raise SeguqError(
+                f"{type(self).__name__} has no features, as it shows a network several views or parts of an image: ask "
+                "the estimator inside by itself, as MCDropout(model, features=True)"
+            )
 
     def seen_random(self, images: Tensor) -> tuple[str, ...]:
         return self.inner.seen_random(images)

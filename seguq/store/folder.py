@@ -31,7 +31,7 @@ class PredictionFolder:
     """The results of one run over a folder of images.
 
     ``run.json`` (the settings, the ids of all images, and whether all their maps were written), ``maps/ID.npz``
-    (float32 maps), ``predictions/ID.png`` (class indices),
+    (float32 maps, scores of whole images, and features where there are some), ``predictions/ID.png`` (class indices),
     ``heatmaps/MEASURE/ID.png`` and ``overlays/MEASURE/ID.png`` (pictures), ``scale.json`` (what their colors mean).
     An image counts as done when its maps are there and no older than the image; since files are written whole, a run
     that was killed goes on where it stopped. Only files of listed images are ever removed, and each is listed before

@@ -31,9 +31,10 @@ _FROM_PROBS = ("predictive_entropy", "least_confidence", "smallest_margin")
 def check_estimator(make: Callable[..., Estimator], images: Tensor) -> None:
     """Check what every estimator promises, on one that somebody has made.
 
-    Shapes, names and ranges of maps; probabilities that sum to 1; measures that do not depend on which others are
-    asked for; models left as they were found; the same answer for the same seed, whatever the batch; half precision,
-    autocast and inference mode; the tag; which calibrator is applied; binding; ids; errors; maps on disk.
+    Shapes, names and ranges of maps and of scores of images; probabilities that sum to 1; measures that do not depend
+    on which others are asked for; models left as they were found; the same answer for the same seed, whatever the
+    batch; half precision, autocast and inference mode; the tag; which calibrator is applied; binding; ids; errors; maps
+    on disk.
 
     Args:
         make: makes the estimator, the same each time, of the settings that it is passed: ``measures``, ``calibrator``,
@@ -106,6 +107,7 @@ def _maps_have_names_shapes_and_ids(make: Callable[..., Estimator], images: Tens
     count, size = len(images), tuple(images.shape[2:])
     _require(est, maps.probs.shape[0] == count and maps.probs.shape[2:] == size, "probs are (B, C, *spatial)")
     _require(est, maps.names == est.measures, "the maps are the measures, in their order")
+    _require(est, not maps.image_scores and maps.features is None, "scores of images and features are on request alone")
     for name in maps.names:
         _require(est, tuple(maps[name].shape) == (count, *size), f"{name} is (B, *spatial)")
         _require(est, maps[name].dtype == maps.probs.dtype == torch.float32, f"{name} and the probs are float32")
@@ -144,6 +146,26 @@ def _a_measure_alone_is_the_same_as_among_all(make: Callable[..., Estimator], im
         _require(est, alone.names == (name,), "only the measures that were asked for are there")
         _require_close(est, alone[name], every[name], f"{name} alone is the same as among all")
         _require_close(est, alone.probs, every.probs, "probs do not depend on the measures")
+
+
+def _a_score_of_images_is_one_number_an_image(make: Callable[..., Estimator], images: Tensor) -> None:
+    est = _raw(make)
+    if "pairwise_dice" not in est.available:
+        _require_error(est, lambda: make(measures=["pairwise_dice"]), "it has no samples to compare")
+        return
+    est, first = make(calibrator=None, measures=["pairwise_dice"]), _answer(est, images)
+    maps, ids = _answer(est, images), _ids(images)
+    scores = maps.image_scores["pairwise_dice"]
+    _require(est, maps.names == () and tuple(maps.image_scores) == ("pairwise_dice",), "a score of images is no map")
+    _require(est, tuple(scores.shape) == (len(images),), "a score of images is (B,)")
+    _require(est, scores.dtype == torch.float32 and scores.device == maps.probs.device, "it is float32, where maps are")
+    _require(est, bool(((scores >= 0) & (scores <= 1)).all()), "pairwise_dice is from 0 to 1")
+    _require_close(est, maps.probs, first.probs, "probs do not depend on scores of images")
+    one_by_one = [est(image[None], [image_id]) for image, image_id in zip(images, ids, strict=True)]
+    alone = torch.cat([one.image_scores["pairwise_dice"] for one in one_by_one])
+    apart = (alone - est(images, ids).image_scores["pairwise_dice"]).abs().max()
+    level = apart <= 0.02  # rounding turns a class where two are level
+    _require(est, not _seeded_itself(est) or bool(level), "a score of an image is the same alone and in a batch")
 
 
 def _samples_are_distributions(make: Callable[..., Estimator], images: Tensor) -> None:
@@ -354,6 +376,7 @@ _CLAIMS_OF_ESTIMATORS = (
     _maps_have_names_shapes_and_ids,
     _values_are_in_range,
     _a_measure_alone_is_the_same_as_among_all,
+    _a_score_of_images_is_one_number_an_image,
     _samples_are_distributions,
     _models_are_left_as_they_were,
     _an_image_has_the_same_answer_in_any_batch,

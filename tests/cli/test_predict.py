@@ -130,6 +130,7 @@ def test_a_killed_run_whose_loading_processes_live_on_can_be_started_again_at_on
             ["--measures", "[variance]"],
             "'mutual_information', 'smallest_margin'], now ['variance']",
         ),
+        (["--features"], "features was None, now True"),
     ],
 )
 def test_a_folder_made_with_other_settings_is_refused(more, text, predicted, words, capsys):
@@ -214,6 +215,8 @@ def test_an_image_that_was_added_is_predicted_and_the_others_are_kept(words, dis
         (["--samples", "0"], 2, "samples must be a whole number of at least 1"),
         (["--measures", "[surprise]"], 1, "'surprise' is no measure"),
         (["--estimator", "deterministic", "--measures", "[variance]"], 1, "estimators with samples"),
+        (["--samples", "1", "--measures", "[pairwise_dice]"], 2, "pass --samples 2 or more"),
+        (["--estimator", "sliding_window", "--estimator.inner", "mc_dropout", "--features"], 1, "has no features"),
         (["--batch_size", "0"], 2, "--batch_size"),
         (["--num_workers", "-1"], 2, "--num_workers must be at least 0"),
     ],
@@ -296,6 +299,36 @@ def test_an_estimator_by_class_goes_around_another_with_the_options_of_both(word
     assert main([*build, *around, "--estimator.inner", "MCDropout", "--estimator.inner.samples", "2"]) == 0
     settings = json.loads((out / "run.json").read_text())["settings"]
     assert settings["estimator"].startswith("sliding_window(window=32") and "mc_dropout" in settings["estimator"]
+
+
+# --- scores of whole images and features lie beside the maps
+
+
+@pytest.mark.parametrize(
+    ("more", "drawn"),
+    [
+        (["--features", "--measures", "[mutual_information,pairwise_dice]"], ["mutual_information"]),
+        (["--estimator", "MCDropout", "--estimator.features", "true", "--measures", "[pairwise_dice]"], []),
+    ],
+    ids=["beside a map", "alone"],
+)
+def test_scores_of_images_and_features_are_kept_and_not_drawn(more, drawn, words, tmp_path, monkeypatch):
+    assert main(words(*more)) == 0
+    for maps in _maps(tmp_path / "out").values():
+        assert maps.names == tuple(drawn) and maps.image_scores["pairwise_dice"].shape == (1,)
+        assert maps.features.dtype == torch.float16 and maps.features.shape == (1, 512, 2, 2)
+    pictures = [path.relative_to(tmp_path / "out").parts[:2] for path in (tmp_path / "out").rglob("*.png")]
+    assert {parts for parts in pictures if parts[0] == "heatmaps"} == {("heatmaps", name) for name in drawn}
+    assert list(json.loads((tmp_path / "out" / "scale.json").read_text())) == drawn
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    assert settings["measures"] == [*drawn, "pairwise_dice"] and settings["features"] is True
+    monkeypatch.setattr("seguq.cli.predict._predict", None)
+    assert main(words(*more)) == 0  # started again, nothing is computed
+
+
+def test_the_help_says_what_a_score_of_images_is(capsys):
+    main(["predict", "--help"])
+    assert "pairwise_dice: how little the samples' masks overlap, one score for each whole" in capsys.readouterr().out
 
 
 # --- the size of images goes along

@@ -67,7 +67,7 @@ def test_ids_become_a_tuple_of_strings():
 @pytest.mark.parametrize(
     ("name", "holders"),
     [
-        ("mutual_information", r"estimators with samples \(MCDropout, DeepEnsemble\)"),
+        ("mutual_information", r"estimators with samples \(MCDropout, DeepEnsemble, SWAG\)"),
         ("max_logit", "Deterministic"),
         ("least_confidence", "every estimator"),
     ],

@@ -103,6 +103,12 @@ def test_the_name_of_a_measure_of_seguq_cannot_be_taken():
         seguq.Measure("variance", "samples", F.variance)
 
 
+@pytest.mark.parametrize("name", ["two words", "features"])
+def test_a_name_that_is_no_word_or_stands_for_something_else_is_refused(name):
+    with pytest.raises(UsageError, match="one word, as a variable's, and not 'features'"):
+        seguq.Measure(name, "samples", F.variance)
+
+
 def test_the_defaults_are_those_that_the_estimator_has():
     assert shown_by_default(measures_of("probs", "samples")) == ("predictive_entropy", "mutual_information")
     assert scored_by_default(measures_of("probs", "samples")) == "smallest_margin"

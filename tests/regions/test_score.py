@@ -4,10 +4,12 @@ import weakref
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import seguq
 from seguq import regions
 from seguq.core.errors import SeguqError, UsageError
 from seguq.functional import predictive_entropy
@@ -593,3 +595,38 @@ def test_an_image_is_scored_by_the_mean_of_its_worst_regions(count):
 
 def test_worst_regions_of_no_region_are_no_image():
     assert len(worst_regions(score(maps_of(torch.zeros(1, 2, 2)), Grid(2), by="variance").take([]), 2)) == 0
+
+
+# what estimators say of whole images, and of what an encoder makes of them
+
+
+def test_a_measure_of_whole_images_is_the_score_of_each():
+    maps = measured(image_scores={"pairwise_dice": torch.tensor([0.25, 0.5])})
+    table = score(maps, WholeImage(), by=["pairwise_dice", "variance"])
+    assert table.column("score").tolist() == [0.25, 0.5]
+    with pytest.raises(SeguqError, match="pairwise_dice is a measure of whole images"):
+        score(maps, Grid(4), by="pairwise_dice")
+
+
+def test_features_of_a_region_are_the_mean_over_its_pixels_of_the_cells_that_these_lie_in():
+    features = torch.randn(2, 5, 3, 2, generator=torch.Generator().manual_seed(0)).half()
+    (one, _) = measured(features=features).split()
+    labels = torch.tensor([[0] * 5 + [1] * 3] * 4 + [[-1] * 8] * 2, dtype=torch.int32)
+    (first, second) = score(one, Given([labels]), by="variance", columns=["features"]).column("features")
+    cells = one.features[0].float().repeat_interleave(2, 1).repeat_interleave(4, 2)
+    assert first.tolist() == pytest.approx(cells[:, labels == 0].mean(1).tolist(), abs=2e-3)
+    assert second.tolist() == pytest.approx(cells[:, labels == 1].mean(1).tolist(), abs=2e-3)
+
+
+def test_samples_and_encoder_of_a_real_network_give_scores_of_images_and_features(tmp_path):
+    model = smp.FPN("resnet18", encoder_weights=None, classes=3)
+    wanted = ["pairwise_dice", "smallest_margin"]
+    est = seguq.MCDropout(model, samples=3, seed=0, measures=wanted, features=True, calibrator=None)
+    maps = est(torch.randn(2, 3, 64, 64), ["a", "b"])
+    maps.save(tmp_path / "maps.npz")
+    for given in (maps, UncertaintyMaps.load(tmp_path / "maps.npz")):
+        images = score(given, WholeImage(), by="pairwise_dice", columns=["features"])
+        assert 0 < images.column("score").min() <= images.column("score").max() <= 1
+        assert images.column("features")[0].shape == (512,)
+        cells = score(given, Grid(32), by="smallest_margin", columns=["features"]).column("features")
+        assert np.mean(cells[:4], axis=0) == pytest.approx(images.column("features")[0], abs=2e-3)

@@ -25,7 +25,13 @@ _COMPILED = "_torchdynamo_orig_callable"
 _NAMES_COMPILED: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # hooks of theirs do nothing but to the tensors that go through
-_WITHOUT_EFFECTS = ("torch.", "timm.", "transformers.utils.output_capturing.", "seguq.inference.dropout.")
+_WITHOUT_EFFECTS = (
+    "torch.",
+    "timm.",
+    "transformers.utils.output_capturing.",
+    "seguq.inference.dropout.",
+    "seguq.inference.features.",
+)
 
 
 class Replay:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.progress import progress
 from seguq.inference.maps import UncertaintyMaps
+from seguq.inference.measures import require_maps
 from seguq.inference.tiles.blend import Blend, answers_of, weights_like
 from seguq.inference.tiles.windows import Windows
 from seguq.inference.wrapping import WrappingEstimator
@@ -68,6 +69,7 @@ def stream(
             raise UsageError(
                 f"the {what} must have {', '.join(needed)}, but a {type(given).__name__} has no {missing[0]}"
             )
+    require_maps(est.measures, "SlidingWindow.stream, which never sees an image as a whole,")
     height, width = (int(length) for length in reader.size)
     if height < 1 or width < 1:
         raise UsageError(f"the reader's image has {height} rows and {width} columns: there is nothing to look at")
