@@ -139,7 +139,7 @@ def require_class(message: str, kinds: Mapping[str, type[Named]]) -> None:
         except UsageError:
             of_another = True
     asked = re.search(r"Expected a dot import path string: (\S+)", message)
-    if asked and found is not None and option not in (at, f"{at}.{_INSIDE}"):
+    if asked and found is not None and option != at and option.rpartition(".")[2] not in _inside(found):
         raise UsageError(f"{option} must be the import path of a class, but is {asked[1]!r}")
     given = re.search(r"Given value: ([\w.]+)\s*$", message)
     name = asked or (given if found is None else None)
@@ -166,6 +166,13 @@ def require_class(message: str, kinds: Mapping[str, type[Named]]) -> None:
     value = re.search(r"(?:Got value|Given value): (.*?)\s*$", inner, re.MULTILINE)
     if found is not None and option != at and expected and value:
         raise UsageError(f"{option} must be {in_words(expected[1])}, but is {value[1]!r}")
+
+
+def _inside(found: type[Named]) -> list[str]:
+    """The options of a class that name another one by its class."""
+    kinds = {owner.__name__ for owner in found.__mro__ if Named in owner.__bases__}
+    arguments = found.constructor_arguments()
+    return [name for name, item in arguments.items() if name == _INSIDE or kinds & set(str(item.annotation).split())]
 
 
 def in_words(kind: str) -> str:
