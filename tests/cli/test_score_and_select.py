@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -201,7 +202,8 @@ def test_a_partition_that_looks_at_images_that_are_gone_is_an_error_that_names_o
     (part / "run.json").write_text(json.dumps(content))
     base = ["score", "--predictions", str(part), "--out", str(tmp_path / "t.parquet")]
     assert main([*base, "--partition", "tests.cli.test_score_and_select.Looking"]) == 2
-    assert "Looking() looks at the images, but 'pool0' is not in" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Looking() looks at the images, but 'pool0' is not in" in told and "pass as --images" in told
     assert main([*base, "--partition", "tests.cli.test_score_and_select.Reading"]) == 2
     assert "Reading() reads maps of 'energy', but" in capsys.readouterr().err
     assert main(base) == 0
@@ -276,6 +278,27 @@ def test_a_mistake_in_a_partition_is_one_sentence(words, text, predicted, tmp_pa
     error = capsys.readouterr().err
     assert text in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "t.parquet").exists()
+
+
+def test_images_that_have_moved_are_told_of(predicted, discs, tmp_path, capsys):
+    part, moved = shutil.copytree(predicted, tmp_path / "part"), tmp_path / "moved"
+    shutil.copytree(discs / "images" / "pool", moved)
+    shutil.copy(moved / "pool0.png", moved / "another.png")
+    content = json.loads((part / "run.json").read_text())
+    content["settings"]["images"] = str(tmp_path / "gone")
+    (part / "run.json").write_text(json.dumps(content))
+    words = ["score", "--partition", "Superpixels", "--partition.count", "20", "--out", str(tmp_path / "1.parquet")]
+    assert main([*words, "--predictions", str(part), "--images", str(moved)]) == 0
+    words[-1] = str(tmp_path / "2.parquet")
+    assert main([*words, "--predictions", str(predicted)]) == 0
+    assert RegionTable.load(tmp_path / "1.parquet").rows() == RegionTable.load(tmp_path / "2.parquet").rows()
+    words[-1] = str(tmp_path / "3.parquet")
+    assert main([*words, "--predictions", str(part), "--images", str(tmp_path / "nowhere")]) == 2
+    assert "--images" in capsys.readouterr().err
+    cv2.imwrite(str(moved / "pool1.png"), np.zeros((30, 64, 3), np.uint8))
+    assert main([*words, "--predictions", str(part), "--images", str(moved)]) == 1
+    told = "is stored with 30 x 64 pixels (height x width), but the maps of 'pool1' have 64 x 64"
+    assert told in capsys.readouterr().err
 
 
 class Looking(Partition):
