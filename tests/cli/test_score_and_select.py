@@ -265,10 +265,14 @@ def test_regions_of_images_are_cut_once_and_kept_with_the_predictions(predicted,
     [
         (["Superpixels"], "Superpixels needs --partition.count"),
         (["Superpixels", "--partition.count", "0"], "count of Superpixels must be a whole number of at least 1"),
-        (["Superpixels", "--partition.count", "9", "--partition.method", "quickshift"], "method"),
+        (
+            ["Superpixels", "--partition.count", "9", "--partition.method", "quickshift"],
+            "--partition.method must be one of slic, slic_zero, but is 'quickshift'",
+        ),
+        (["Grid", "--partition.size", "9", "--partition.stride", "x"], "stride must be a whole number, but is 'x'"),
         (["Boxes", "--partition.size", "9"], "Boxes needs --partition.count"),
         (["Boxes", "--partition.size", "9", "--partition.count", "2", "--partition.by", "energy"], "'energy'"),
-        (["Components", "--partition.connectivity", "6"], "connectivity"),
+        (["Components", "--partition.connectivity", "6"], "connectivity must be one of 4, 8, but is '6'"),
         (["Grid", "--partition.size", "9", "--partition.stride", "8"], "stride of a grid must be"),
     ],
 )
