@@ -162,10 +162,12 @@ def require_class(message: str, kinds: Mapping[str, type[Named]]) -> None:
     if found is not None and required is not None:
         needed = ", ".join(f"{at}.{item.strip()}" for item in required[1].split(","))
         raise UsageError(f"{found.__name__} needs {needed}")
-    expected = re.search(r"Expected an? <class '([\w.]+)'>", inner)
+    expected = re.search(r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[([^\]]*)\])", inner)
     value = re.search(r"(?:Got value|Given value): (.*?)\s*$", inner, re.MULTILINE)
     if found is not None and option != at and expected and value:
-        raise UsageError(f"{option} must be {in_words(expected[1])}, but is {value[1]!r}")
+        choices = (expected[2] or "").replace("'", "")
+        wanted = f"one of {choices}" if choices else in_words(expected[1])
+        raise UsageError(f"{option} must be {wanted}, but is {value[1]!r}")
 
 
 def _inside(found: type[Named]) -> list[str]:

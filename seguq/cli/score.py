@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from seguq.core.log import logger
 from seguq.core.out_of_memory import Need, memory_for
 from seguq.core.progress import progress
 from seguq.core.reading import reading
-from seguq.data import list_images, read_image
-from seguq.data.reading import read_picture
+from seguq.data import ImageSource
 from seguq.functional.aggregates import aggregate_named
 from seguq.inference import UncertaintyMaps
 from seguq.inference.measures import scored_by_default
@@ -27,7 +26,6 @@ from seguq.regions.columns import require_columns
 from seguq.regions.scored_by import scores_named
 from seguq.store.folder import predicted_ids, read_run
 
-_RASTERS = (".tif", ".tiff")
 _PARTITION = {"class_path": "Grid", "init_args": {"size": 32}}
 
 
@@ -45,6 +43,7 @@ def score(
     worst: int | None = None,
     out: str | None = None,
     overwrite: bool = False,
+    images: str | None = None,
 ) -> None:
     """Score regions of images from the maps of `seguq predict`, and write them as a Parquet table.
 
@@ -63,6 +62,7 @@ def score(
         worst: score whole images instead, each by the mean of so many of its regions, those of the largest scores.
         out: the table; by default regions.parquet in the folder of predictions.
         overwrite: replace the table if it exists.
+        images: folder of the images as stored, for partitions that look at them; by default the one that was predicted.
     """
     folder = require_folder(predictions, "--predictions")
     run = read_run(folder)
@@ -103,12 +103,12 @@ def score(
         )
     if not ids:
         raise UsageError(f"{folder} holds no maps: nothing was predicted into it")
-    images = Path(settings.get("images") or folder / "images")
-    files = list_images(images) if images.is_dir() else {}
-    missing = sorted(set(files) - set(ids)) if settings.get("images") else []
+    stored = Path(settings.get("images") or folder / "images") if images is None else require_folder(images, "--images")
+    source = ImageSource(stored if stored.is_dir() else {})
+    missing = sorted(set(source) - set(ids)) if settings.get("images") and images is None else []
     if missing:
         raise UsageError(
-            f"{folder} holds no maps yet of {len(missing)} images of {images}, such as {missing[0]!r}: "
+            f"{folder} holds no maps yet of {len(missing)} images of {stored}, such as {missing[0]!r}: "
             "start seguq predict again, it goes on where it stopped"
         )
     for image_id in ids:
@@ -117,15 +117,18 @@ def score(
     if absent:
         raise UsageError(f"{parts!r} reads maps of {absent[0]!r}, but {folder} has those of {', '.join(measures)}")
     if parts.needs_image:
-        gone = [image_id for image_id in ids if image_id not in files]
+        gone = [image_id for image_id in ids if image_id not in source]
         if gone:
-            raise UsageError(f"{parts!r} looks at the images, but {gone[0]!r} is not in {images} any more")
+            raise UsageError(
+                f"{parts!r} looks at the images, but {gone[0]!r} is not in {stored}: pass as --images the folder of "
+                "those that were predicted"
+            )
         remove_leftovers(folder / "partitions")
         parts = cached(parts, folder / "partitions")
     with (
         memory_for("the maps", "predict with fewer --measures and without --save_probs") as need,
         # closed, so that the progress bar has ended before an error is shown
-        closing(_maps_and_images(folder, ids, files, parts.needs_image, need)) as stream,
+        closing(_maps_and_images(folder, ids, source if parts.needs_image else None, need)) as stream,
     ):
         table = score_maps(
             stream,
@@ -133,8 +136,8 @@ def score(
             by=[item.given or item.name for item in scores],
             aggregate=aggregate,
             columns=columns,
-            paths=files,
-            missing=_Missing(files),
+            paths=source.paths,
+            missing=lambda image_id: source.missing(image_id) if image_id in source else None,
         )
     if worst is not None:
         table = worst_regions(table, worst)
@@ -144,22 +147,12 @@ def score(
 
 
 def _maps_and_images(
-    folder: Path, ids: Sequence[str], files: Mapping[str, Path], with_image: bool, need: Need
+    folder: Path, ids: Sequence[str], source: ImageSource | None, need: Need
 ) -> Generator[tuple[UncertaintyMaps, Any], None, None]:
-    """The maps of one image after the other, with the image as stored where it is looked at."""
+    """The maps of one image after the other, with the image as stored where there is a source of it."""
     for image_id in progress(ids, "scoring"):
         need.what = f"the maps of image {image_id!r}"
         maps = UncertaintyMaps.load(folder / "maps" / f"{image_id}.npz")
-        yield maps, read_image(files[image_id]) if with_image else None
-
-
-class _Missing:
-    """From an image's id to its pixels without data: of rasters, the only files that tell of them."""
-
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self.files = files
-
-    def __call__(self, image_id: str) -> Any:
-        """``(H, W)``, true without data; None where the file says nothing."""
-        path = self.files.get(image_id)
-        return None if path is None or path.suffix.lower() not in _RASTERS else read_picture(path).missing
+        if source is not None:
+            source.require_size(image_id, maps.spatial)
+        yield maps, None if source is None else source[image_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
@@ -12,7 +13,9 @@ import numpy.typing as npt
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.decoding import size_in_header
 from seguq.data.folder import list_images
-from seguq.data.reading import read_image
+from seguq.data.reading import read_image, read_picture
+
+_RASTERS = (".tif", ".tiff")
 
 
 class ImageSource:
@@ -80,6 +83,20 @@ class ImageSource:
         pixels = read_image(self.path(image_id))
         self._sizes[image_id] = (pixels.shape[0], pixels.shape[1])
         return pixels
+
+    @property
+    def paths(self) -> Mapping[str, Path]:
+        """The files by id."""
+        return MappingProxyType(self._files)
+
+    def missing(self, image_id: str) -> npt.NDArray[Any] | None:
+        """Where an image has no data, ``(H, W)``; None where its file says nothing, as all but rasters do.
+
+        Raises:
+            SeguqError: for an unknown id, or a file that cannot be read.
+        """
+        path = self.path(image_id)
+        return read_picture(path).missing if path.suffix.lower() in _RASTERS else None
 
     def path(self, image_id: str) -> Path:
         """The file of an image.

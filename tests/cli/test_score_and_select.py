@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from seguq.acquisition import Selection
@@ -270,7 +270,8 @@ def test_a_partition_that_looks_at_images_that_are_gone_is_an_error_that_names_o
     (part / "run.json").write_text(json.dumps(content))
     base = ["score", "--predictions", str(part), "--out", str(tmp_path / "t.parquet")]
     assert main([*base, "--partition", "tests.cli.test_score_and_select.Looking"]) == 2
-    assert "Looking() looks at the images, but 'pool0' is not in" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Looking() looks at the images, but 'pool0' is not in" in told and "pass as --images" in told
     assert main([*base, "--partition", "tests.cli.test_score_and_select.Reading"]) == 2
     assert "Reading() reads maps of 'energy', but" in capsys.readouterr().err
     assert main(base) == 0
@@ -332,10 +333,14 @@ def test_regions_of_images_are_cut_once_and_kept_with_the_predictions(predicted,
     [
         (["Superpixels"], "Superpixels needs --partition.count"),
         (["Superpixels", "--partition.count", "0"], "count of Superpixels must be a whole number of at least 1"),
-        (["Superpixels", "--partition.count", "9", "--partition.method", "quickshift"], "method"),
+        (
+            ["Superpixels", "--partition.count", "9", "--partition.method", "quickshift"],
+            "--partition.method must be one of slic, slic_zero, but is 'quickshift'",
+        ),
+        (["Grid", "--partition.size", "9", "--partition.stride", "x"], "stride must be a whole number, but is 'x'"),
         (["Boxes", "--partition.size", "9"], "Boxes needs --partition.count"),
         (["Boxes", "--partition.size", "9", "--partition.count", "2", "--partition.by", "energy"], "'energy'"),
-        (["Components", "--partition.connectivity", "6"], "connectivity"),
+        (["Components", "--partition.connectivity", "6"], "connectivity must be one of 4, 8, but is '6'"),
         (["Grid", "--partition.size", "9", "--partition.stride", "8"], "stride of a grid must be"),
     ],
 )
@@ -345,6 +350,29 @@ def test_a_mistake_in_a_partition_is_one_sentence(words, text, predicted, tmp_pa
     error = capsys.readouterr().err
     assert text in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "t.parquet").exists()
+
+
+def test_images_that_have_moved_are_told_of(predicted, discs, tmp_path, capsys):
+    part, moved = shutil.copytree(predicted, tmp_path / "part"), tmp_path / "moved"
+    shutil.copytree(discs / "images" / "pool", moved)
+    shutil.copy(moved / "pool0.png", moved / "another.png")
+    content = json.loads((part / "run.json").read_text())
+    content["settings"]["images"] = str(tmp_path / "gone")
+    (part / "run.json").write_text(json.dumps(content))
+    words = ["score", "--partition", "Superpixels", "--partition.count", "20", "--out", str(tmp_path / "1.parquet")]
+    assert main([*words, "--predictions", str(part), "--images", str(moved)]) == 0
+    words[-1] = str(tmp_path / "2.parquet")
+    assert main([*words, "--predictions", str(predicted)]) == 0
+    one, other = (RegionTable.load(tmp_path / f"{number}.parquet").table for number in (1, 2))
+    assert one.drop_columns("path").equals(other.drop_columns("path"))
+    assert {Path(path).parent for path in one["path"].to_pylist()} == {moved}
+    words[-1] = str(tmp_path / "3.parquet")
+    assert main([*words, "--predictions", str(part), "--images", str(tmp_path / "nowhere")]) == 2
+    assert "--images" in capsys.readouterr().err
+    cv2.imwrite(str(moved / "pool1.png"), np.zeros((30, 64, 3), np.uint8))
+    assert main([*words, "--predictions", str(part), "--images", str(moved)]) == 1
+    told = "is stored with 30 x 64 pixels (height x width), but the maps of 'pool1' have 64 x 64"
+    assert told in capsys.readouterr().err
 
 
 class Looking(Partition):
@@ -424,18 +452,19 @@ def test_a_selection_goes_to_a_spreadsheet_and_a_contact_sheet_too(table, predic
     for words in ("by predicted class", "│ ground ", "by image", "│ pool0 "):
         assert words in printed
     rows = Selection.load(tmp_path / "a" / "s.json").rows
-    assert rows[0]["reason"].startswith("best of its image: mutual_information 0.")
+    assert rows[0]["reason"].startswith("best of its image: smallest_margin 0.")
     assert {row["reason"].rpartition(" ")[2] for row in rows} <= {"ground", "disc"}
 
 
-def test_a_contact_sheet_finds_the_images_where_the_table_says_that_they_were(table, discs, tmp_path, capsys):
+def test_a_contact_sheet_finds_the_images_where_the_table_says_that_they_were(table, tmp_path, capsys):
     known = RegionTable.load(table)
-    paths = [str(discs / "images" / "pool" / f"{image_id}.png") for image_id in known.column("image_id")]
-    RegionTable(known.table.append_column("path", pa.array(paths)), known.meta).save(tmp_path / "t.parquet")
+    RegionTable(known.table.drop_columns("path"), known.meta).save(tmp_path / "t.parquet")
     words = ["--budget.regions", "3", "--out", str(tmp_path / "s.json"), "--sheet", str(tmp_path / "s.png")]
-    assert main(["select", "--scores", str(tmp_path / "t.parquet"), *words]) == 0
+    assert main(["select", "--scores", str(table), *words]) == 0
     assert (tmp_path / "s.png").exists()
-    assert main(["select", "--scores", str(table), *words[:2], "--sheet", str(tmp_path / "x.png")]) == 2
+    assert (
+        main(["select", "--scores", str(tmp_path / "t.parquet"), *words[:2], "--sheet", str(tmp_path / "x.png")]) == 2
+    )
     assert "--sheet shows images: pass --images FOLDER" in capsys.readouterr().err
 
 
