@@ -24,10 +24,10 @@ Labeled = Sequence[Mapping[str, Any]]
 
 
 _HOW = {
-    "class_shares": "score with --classes, or regions.score(..., classes=True)",
-    "class_scores": "score with --classes, or regions.score(..., classes=True)",
-    "features": "score with --features, or regions.score(..., features=True)",
-    "impurity": "score with --by [smallest_margin, region_impurity]",
+    "class_shares": "score with --columns class_shares, or regions.score(..., columns=['class_shares'])",
+    "class_probs": "predict with --save_probs, and score with --columns class_probs",
+    "class_scores": "predict with --save_probs, and score with --columns class_scores",
+    "features": "predict with --features, and score with --columns features",
 }
 """How a further column of the table is made."""
 
