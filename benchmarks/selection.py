@@ -98,7 +98,10 @@ def measure_disk(path: str, name: str, limits: str) -> None:
 
     earlier, budget = [], json.loads(limits)
     if budget.pop("labeled", False):
-        rows = table(100_000).table.take(pa.array(np.arange(0, 100_000, 100))).to_pylist()
+        from seguq.store.stored_table import StoredTable
+
+        stored = StoredTable(path)
+        rows = stored.take(np.linspace(0, len(stored) - 1, 1000).astype(int)).rows()
         earlier = [Selection([{"rank": rank, **row} for rank, row in enumerate(rows, 1)])]
     strategy = None if name == "Arrow" else Strategy.named(name)()
     select(table(200), budget=Budget(regions=1))  # what is loaded or made once
