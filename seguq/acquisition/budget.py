@@ -229,7 +229,7 @@ class Budget:
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
-def number_within(groups: Ints) -> Ints:
+def number_within(groups: npt.NDArray[Any]) -> Ints:
     """How many of the same number came before each.
 
     Example:

@@ -1,8 +1,8 @@
 """The part of a large pool that a strategy has to see, found without the whole pool in memory.
 
-A table of up to 256 MiB is read whole. Of a larger one, a `Keyed` strategy sees the regions that come first by its key:
+A table of up to 128 MiB is read whole. Of a larger one, a `Keyed` strategy sees the regions that come first by its key:
 more than the budget can take, so that the selection is that of the whole. Any other strategy sees the regions with the
-highest scores, as many as fit into 256 MiB; the selection says how many those were.
+highest scores, as many as fit into 128 MiB; the selection says how many those were.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from seguq.acquisition.budget import Budget
+from seguq.acquisition.budget import Budget, number_within
 from seguq.acquisition.labeled import is_labeled
 from seguq.acquisition.noise import Floats, Hashes, draw_seed, generator_of, image_hashes, uniform
 from seguq.acquisition.strategy import Keyed, Labeled, Rows, Strategy, ordered, require_columns
@@ -25,7 +25,7 @@ from seguq.regions import RegionTable
 from seguq.regions.table import SCHEMA
 from seguq.store.stored_table import StoredTable
 
-_MEMORY = 2**28  # bytes of regions that are seen at once
+_MEMORY = 2**27  # bytes of regions that are seen at once
 _MORE = 2**12  # regions beyond those that are needed
 _WAITING = 2**18  # regions that are looked at together
 
@@ -161,12 +161,16 @@ class _First:
     def __init__(self, each_image: bool, count: int) -> None:
         self.each_image, self.count = each_image, count
         self.least = -np.inf  # no row with a smaller key can be among them
+        self.deepest: int | None = None  # nor one that comes later within its image
         self._kept: list[tuple[Any, ...]] = []
         self._waiting = 0
 
     def add(self, rows: Rows, keys: Floats, noise: Floats, images: Hashes) -> None:
         """Further rows, by their numbers."""
         possible = np.flatnonzero(keys >= self.least)
+        if self.deepest:
+            order = np.lexsort((noise, -keys))
+            possible = order[number_within(images[order]) <= self.deepest]
         self._kept.append((rows[possible], keys[possible], noise[possible], images[possible]))
         self._waiting += len(possible)
         if self._waiting >= max(_WAITING, 2 * self.count):
@@ -180,10 +184,10 @@ class _First:
 
     def _prune(self) -> None:
         rows, keys, noise, images = (np.concatenate(part) for part in zip(*self._kept, strict=True))
-        groups = np.unique(images, return_inverse=True)[1] if self.each_image else None
-        order = ordered(keys, noise, groups)[: self.count]
-        last_is_first_of_image = groups is None or len(np.unique(groups[order])) == len(order)
-        if len(order) == self.count and last_is_first_of_image:
-            self.least = float(keys[order].min())
+        order = ordered(keys, noise, images if self.each_image else None)[: self.count]
+        if len(order) == self.count:
+            self.deepest = int(number_within(images[order]).max()) if self.each_image else 0
+            if self.deepest == 0:  # each is the first of its image, or images do not matter
+                self.least = float(keys[order].min())
         self._kept = [(rows[order], keys[order], noise[order], images[order])]
         self._waiting = 0

@@ -57,9 +57,9 @@ def tiles_of(selection: Selection, image_of: Callable[[str], Any], most: int | N
 
 def sheet_pages(selection: Selection, files: Mapping[str, Path], title: str) -> list[bytes]:
     """The pages of a selection's contact sheet, as PNG."""
-    ids = progress(selection.image_ids, "contact sheet")
-    tiles = list(tiles_of(selection, lambda image_id: read_image(_file(next(ids), files))))
-    return [encode(page) for page in contact_sheet(tiles, title)]
+    tiles = tiles_of(selection, lambda image_id: read_image(_file(image_id, files)))
+    shown = progress(tiles, "contact sheet", total=len(selection.image_ids))
+    return [encode(page) for page in contact_sheet(shown, title)]
 
 
 def _file(image_id: str, files: Mapping[str, Path]) -> Path:

@@ -132,7 +132,7 @@ def _run(
             seed=seed,
             device=device,
         )
-        pool = _search(folder, images_folder, data.root, regions, seed)
+        pool = _search(folder, images_folder, data.root, regions, seed, data.classes.names)
         draw_selection(pool.selection, list_images(images_folder), folder / "selection")
 
     with _timed(times, "report"):
@@ -287,15 +287,15 @@ def _train(
     return SegmentationTask.load(out / "model.ckpt").to(device, memory_format=torch.channels_last), data
 
 
-def _search(folder: Path, images: Path, root: Path, regions: int, seed: int) -> Pool:
+def _search(folder: Path, images: Path, root: Path, regions: int, seed: int, classes: Sequence[str]) -> Pool:
     """Score regions and whole images of the pool, and select within the budget."""
     ids = predicted_ids(folder / "pool")
     maps = {image_id: UncertaintyMaps.load(folder / "pool" / "maps" / f"{image_id}.npz") for image_id in ids}
     table = score(maps.values(), Grid(32), by="mutual_information")
     table.save(folder / "regions.parquet")
     score(maps.values(), WholeImage(), by="predictive_entropy").save(folder / "images.parquet")
-    selection = select(table, budget=Budget(regions=regions), seed=seed)
-    highest = select(table, budget=Budget(regions=regions), strategy=TopK(), seed=seed)
+    selection = select(table, budget=Budget(regions=regions), seed=seed, classes=classes)
+    highest = select(table, budget=Budget(regions=regions), strategy=TopK(), seed=seed, classes=classes)
     selection.save(folder / "selection.json")
     names = ("predictive_entropy", "mutual_information")
     scores = {name: np.concatenate([mean_score(item, name) for item in maps.values()]) for name in names}

@@ -44,18 +44,18 @@ def contact_sheet(tiles: Iterable[Tile], title: str) -> list[RGB]:
     """Pages of up to four by four images.
 
     Args:
-        tiles: the images, in order; each is shown as large as its place allows.
+        tiles: the images, in order, and one at a time in memory; each is shown as large as its place allows.
         title: stands above each page, with the page's number where there are several.
 
     Returns:
         A picture ``(height, width, 3)`` uint8 for each page.
     """
-    tiles = list(tiles)
+    shown = [(_fitted(tile), tile.title, tile.note) for tile in tiles]  # small, however large the images are
     most = _COLUMNS * _ROWS
-    parts = [tiles[begin : begin + most] for begin in range(0, len(tiles), most)]
+    parts = [shown[begin : begin + most] for begin in range(0, len(shown), most)]
     titles = [f"{title}, page {number} of {len(parts)}" for number in range(1, len(parts) + 1)]
     titles = titles if len(parts) > 1 else [title]
-    return [_page(part, head, min(_COLUMNS, len(tiles))) for part, head in zip(parts, titles, strict=False)]
+    return [_page(part, head, min(_COLUMNS, len(shown))) for part, head in zip(parts, titles, strict=False)]
 
 
 def outline_regions(image: RGB, regions: Sequence[Polygons], labels: Sequence[str], times: float = 1.0) -> RGB:
@@ -110,26 +110,25 @@ def _badge(out: Any, corners: Any, label: str, taken: list[tuple[int, int, int, 
     cv2.putText(out, label, (left + 3, top + height - 3), font, scale, _COLOR, 1, cv2.LINE_AA)
 
 
-def _page(tiles: Sequence[Tile], title: str, columns: int) -> RGB:
-    """One page."""
+def _page(tiles: Sequence[tuple[RGB, str, str]], title: str, columns: int) -> RGB:
+    """One page of pictures, each with its title and note."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    pictures = [_fitted(tile) for tile in tiles]
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    heights = [max(picture.shape[0] for picture in row) + _CAPTION + _GAP for row in rows]
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(picture.shape[0] for picture, _, _ in row) + _CAPTION + _GAP for row in rows]
     width, height = columns * (_TILE + _GAP) + _GAP, sum(heights) + _HEAD
     page = np.full((height, width, 3), 255, np.uint8)
     words: list[tuple[float, float, str, dict[str, Any]]] = [
         (_GAP, 14, _short(title, columns * _LONGEST), {"fontsize": 12, "fontweight": "bold"})
     ]
-    for i, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
+    for i, (picture, name, note) in enumerate(tiles):
         row, column = divmod(i, columns)
         top, left = _HEAD + sum(heights[:row]), _GAP + column * (_TILE + _GAP)
         page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         below = top + picture.shape[0] + 4
-        words.append((left, below, _short(tile.title, _LONGEST - 6), {"fontsize": 8.5, "fontweight": "bold"}))
-        for line, content in enumerate(tile.note.split("\n")[:2]):
+        words.append((left, below, _short(name, _LONGEST - 6), {"fontsize": 8.5, "fontweight": "bold"}))
+        for line, content in enumerate(note.split("\n")[:2]):
             place = below + 17 + 15 * line
             words.append((left, place, _short(content, _LONGEST + 6), {"fontsize": 8, "color": "#444444"}))
     figure = Figure(figsize=((width + 1e-3) / _DPI, (height + 1e-3) / _DPI), dpi=_DPI)

@@ -112,7 +112,9 @@ def _rows_of(file: Any, group: int, wanted: npt.NDArray[np.int64]) -> Iterator[A
 
 
 def _opened(path: Path, stack: ExitStack, **settings: Any) -> Any:
-    return pq.ParquetFile(stack.enter_context(path.open("rb")), page_checksum_verification=True, **settings)
+    # without pre_buffer: it would read all of a column, as it lies on disk, before the first batch
+    file = stack.enter_context(path.open("rb"))
+    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False, **settings)
 
 
 def _width(kind: Any) -> int:

@@ -228,6 +228,11 @@ def test_scores_and_selection_by_the_command_line(maps_folder, tmp_path):
     assert main([*words, "--import", HERE, "--strategy", "LargestFirst", "--strategy.least", "1e-9"]) == 0
     rows = acquisition.Selection.load(out).rows
     assert [row["region_id"] for row in rows] == [1, 1, 1]
+    mixed = ["--strategy", "Mixed", "--strategy.share", "0.5", "--strategy.a", f"{HERE}.LargestFirst"]
+    mixed += ["--strategy.a.least", "1e-9", "--strategy.b", "ClassBalanced", "--overwrite"]
+    assert main([*words, *mixed]) == 0
+    found = acquisition.Selection.load(out).why["strategy"]
+    assert found == "Mixed(share=0.5, a=LargestFirst(least=1e-09), b=ClassBalanced())"
 
 
 def test_in_a_process_that_does_not_know_the_calibrator_the_error_says_what_to_import(checkpoint, discs, tmp_path):

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from scipy import ndimage
 
-from seguq.regions.polygons import polygons
+from seguq.regions.polygons import outline_clicks, polygons
+from seguq.regions.rle import encode
 from tests.oracles import regions as oracles
 from tests.regions.test_rle import masks
 
@@ -78,3 +79,43 @@ def test_a_hole_that_meets_the_outside_at_a_point_is_a_hole():
 
 def test_nothing_has_no_polygon():
     assert polygons(np.zeros((3, 4), dtype=bool)) == []
+
+
+# clicks
+
+
+def clicks(mask):
+    mask = np.asarray(mask, bool)
+    return outline_clicks({"y0": 3, "x0": 4, "y1": 3 + mask.shape[0], "x1": 4 + mask.shape[1], "rle": encode(mask)})
+
+
+def test_a_box_takes_its_four_corners_and_one_click_for_its_class():
+    assert clicks(np.ones((9, 30))) == outline_clicks({"y0": 0, "x0": 0, "y1": 9, "x1": 30, "rle": None}) == 5
+
+
+def test_the_stairs_of_a_slanted_border_are_no_corners():
+    y, x = np.mgrid[:60, :60]
+    assert clicks(x + y < 60) == 3 + 1
+    assert clicks(2 * x + y < 60) == 3 + 1
+
+
+def test_a_round_region_takes_more_clicks_the_larger_it_is():
+    y, x = np.mgrid[-100:101, -100:101]
+    found = [clicks(np.hypot(y, x) <= radius) for radius in (5, 25, 100)]
+    assert 5 <= found[0] < found[1] < found[2] < 40
+
+
+def test_holes_and_further_parts_are_outlined_too():
+    ring = np.ones((20, 20), bool)
+    ring[5:15, 5:15] = False
+    assert clicks(ring) == 4 + 4 + 1
+    apart = np.ones((20, 20), bool)
+    apart[:, 8:12] = False
+    assert clicks(apart) == 4 + 4 + 1
+
+
+@given(mask=masks())
+@property_test
+def test_every_region_takes_at_least_a_triangle(mask):
+    if mask.any():
+        assert clicks(mask) >= 4
