@@ -167,12 +167,15 @@ class _Scoring(Run):
                 f"regions are boxes of pixels of the images {tuple(step.image.shape)}, but the logits have shape "
                 f"{tuple(step.pooled.shape)}: let batch_forward= return logits of the images' size"
             )
+        source = settings.images
         table = score(
             self._with_images(maps),
             self.partition,
             by=self.by,
             aggregate=settings.aggregate,
             columns=settings.columns,
+            paths=None if source is None else source.paths,
+            missing=None if source is None else source.missing,
         )
         with writing("RegionScorer"):
             self.shard.add(table)
