@@ -208,7 +208,8 @@ def test_a_partition_gets_the_image_as_stored_and_not_what_the_batch_holds(tmp_p
     module = predict(tmp_path, data, partition=partition, images=source(tmp_path / "images"))
     stored = [read_image(tmp_path / "images" / f"{image_id}.png") for image_id in IDS]
     maps = seguq.Deterministic(module, calibrator=None)(torch.stack([data[i]["image"] for i in range(5)]), IDS)
-    scored = regions.score(maps, partition, images=stored, by="smallest_margin").rows()
+    paths = {image_id: tmp_path / "images" / f"{image_id}.png" for image_id in IDS}
+    scored = regions.score(maps, partition, images=stored, by="smallest_margin", paths=paths).rows()
     assert_rows(table(tmp_path).rows(), sorted(scored, key=lambda row: (row["image_id"], row["region_id"])))
     assert table(tmp_path).meta["partition"] == repr(partition)
 
