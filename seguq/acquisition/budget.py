@@ -64,6 +64,8 @@ class Budget:
     """Regions of each image that were taken."""
 
     def __post_init__(self) -> None:
+        if self.cost is None and self.limit is not None:
+            raise UsageError("the budget limit= is that of cost=, which says what a region costs; cost= is not given")
         limits = [name for name in _LIMITS if getattr(self, name) is not None]
         if len(limits) != 1:
             raise UsageError(
@@ -78,11 +80,10 @@ class Budget:
         if not isinstance(self.fill, bool):
             raise UsageError(f"the budget fill= must be True or False, but is {self.fill!r}")
         if self.cost is None:
-            if self.limit is not None:
-                raise UsageError("the budget limit= is that of cost=, which says what a region costs; given: none")
-        elif not callable(self.cost):
+            return
+        if not callable(self.cost):
             raise UsageError(f"the budget cost= must be a function of a region's row, but is {self.cost!r}")
-        elif not (is_number(self.limit) and math.isfinite(self.limit) and self.limit > 0):
+        if not (is_number(self.limit) and math.isfinite(self.limit) and self.limit > 0):
             raise UsageError(f"the budget cost= needs limit=, a number above 0, but it is {self.limit!r}")
 
     def __repr__(self) -> str:

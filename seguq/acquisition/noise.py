@@ -60,7 +60,7 @@ def uniform(images: Hashes, regions: npt.NDArray[Any], seed: int) -> Floats:
 
     Example:
         >>> uniform(image_hashes(["a", "b"]), np.array([0, 0]), seed=1).round(3).tolist()
-        [0.133, 0.571]
+        [0.706, 0.154]
     """
     mixed = _mixed(images ^ _mixed(regions.astype(np.int64).astype(np.uint64) + _mixed(np.array([seed], np.uint64))))
     noise: Floats = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
@@ -71,8 +71,8 @@ def gumbel(noise: Floats) -> Floats:
     """Uniform numbers as those of a Gumbel distribution.
 
     Example:
-        >>> float(gumbel(np.array([np.exp(-1)])).round(6)[0])
-        0.0
+        >>> gumbel(np.array([np.exp(-np.exp(-2))])).round(6).tolist()
+        [2.0]
     """
     return -np.log(-np.log(noise))
 

@@ -173,7 +173,8 @@ class _First:
             possible = order[number_within(images[order]) <= self.deepest]
         self._kept.append((rows[possible], keys[possible], noise[possible], images[possible]))
         self._waiting += len(possible)
-        if self._waiting >= max(_WAITING, 2 * self.count):
+        # the sooner it is known what cannot be among them, the less is looked at; sorting few rows often costs more
+        if self._waiting >= 2 * self.count + (_WAITING if self.deepest is None else 0):
             self._prune()
 
     def rows(self) -> Rows:
