@@ -163,18 +163,18 @@ def _labeling(findings: Findings) -> str:
         image = to_rgb(read_image(pool.folder / f"{row['image_id']}.jpg"))
         kind = ' <span class="chip">stained</span>' if row["image_id"] in stained else ""
         caption = (
-            f"<b>{row['rank']}.</b> mutual information {row['score']:.3f} nats on average; mostly predicted "
+            f"<b>{row['rank']}.</b> margin score {row['score']:.3f} on average; mostly predicted "
             f"{text(names[row['predicted_class']])}; image {text(row['image_id'])}, rows {row['y0']} to {row['y1']}, "
             f"columns {row['x0']} to {row['x1']}{kind}"
         )
         crops.append(captioned(image_tag(_crop(image, row), f"region {row['rank']}", ".png"), caption))
-    scale = common_scale(list(maps.values()), "mutual_information")
+    scale = common_scale(list(maps.values()), "smallest_margin")
     whole = []
     for image_id in selection.image_ids[:4]:
         mine = selection.in_image(image_id)
         labels = [str(row["rank"]) for row in mine]
         image = to_rgb(read_image(pool.folder / f"{image_id}.jpg"))
-        heat = colorize(maps[image_id]["mutual_information"][0].numpy(), scale)
+        heat = colorize(maps[image_id]["smallest_margin"][0].numpy(), scale)
         # enlarged, or the ranks could not be read
         image, heat = (part.repeat(2, axis=0).repeat(2, axis=1) for part in (image, heat))
         boxes = [[2 * side for side in box_of(row)] for row in mine]
@@ -184,13 +184,13 @@ def _labeling(findings: Findings) -> str:
     inside = sum(row["image_id"] in stained for row in selection.rows)
     return (
         "<h2>What to label next, and why</h2>"
-        f"<p>The pool was cut into cells of 32 x 32 pixels. Each is scored by its mean mutual information: where the "
-        f"samples of the model disagree about the class, a label may teach it most. The best cell of every image comes "
-        f"first, then the second best. Within a budget of {len(selection)} regions, these are the first; "
+        f"<p>The pool was cut into cells of 32 x 32 pixels. Each is scored by the margin, 1 - (p(1) - p(2)), the mean over "
+        f"its pixels: where a second class comes close to the first, a label may teach most. The best cell of every image "
+        f"comes first, then the second best. Within a budget of {len(selection)} regions, these are the first; "
         f"{inside} of the {len(selection)} lie in stained images.</p>"
         + picture_row(crops)
         + "<h3>The images they come from</h3>"
-        + f'<div class="legend">{legend(scale, "mutual_information")}</div>'
+        + f'<div class="legend">{legend(scale, "smallest_margin")}</div>'
         + picture_row(whole, "wide")
         + _spread(findings)
     )

@@ -291,7 +291,7 @@ def _search(folder: Path, images: Path, root: Path, regions: int, seed: int, cla
     """Score regions and whole images of the pool, and select within the budget."""
     ids = predicted_ids(folder / "pool")
     maps = {image_id: UncertaintyMaps.load(folder / "pool" / "maps" / f"{image_id}.npz") for image_id in ids}
-    table = score(maps.values(), Grid(32), by="mutual_information")
+    table = score(maps.values(), Grid(32), by="smallest_margin")
     table.save(folder / "regions.parquet")
     score(maps.values(), WholeImage(), by="predictive_entropy").save(folder / "images.parquet")
     selection = select(table, budget=Budget(regions=regions), seed=seed, classes=classes)
