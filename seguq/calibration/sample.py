@@ -90,7 +90,9 @@ class Reservoir:
 
     def __init__(self, most: int) -> None:
         self.most, self.rate = most, 1.0
-        self._parts: list[dict[str, Tensor]] = []
+        # in one place each: a piece for each batch would lie between what is freed around it, so that memory would grow
+        # with the number of batches
+        self._columns: dict[str, Tensor] = {}
         self._held = 0
 
     def add(self, drawn: Tensor, columns: Mapping[str, Tensor]) -> None:
@@ -102,22 +104,35 @@ class Reservoir:
         """
         if not len(drawn):
             return
-        self._parts.append({"drawn": drawn, **columns})
-        self._held += len(drawn)
-        if self._held > self.most:
-            items = self.items()
-            while len(items["drawn"]) > self.most:
+        added = {"drawn": drawn, **columns}
+        with torch.inference_mode(False), torch.no_grad():  # what is made inside of it could not be filled outside
+            while self._held + len(added["drawn"]) > self.most:
                 self.rate /= 2
-                rows = items["drawn"] < self.rate
-                items = {name: column[rows] for name, column in items.items()}
-            self._parts, self._held = [items], len(items["drawn"])
+                added = self._below_rate(added)
+                self._hold(self._below_rate(self.items()), 0)
+            self._hold(added, self._held)
 
     def items(self) -> dict[str, Tensor]:
-        """What is kept, by name; empty where nothing is."""
-        if len(self._parts) > 1:
-            names = self._parts[0]
-            self._parts = [{name: torch.cat([part[name] for part in self._parts]) for name in names}]
-        return self._parts[0] if self._parts else {}
+        """What is kept, by name, until more is added; empty where nothing is."""
+        return {name: column[: self._held] for name, column in self._columns.items()}
+
+    def _below_rate(self, items: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not items:
+            return {}
+        rows = items["drawn"] < self.rate
+        return {name: column[rows] for name, column in items.items()}
+
+    def _hold(self, items: Mapping[str, Tensor], start: int) -> None:
+        """Put items behind the first ``start`` of those that are held."""
+        for name, column in items.items():
+            end = start + len(column)
+            if name not in self._columns or len(self._columns[name]) < end:
+                larger = column.new_empty(min(2 * end, max(end, self.most)), *column.shape[1:])
+                if start:
+                    larger[:start] = self._columns[name][:start]
+                self._columns[name] = larger
+            self._columns[name][start:end] = column
+        self._held = start + len(items.get("drawn", ()))
 
 
 def draw(image_ids: Sequence[str], count: int, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ float64.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -32,8 +33,8 @@ class NLL(NamedTuple):
 
     @classmethod
     def total(cls, parts: Iterable[NLL]) -> NLL:
-        """The sum over parts of the pixels."""
-        return cls(*(torch.stack(items).sum(0) for items in zip(*parts, strict=True)))
+        """The sum over parts of the pixels, of which none is kept."""
+        return functools.reduce(lambda sums, part: cls(*map(torch.add, sums, part)), parts)
 
 
 def temperature_field_nll(logits: Tensor, target: Tensor, design: Tensor, weights: Tensor, bound: float) -> NLL:

@@ -1,5 +1,7 @@
 """Newton's method and the likelihoods that it is given, against automatic derivatives and plain minimizers."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,24 @@ def test_stretched_gaps_have_the_loss_and_derivatives_of_the_loop():
     found = ranked_gaps_nll(gaps, order[0], (order == target).int().argmax(0), weights)
     arguments = (weights, logits, target)
     close(found, stretched(*arguments), jacrev(stretched)(*arguments), hessian(stretched)(*arguments))
+
+
+def test_no_part_of_a_total_is_kept():
+    seen, most = [], 0
+
+    def part(number):
+        made = NLL(*(torch.full(shape, float(number)) for shape in ((1,), (1, 2), (1, 2, 2), (1, 2, 2))))
+        seen.append(weakref.ref(made.hessian))
+        return made
+
+    def parts():
+        nonlocal most
+        for number in range(9):
+            yield part(number)
+            most = max(most, sum(known() is not None for known in seen))
+
+    assert all((item == 36).all() for item in NLL.total(parts()))
+    assert most <= 2
 
 
 @pytest.mark.parametrize("seed", range(5))
