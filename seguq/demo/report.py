@@ -184,7 +184,7 @@ def _labeling(findings: Findings) -> str:
     inside = sum(row["image_id"] in stained for row in selection.rows)
     return (
         "<h2>What to label next, and why</h2>"
-        "<p>The pool was cut into cells of 32 x 32 pixels. Each is scored by the margin, 1 - (p(1) - p(2)), the mean over "
+        "<p>The pool was cut into cells of 32 x 32 pixels. Each is scored by the mean margin, 1 - (p(1) - p(2)), of "
         "its pixels: where a second class comes close to the first, a label may teach most. The best cell of every "
         f"image comes first, then the second best. Within a budget of {len(selection)} regions, these are the first; "
         f"{inside} of the {len(selection)} lie in stained images.</p>"
