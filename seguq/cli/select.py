@@ -12,7 +12,7 @@ from seguq.acquisition import Budget, Selection, Strategy
 from seguq.acquisition import select as select_regions
 from seguq.cli.common import print_table, require_folder
 from seguq.cli.parsing import run_function
-from seguq.cli.sheets import draw_selection, sheet_names, sheet_pages
+from seguq.cli.sheets import draw_selection, sheet_name, sheet_names, sheet_pages
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers, require_replaceable, write_bytes
 from seguq.core.log import logger
@@ -106,6 +106,9 @@ def select(
         selection.save_csv(csv)
     for path, content in pages.items():
         write_bytes(path, content)
+    stale = sheet_name(Path(sheet), len(pages) + 1) if sheet is not None else None
+    if stale is not None and stale.exists():
+        warnings.warn(f"{stale} is no page of this contact sheet: it was there before, and stays", stacklevel=1)
     _print(selection, title)
     logger.info("selection: %s", target)
     if csv is not None:

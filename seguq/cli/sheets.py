@@ -14,6 +14,7 @@ from seguq.core.progress import progress
 from seguq.data import read_image
 from seguq.export import Tile, contact_sheet, outline_regions, to_rgb
 from seguq.export.images import encode
+from seguq.export.sheet import PER_PAGE
 from seguq.store.listing import OwnFiles
 
 _READABLE = 768
@@ -33,8 +34,12 @@ def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -
 
 def sheet_names(path: Path, images: int) -> list[Path]:
     """The files of a contact sheet of so many images: ``sheet.png``, ``sheet-2.png`` ..."""
-    pages = -(-images // 16)
-    return [path, *(path.with_name(f"{path.stem}-{page}{path.suffix}") for page in range(2, pages + 1))]
+    return [sheet_name(path, page) for page in range(1, -(-images // PER_PAGE) + 1)]
+
+
+def sheet_name(path: Path, page: int) -> Path:
+    """The file of a page of a contact sheet."""
+    return path if page == 1 else path.with_name(f"{path.stem}-{page}{path.suffix}")
 
 
 def tiles_of(selection: Selection, image_of: Callable[[str], Any], most: int | None = None) -> Iterator[Tile]:

@@ -16,7 +16,10 @@ Polygons = Sequence[Sequence[Sequence[Sequence[float]]]]
 
 _DPI = 100
 _TILE, _GAP, _CAPTION, _HEAD = 320, 16, 58, 46  # pixels
-_COLUMNS, _ROWS = 4, 4
+_COLUMNS = 4
+PER_PAGE = 4 * _COLUMNS
+"""Images on a page."""
+
 _LONGEST = 46  # characters of a line below a tile
 _COLOR = (255, 221, 0)
 _FINE = 4  # bits of a pixel's fraction
@@ -51,8 +54,7 @@ def contact_sheet(tiles: Iterable[Tile], title: str) -> list[RGB]:
         A picture ``(height, width, 3)`` uint8 for each page.
     """
     shown = [(_fitted(tile), tile.title, tile.note) for tile in tiles]  # small, however large the images are
-    most = _COLUMNS * _ROWS
-    parts = [shown[begin : begin + most] for begin in range(0, len(shown), most)]
+    parts = [shown[begin : begin + PER_PAGE] for begin in range(0, len(shown), PER_PAGE)]
     titles = [f"{title}, page {number} of {len(parts)}" for number in range(1, len(parts) + 1)]
     titles = titles if len(parts) > 1 else [title]
     return [_page(part, head, min(_COLUMNS, len(shown))) for part, head in zip(parts, titles, strict=False)]

@@ -468,6 +468,14 @@ def test_a_contact_sheet_finds_the_images_where_the_table_says_that_they_were(ta
     assert "--sheet shows images: pass --images FOLDER" in capsys.readouterr().err
 
 
+def test_a_page_of_an_earlier_contact_sheet_is_said_to_be_none_of_this_one(table, discs, tmp_path, capsys):
+    (tmp_path / "s-2.png").write_bytes(b"somebody's")
+    words = ["--budget.regions", "3", "--out", str(tmp_path / "s.json"), "--sheet", str(tmp_path / "s.png")]
+    assert main(["select", "--scores", str(table), *words, "--images", str(discs / "images" / "pool")]) == 0
+    assert "s-2.png is no page of this contact sheet" in capsys.readouterr().err
+    assert (tmp_path / "s-2.png").read_bytes() == b"somebody's"
+
+
 def test_strategies_are_composed_by_words_and_by_yaml(table, tmp_path):
     words = ["--strategy", "Mixed", "--strategy.share", "0.5", "--strategy.a", "PowerTopK", "--strategy.a.beta", "2"]
     words += ["--strategy.b", "Random", "--budget.regions", "6", "--out", str(tmp_path / "a.json")]
