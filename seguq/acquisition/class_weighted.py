@@ -24,8 +24,8 @@ class ClassWeighted(Strategy):
 
     ``"share"``: :math:`\exp(-s_c)` for a region that is mostly predicted as :math:`c`, with :math:`s_c` the share of
     such regions in the pool. ``"probability"``: the mean over a region's pixels of :math:`(\nu \bar p_c + 1)^{-2}`,
-    with :math:`\bar p_c` the share of the pool's *pixels that are predicted as* c: it stands in for the mean
-    probability of c, which a table does not hold; so it reads ``class_shares``.
+    with c the class that is predicted there, and :math:`\bar p_c` its mean probability over all pixels of the pool
+    (columns ``class_shares`` and ``class_probs``); with scores that are margins, the acquisition of PixBal.
 
     Args:
         form: of the weight.
@@ -54,7 +54,7 @@ class ClassWeighted(Strategy):
         if not (strategy is None or isinstance(strategy, Strategy)):
             raise UsageError(f"strategy of ClassWeighted must be one such as TopK(), but is {strategy!r}")
         self.form, self.nu, self.strategy = form, nu, strategy
-        own = ("class_shares",) if form == "probability" else ()
+        own = ("class_shares", "class_probs") if form == "probability" else ()
         self.needs = tuple(dict.fromkeys((*own, *self._inner.needs)))
 
     @property
@@ -80,8 +80,9 @@ class ClassWeighted(Strategy):
             _, of_row, counts = np.unique(classes, return_inverse=True, return_counts=True)
             found: Floats = np.exp(-counts / len(pool))[of_row]
             return found
-        shares, area = matrix(pool, "class_shares").astype(np.float64), pool.column("area").astype(np.float64)
-        of_pool = area @ shares / max(float(area.sum()), 1.0)
+        shares, probs = (matrix(pool, name).astype(np.float64) for name in ("class_shares", "class_probs"))
+        area = pool.column("area").astype(np.float64)
+        of_pool = area @ probs / max(float(area.sum()), 1.0)
         weighted: Floats = shares @ (self.nu * of_pool + 1) ** -2
         return weighted
 

@@ -46,6 +46,7 @@ def with_columns(regions, classes=3, features=4, seed=0):
     shares[::3] = np.eye(classes, dtype=np.float32)[generator.integers(classes, size=len(shares[::3]))]
     columns = {
         "class_shares": (shares, pa.float32()),
+        "class_probs": (generator.dirichlet(np.ones(classes), len(regions)).astype(np.float32), pa.float32()),
         "class_scores": (generator.random((len(regions), classes)).astype(np.float32), pa.float32()),
         "features": (generator.normal(size=(len(regions), features)).astype(np.float16), pa.float16()),
     }

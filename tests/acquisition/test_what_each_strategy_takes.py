@@ -358,10 +358,11 @@ def test_class_weights_are_the_published_ones():
     classes = regions.column("predicted_class")
     counts = np.bincount(classes) / len(regions)
     assert np.allclose(ClassWeighted().weights(regions), np.exp(-counts)[classes])
-    shares = np.random.default_rng(0).dirichlet(np.ones(4), len(regions))
+    shares, probs = np.random.default_rng(0).dirichlet(np.ones(4), (2, len(regions)))
     area = regions.column("area")
-    of_pool = (shares * area[:, None]).sum(0) / area.sum()
-    found = ClassWeighted("probability", nu=12).weights(with_list(regions, "class_shares", shares))
+    of_pool = (probs * area[:, None]).sum(0) / area.sum()
+    given = with_list(with_list(regions, "class_shares", shares), "class_probs", probs)
+    found = ClassWeighted("probability", nu=12).weights(given)
     assert np.allclose(found, (shares * (12 * of_pool + 1) ** -2).sum(1), rtol=1e-5)
 
 
