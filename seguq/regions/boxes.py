@@ -12,9 +12,9 @@ from torch import Tensor
 
 from seguq.core.checks import require_count
 from seguq.inference import UncertaintyMaps
-from seguq.inference.measures import named_measures
 from seguq.regions.partition import Partition, map_of
 from seguq.regions.peaks import peaks
+from seguq.regions.scored_by import scores_named
 
 _BITS = 34  # of a value, so that the sum over a box of 2^28 pixels fits into 64
 
@@ -30,7 +30,7 @@ class Boxes(Partition):
     Args:
         size: side of a box in pixels.
         count: how many there are at most in an image.
-        by: the map whose mean they are chosen by: its name, or the import path of a measure of one's own.
+        by: the map whose mean they are chosen by: as `seguq.regions.score` takes it, by name or import path.
 
     Raises:
         UsageError: unless ``size`` and ``count`` are whole numbers of at least 1.
@@ -50,7 +50,8 @@ class Boxes(Partition):
         self.size = size
         self.count = count
         self.by = by
-        self.needs = named_measures(by) or ()
+        (self._by,) = scores_named(by)
+        self.needs = self._by.needs
 
     def __call__(self, image: Any, maps: UncertaintyMaps | None = None) -> Tensor:
         """The box of each pixel, ``(H, W)`` int32, or -1.
@@ -59,7 +60,7 @@ class Boxes(Partition):
             SeguqError: if there are no maps, they are of a volume, or not finite.
             KeyError: if they do not have the one to choose by.
         """
-        values = map_of(maps, self.needs[0], self)
+        values = map_of(maps, self._by, self)
         height, width = (min(self.size, side) for side in values.shape)
         labels = torch.full(values.shape, -1, dtype=torch.int32)
         if not values.size:

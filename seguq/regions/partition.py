@@ -13,6 +13,7 @@ from torch import Tensor
 from seguq.core.errors import SeguqError
 from seguq.core.named import Named
 from seguq.inference import UncertaintyMaps
+from seguq.regions.scored_by import Score
 
 
 class Partition(Named, ABC):
@@ -107,18 +108,18 @@ def stored_pixels(image: Any) -> npt.NDArray[Any]:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array[..., None]
 
 
-def map_of(maps: UncertaintyMaps | None, name: str, asked_by: Partition) -> npt.NDArray[Any]:
-    """One map of the one image that a partition is called with, ``(H, W)``.
+def map_of(maps: UncertaintyMaps | None, by: Score, asked_by: Partition) -> npt.NDArray[Any]:
+    """One map of the one image that a partition is called with, ``(H, W)``: there already, or made from others (ripu).
 
     Raises:
         SeguqError: if there are no maps, those of several images or of a volume, or values that are not finite.
         KeyError: if the map is not among them.
     """
     found = maps_of_one(maps, asked_by)
-    values: npt.NDArray[Any] = found[name][0].detach().float().cpu().numpy()
+    values: npt.NDArray[Any] = by.of(found).detach().float().cpu().numpy()
     if not np.isfinite(values).all():
         raise SeguqError(
-            f"{asked_by!r} looks for the largest values of {name!r}, but that map of image {found.image_ids[0]!r} "
+            f"{asked_by!r} looks for the largest values of {by.name!r}, but that map of image {found.image_ids[0]!r} "
             "holds NaN or infinite values"
         )
     return values

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from seguq.core.checks import require_count
 from seguq.inference import UncertaintyMaps
-from seguq.inference.measures import named_measures
 from seguq.regions.partition import Partition, map_of
 from seguq.regions.peaks import peaks
+from seguq.regions.scored_by import scores_named
 
 
 class Pixels(Partition):
@@ -23,7 +23,7 @@ class Pixels(Partition):
     Args:
         count: how many there are at most in an image.
         min_distance: between two of them, in pixels, by rows or by columns, whichever is more (Chebyshev's).
-        by: the map that says how uncertain a pixel is: its name, or the import path of a measure of one's own.
+        by: the map that says how uncertain a pixel is: as `seguq.regions.score` takes it, by name or import path.
 
     Raises:
         UsageError: unless ``count`` and ``min_distance`` are whole numbers of at least 1.
@@ -46,7 +46,8 @@ class Pixels(Partition):
         self.count = count
         self.min_distance = min_distance
         self.by = by
-        self.needs = named_measures(by) or ()
+        (self._by,) = scores_named(by)
+        self.needs = self._by.needs
 
     def __call__(self, image: Any, maps: UncertaintyMaps | None = None) -> Tensor:
         """The number of each pixel that was taken, ``(H, W)`` int32, and -1 of all others.
@@ -55,7 +56,7 @@ class Pixels(Partition):
             SeguqError: if there are no maps, they are of a volume, or not finite.
             KeyError: if they do not have the one to choose by.
         """
-        values = map_of(maps, self.needs[0], self)
+        values = map_of(maps, self._by, self)
         taken = peaks(values, self.count, self.min_distance, self.min_distance)
         labels = torch.full((values.size,), -1, dtype=torch.int32)
         places = torch.from_numpy(taken[:, 0] * values.shape[1] + taken[:, 1]).sort().values

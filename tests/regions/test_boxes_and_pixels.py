@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seguq.core.errors import SeguqError
+from seguq.functional import predictive_entropy, ripu
 from seguq.inference import UncertaintyMaps
 from seguq.regions import Boxes, Pixels, score
 from tests.oracles import regions as oracles
@@ -120,3 +121,14 @@ def test_the_score_of_a_box_and_of_a_pixel_is_that_of_the_map():
 def test_a_wrong_argument_is_one_sentence(make, told):
     with pytest.raises(SeguqError, match=told):
         make()
+
+
+@pytest.mark.parametrize("made", [Pixels(4, 2, by="ripu"), Boxes(3, 2, by="ripu")], ids=repr)
+def test_what_is_made_from_other_maps_is_looked_at_too(made):
+    probs = torch.softmax(4 * torch.randn(1, 3, 9, 11, generator=torch.Generator().manual_seed(0)), 1)
+    maps = UncertaintyMaps(probs, {"predictive_entropy": predictive_entropy(probs)}, ["a"])
+    assert made.needs == ("predictive_entropy",)
+    values = ripu(maps["predictive_entropy"], maps.prediction, 3)
+    there = UncertaintyMaps(probs, {"there": values}, ["a"])
+    expected = type(made)(**{**made.arguments(), "by": "there"})
+    assert torch.equal(made(None, maps), expected(None, there))
