@@ -10,7 +10,7 @@ from tests.acquisition.tables import names, table
 
 SCORES = (0.1, 0.2, 0.3, 0.4)
 POOL = table(*[(name, score) for name, score in zip("abcd", SCORES, strict=True)])
-DRAWS = 20_000
+DRAWS = 5_000
 
 
 def ranks(strategy, pool=POOL, draws=DRAWS):
