@@ -58,7 +58,8 @@ def score(
             "threshold_mean(0.5)", "nonborder_mean(2)" (of pixels farther from a border between predicted classes), or
             "foreground_mean(0)" (the sum, over the pixels that are predicted as another class than 0).
         columns: what strategies need beside scores, as [class_shares, class_scores]: class_shares, class_probs,
-            class_scores (both of predictions with --save_probs) or features (of predictions with --features).
+            class_scores (both of predictions with --save_probs), features (of predictions with --features) or clicks
+            (to draw the predicted borders in a region; --budget.clicks counts them).
         worst: score whole images instead, each by the mean of so many of its regions, those of the largest scores.
         out: the table; by default regions.parquet in the folder of predictions.
         overwrite: replace the table if it exists.

@@ -1,4 +1,4 @@
-"""What strategies need to know of a region beside its scores: one list of numbers a region."""
+"""What strategies and budgets need to know of a region beside its scores."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.functional.runs import Runs
 from seguq.functional.uncertainty import predictive_entropy
 from seguq.inference import UncertaintyMaps
+from seguq.regions.polygons import border_clicks
 
-COLUMNS = ("class_shares", "class_probs", "class_scores", "features")
+COLUMNS = ("class_shares", "class_probs", "class_scores", "features", "clicks")
 
 Array = npt.NDArray[Any]
 
@@ -52,6 +53,9 @@ def further_columns(
                 f"the column {name} is of classes of which a pixel has one, and independent labels (multilabel) are "
                 "several"
             )
+        if name == "clicks":
+            out[name] = pa.array(border_clicks(classes, runs.labels, runs.num_regions)[kept])
+            continue
         if name == "class_shares":
             found = runs.counts(classes, one.num_classes) / np.maximum(runs.area, 1)[:, None]
         else:

@@ -57,7 +57,8 @@ def score(
             predicted as each class), ``"class_probs"`` (the mean probability of each), ``"class_scores"`` (the mean of
             the predictive entropy times the probability of each; see `seguq.acquisition`'s ``ClaSP``), ``"features"``
             (the mean of the encoder's last map, where the maps carry it): one list a region, float32 (features:
-            float16).
+            float16); ``"clicks"``, what it takes to draw the predicted borders in a region and to name a class, which a
+            budget of clicks then counts instead of those of the region's own outline.
         paths: the file of each image, by its id, for the column ``path``.
         missing: from an image's id to the pixels ``(H, W)`` that are in no region, whatever the partition, such as
             those without data; None: there are none.

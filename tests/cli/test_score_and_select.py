@@ -571,7 +571,7 @@ def test_the_selected_regions_are_drawn_on_their_images(table, predicted, tmp_pa
         (["--budget.regions", "3", "--classes", "missing.json"], 1, "missing.json is missing"),
         (["--budget.cost", "nowhere.hours", "--budget.limit", "3"], 2, "nowhere.hours"),
         (["--budget.clicks", "x"], 2, "--budget.clicks must be a whole number"),
-        (["--budget.regions", "3", "--strategy", "CoreSet"], 2, "score with --features"),
+        (["--budget.regions", "3", "--strategy", "CoreSet"], 2, "score with --columns features"),
         (["--budget.regions", "3", "--strategy", "ClaSP"], 2, "ClaSP needs --strategy.round, --strategy.rounds"),
         (["--budget.regions", "3", "--strategy", "Mixed", "--strategy.a", "best"], 2, "no Strategy 'best'"),
         (["--budget.regions", "3", "--strategy", "best"], 2, "no Strategy 'best': there are "),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import seguq
 from seguq import regions
+from seguq.acquisition import Budget, TopK, select
 from seguq.core.errors import SeguqError, UsageError
 from seguq.functional import predictive_entropy
 from seguq.inference import UncertaintyMaps
@@ -514,7 +515,7 @@ def test_columns_of_classes_are_means_over_the_regions_pixels():
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        (["shares"], "columns are a list of class_shares, class_probs, class_scores, features, but are"),
+        (["shares"], "columns are a list of class_shares, class_probs, class_scores, features, clicks, but are"),
         (["features"], "do not carry: make them by an estimator with features=True"),
     ],
 )
@@ -606,6 +607,17 @@ def test_a_measure_of_whole_images_is_the_score_of_each():
     assert table.column("score").tolist() == [0.25, 0.5]
     with pytest.raises(SeguqError, match="pairwise_dice is a measure of whole images"):
         score(maps, Grid(4), by="pairwise_dice")
+
+
+def test_clicks_are_the_corners_of_predicted_borders_and_one_for_the_class():
+    prediction = torch.zeros(1, 32, 48, dtype=torch.long)
+    prediction[0, 4:12, 4:12] = 1  # four corners in the first cell
+    prediction[0, :, 40:] = 2  # a border from edge to edge, with an end in each of two cells
+    maps = UncertaintyMaps(None, {"variance": torch.zeros(1, 32, 48)}, ["a"], prediction=prediction, num_classes=3)
+    table = score(maps, Grid(16), by="variance", columns=["clicks"])
+    assert table.column("clicks").tolist() == [5, 1, 2, 1, 1, 2]
+    chosen = select(table, budget=Budget(clicks=7), strategy=TopK()).to_pandas()
+    assert chosen["clicks"].sum() <= 7
 
 
 def test_features_of_a_region_are_the_mean_over_its_pixels_of_the_cells_that_these_lie_in():
