@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import warnings
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from seguq.acquisition import Selection
+from seguq.acquisition.selection import box_of
 from seguq.cli.common import refuse_to_overwrite, require_folder
 from seguq.cli.parsing import run_function
-from seguq.core.checks import require_count, require_text
-from seguq.core.errors import UsageError
+from seguq.core.checks import is_whole, require_count, require_text
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers, require_replaceable
 from seguq.core.log import logger
 from seguq.core.out_of_memory import Need, memory_for
@@ -23,6 +28,7 @@ from seguq.inference.measures import scored_by_default
 from seguq.regions import Grid, Partition, RegionTable, WholeImage, cached, worst_regions
 from seguq.regions import score as score_maps
 from seguq.regions.columns import require_columns
+from seguq.regions.rle import region_mask
 from seguq.regions.scored_by import scores_named
 from seguq.store.folder import predicted_ids, read_run
 
@@ -44,6 +50,7 @@ def score(
     out: str | None = None,
     overwrite: bool = False,
     images: str | None = None,
+    labeled: list[str] | None = None,
 ) -> None:
     """Score regions of images from the maps of `seguq predict`, and write them as a Parquet table.
 
@@ -63,7 +70,9 @@ def score(
         worst: score whole images instead, each by the mean of so many of its regions, those of the largest scores.
         out: the table; by default regions.parquet in the folder of predictions.
         overwrite: replace the table if it exists.
-        images: folder of the images as stored, for partitions that look at them; by default the one that was predicted.
+        images: folder of the images as stored, for partitions that look at them and for pixels without data; by default
+            the one that was predicted.
+        labeled: earlier selections, as [first.json, second.json]; their pixels are in no region.
     """
     folder = require_folder(predictions, "--predictions")
     run = read_run(folder)
@@ -114,6 +123,14 @@ def score(
         )
     for image_id in ids:
         require_text("the image id", image_id)
+    earlier = [Selection.load(path) for path in labeled or []]
+    unseen = [image_id for image_id in ids if image_id not in source]
+    if unseen and not parts.needs_image:
+        warnings.warn(
+            f"{len(unseen)} of the {len(ids)} images are not in {stored} any more: should some of their pixels be "
+            "without data, they are scored like others (--images says where they are now)",
+            stacklevel=1,
+        )
     absent = [name for name in parts.needs if name not in measures]
     if absent:
         raise UsageError(f"{parts!r} reads maps of {absent[0]!r}, but {folder} has those of {', '.join(measures)}")
@@ -138,7 +155,7 @@ def score(
             aggregate=aggregate,
             columns=columns,
             paths=source.paths,
-            missing=lambda image_id: source.missing(image_id) if image_id in source else None,
+            missing=_LeftOut(source, earlier),
         )
     if worst is not None:
         table = worst_regions(table, worst)
@@ -157,3 +174,35 @@ def _maps_and_images(
         if source is not None:
             source.require_size(image_id, maps.spatial)
         yield maps, None if source is None else source[image_id]
+
+
+class _LeftOut:
+    """From an image's id to the pixels that are in no region: those without data, and those that are labeled."""
+
+    def __init__(self, source: ImageSource, labeled: Sequence[Selection]) -> None:
+        self.source = source
+        self.rows: dict[str, list[Mapping[str, Any]]] = {}
+        for row in (row for selection in labeled for row in selection.rows):
+            self.rows.setdefault(row["image_id"], []).append(row)
+
+    def __call__(self, image_id: str) -> Any:
+        """``(H, W)``, true where a pixel is left out; None where all are in."""
+        out = self.source.missing(image_id) if image_id in self.source else None
+        for row in self.rows.get(image_id, ()):
+            if out is None:
+                out = np.zeros(self._size(row), dtype=bool)
+            y0, x0, y1, x1 = box_of(row)
+            if y1 > out.shape[0] or x1 > out.shape[1]:
+                raise SeguqError(
+                    f"a labeled region of image {image_id!r} reaches to row {y1} and column {x1}, but the image has "
+                    f"{out.shape[0]} x {out.shape[1]} pixels: the selection is of another image of this id"
+                )
+            out[y0:y1, x0:x1] |= region_mask(row)
+        return out
+
+    def _size(self, row: Mapping[str, Any]) -> tuple[int, int]:
+        """Height and width of the image of a labeled region."""
+        known = row.get("height"), row.get("width")
+        if all(is_whole(side, 1) for side in known):
+            return int(known[0]), int(known[1])  # type: ignore[arg-type]
+        return self.source.size(row["image_id"])

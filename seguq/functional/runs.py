@@ -109,10 +109,11 @@ class Runs:
         return bits.view(np.float32).astype(np.float64), bounds
 
     def counts(self, classes: Array, num_classes: int) -> Ints:
-        """Pixels of each class in each region, ``(R, num_classes)``, of class indices ``(H, W)``."""
+        """Pixels of each class in each region, ``(R, num_classes)``, of class indices ``(H, W)``; below 0 is none."""
         both = np.flatnonzero(self._begins | _begins(classes))
-        region = self.labels.ravel()[both].astype(np.int64)
-        key = np.where(region < 0, self.num_regions, region) * num_classes + classes.ravel()[both]
+        region, of_class = self.labels.ravel()[both].astype(np.int64), classes.ravel()[both].astype(np.int64)
+        counted = (region >= 0) & (of_class >= 0)
+        key = np.where(counted, region * num_classes + of_class, self.num_regions * num_classes)
         length = np.diff(both, append=self.labels.size)
         counts = np.bincount(key, weights=length, minlength=(self.num_regions + 1) * num_classes)
         return counts.reshape(-1, num_classes)[:-1].astype(np.int64)

@@ -75,7 +75,7 @@ def _class_means(name: str, one: UncertaintyMaps, runs: Runs) -> Array:
         ) from error
     values = probs if name == "class_probs" else probs * predictive_entropy(probs).unsqueeze(1)
     means: Array = (runs.sums(values[0].numpy()) / np.maximum(runs.area, 1)).T
-    return means
+    return _finite(means, "probabilities", one)
 
 
 def _features(one: UncertaintyMaps, runs: Runs) -> Array:
@@ -93,7 +93,13 @@ def _features(one: UncertaintyMaps, runs: Runs) -> Array:
     cells = (np.arange(height) * rows // height)[:, None] * columns + np.arange(width) * columns // width
     pixels = runs.counts(cells, rows * columns).astype(np.float32)
     sums: Array = pixels @ features[0].float().numpy().reshape(depth, -1).T
-    return sums / np.maximum(runs.area, 1)[:, None]
+    return _finite(sums / np.maximum(runs.area, 1)[:, None], "features", one)
+
+
+def _finite(means: Array, what: str, one: UncertaintyMaps) -> Array:
+    if not np.isfinite(means).all():
+        raise SeguqError(f"the {what} of image {one.image_ids[0]!r} hold NaN or infinite values")
+    return means
 
 
 def _lists(values: Array, kind: type[np.floating[Any]]) -> Any:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seguq.core.checks import require_seed
+from seguq.core.checks import require_seed, require_target_range
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.groups import GroupOf, Groups
 from seguq.functional.adjusted_iou import adjusted_iou
 from seguq.functional.borders import near_border
+from seguq.functional.logits import class_target
 from seguq.functional.runs import Runs
 from seguq.functional.uncertainty import predictive_entropy, smallest_margin
 from seguq.inference import UncertaintyMaps
@@ -114,6 +115,8 @@ class MetaScore:
                 raise SeguqError(
                     f"masks of shape {tuple(masks.shape)} do not go with maps of {len(maps)} images {maps.spatial}"
                 )
+            masks = class_target(masks, maps.prediction[:, None], "multiclass")
+            require_target_range(masks, maps.num_classes, self.ignore_index)
             for one, mask in zip(maps.cpu().split(), masks.cpu().numpy(), strict=True):
                 runs = self._runs(one, None if stored is None else next(stored))
                 target = self._rightness(one, runs, mask)
@@ -168,6 +171,8 @@ class MetaScore:
         pixels = torch.cat(
             (predictive_entropy(probs) / math.log(one.num_classes), smallest_margin(probs), probs[0]), 0
         ).numpy()
+        if not np.isfinite(pixels[:, runs.labels >= 0]).all():
+            raise SeguqError(f"the probabilities of image {one.image_ids[0]!r} hold NaN or infinite values")
         border = near_border(torch.from_numpy(runs.labels)[None], 1)[0].numpy()
         size, edge = np.maximum(runs.area, 1), runs.sums(border)
         inner = runs.area - edge

@@ -52,11 +52,32 @@ def decode(counts: Sequence[int] | npt.NDArray[Any], height: int, width: int) ->
         >>> decode([0, 3, 1], 2, 2).tolist()
         [[True, True], [True, False]]
     """
-    runs = np.asarray(counts)
-    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or int(runs.sum()) != height * width:
-        raise SeguqError(f"run lengths of a box of {height} x {width} pixels add up to {height * width}, not {counts}")
+    runs = _checked(counts, height, width)
     inside: Bools = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
     return inside
+
+
+def inside_area(counts: Sequence[int] | npt.NDArray[Any], height: int, width: int) -> int:
+    """How many pixels run lengths have inside; nothing of the size of the box is made.
+
+    Raises:
+        SeguqError: as `decode` does.
+
+    Example:
+        >>> inside_area([0, 3, 1], 2, 2)
+        3
+    """
+    return int(_checked(counts, height, width)[1::2].sum())
+
+
+def _checked(counts: Sequence[int] | npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
+    runs = np.asarray(counts)
+    size = height * width
+    # each by itself first: a sum of what may be anything could come round to the right number
+    fits = runs.ndim == 1 and runs.dtype.kind in "iu" and bool(((runs >= 0) & (runs <= size)).all())
+    if not fits or sum(map(int, runs)) != size:
+        raise SeguqError(f"run lengths of a box of {height} x {width} pixels add up to {size}, not {counts}")
+    return runs
 
 
 def region_mask(row: Mapping[str, Any]) -> Bools:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from seguq.core.checks import require_text
@@ -21,6 +22,8 @@ from seguq.regions.partition import Partition, without
 from seguq.regions.rle import RLE, encode_regions
 from seguq.regions.scored_by import By, Score, scores_named
 from seguq.regions.table import SCHEMA, RegionTable
+
+_NUMBERS = 2**16  # numbers may have gaps, but what is computed of regions grows with the largest
 
 Missing = Callable[[str], npt.NDArray[np.bool_] | None]
 
@@ -87,6 +90,10 @@ def score(
         raise SeguqError(f"partition must be one such as seguq.regions.Grid(32), but is {partition!r}")
     aggregated, scores = aggregate_named(aggregate), scores_named(by)
     require_columns(columns)
+    for item in scores:
+        fitted = getattr(item.given, "partition", None)
+        if isinstance(fitted, Partition) and repr(fitted) != repr(partition):
+            raise SeguqError(f"{item.name} was learned from regions of {fitted!r}, not of {partition!r}")
     way = _Way(partition, scores, aggregated, tuple(columns), paths, missing)
     meta: dict[str, Any] = {
         "by": scores[0].name,
@@ -182,15 +189,23 @@ class _Way:
                 f"{self.partition!r} cuts 2-D images only, but {image_id!r} is a volume {one.spatial}: score volumes "
                 "as wholes, by seguq.regions.WholeImage()"
             )
-        labels = self.partition(image, one).cpu().clamp_min(-1)
-        if tuple(labels.shape) != one.spatial:
-            raise SeguqError(f"image {image_id!r}: regions {tuple(labels.shape)}, map {one.spatial}")
         gone = None if self.missing is None else self.missing(image_id)
-        if gone is None:
-            return labels.numpy()
-        if gone.shape != labels.shape:
+        if gone is not None and gone.shape != one.spatial:
             raise SeguqError(f"image {image_id!r}: pixels without data {gone.shape}, map {one.spatial}")
-        return without(labels, gone).numpy()
+        labels = self.partition(image, one if gone is None else _without_data(one, torch.from_numpy(gone)))
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or tuple(labels.shape) != one.spatial:
+            found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise SeguqError(
+                f"image {image_id!r}: {self.partition!r} gave {found} for the regions, not a tensor of whole numbers "
+                f"of the size of the map {one.spatial}"
+            )
+        labels = labels.cpu().clamp_min(-1)
+        if labels.numel() and int(labels.max()) >= max(labels.numel(), _NUMBERS):
+            raise SeguqError(
+                f"image {image_id!r}: {self.partition!r} numbers its regions up to {int(labels.max())}, but the image "
+                f"has {labels.numel()} pixels: regions are numbered from 0 on"
+            )
+        return labels.numpy() if gone is None else without(labels, gone).numpy()
 
     def _score(
         self, item: Score, one: UncertaintyMaps, runs: Runs, classes: npt.NDArray[Any] | None, image_id: str
@@ -213,8 +228,9 @@ class _Way:
                 )
             return np.full(1, float(values))
         array = values.numpy()
-        if bool(np.isnan(array).any()) and bool(np.isnan(array[runs.labels >= 0]).any()):
-            raise SeguqError(f"the map {item.name!r} of image {image_id!r} holds NaN")
+        finite = np.isfinite(array)
+        if not finite.all() and not finite[runs.labels >= 0].all():
+            raise SeguqError(f"the map {item.name!r} of image {image_id!r} holds NaN or infinite values")
         return self.aggregate(array, runs, classes)
 
     def _shapes(self, labels: Any, boxes: Any, area: Any, kept: Any, volume: bool) -> Any:
@@ -223,3 +239,27 @@ class _Way:
         if volume or bool((sides.prod(1) == area[kept]).all()):
             return pa.nulls(len(kept), RLE)
         return encode_regions(labels, boxes, area).take(pa.array(kept))
+
+
+def _without_data(one: UncertaintyMaps, gone: Tensor) -> UncertaintyMaps:
+    """Maps as a partition sees them where there are pixels without data: nothing is uncertain, or predicted, there."""
+    maps = {}
+    for name in one.names:
+        values = one[name].clone()
+        there = values[0][~gone]
+        values[0][gone] = there.min() if there.numel() else 0
+        maps[name] = values
+    prediction = one.prediction.masked_fill(gone, -1)
+    try:
+        probs = one.probs
+    except SeguqError:  # saved without
+        probs = None
+    return UncertaintyMaps(
+        probs,
+        maps,
+        one.image_ids,
+        one.estimator,
+        prediction=prediction,
+        num_classes=one.num_classes,
+        multilabel=one.multilabel,
+    )

@@ -16,6 +16,8 @@ from seguq.core.named import imported
 from seguq.functional.impurity import region_impurity, ripu
 from seguq.functional.runs import Runs
 from seguq.inference import UncertaintyMaps
+from seguq.regions.columns import COLUMNS
+from seguq.regions.table import SCHEMA
 
 
 class RegionScore(Protocol):
@@ -40,6 +42,8 @@ def _ripu(maps: UncertaintyMaps) -> Tensor:
     _require_one_class(maps, "ripu")
     return ripu(maps["predictive_entropy"], maps.prediction, maps.num_classes)
 
+
+_TAKEN = {*SCHEMA.names, *COLUMNS, "height", "width", "path"}
 
 MADE: dict[str, tuple[Callable[[UncertaintyMaps], Tensor], tuple[str, ...]]] = {
     "region_impurity": (_impurity, ()),
@@ -99,6 +103,9 @@ def scores_named(by: By | Sequence[By]) -> tuple[Score, ...]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"by names {twice!r} twice")
+    taken = next((name for name in names if name in _TAKEN), None)
+    if taken is not None:
+        raise UsageError(f"a table of regions has a column {taken!r} of its own: give what scores regions another name")
     return found
 
 
@@ -118,6 +125,7 @@ def _score(item: Any) -> Score:
 
 def _map_of(values: Any, name: str, spatial: tuple[int, ...]) -> Tensor:
     found = torch.as_tensor(values).detach().cpu()
+    found = found.float() if found.dtype == torch.bfloat16 else found
     found = found[0] if found.ndim == len(spatial) + 1 and len(found) == 1 else found
     if tuple(found.shape) != spatial:
         raise SeguqError(f"{name} must give a map of the size of the image {spatial}, but gave {tuple(found.shape)}")

@@ -122,6 +122,24 @@ def test_images_are_scored_by_their_worst_regions(predicted, tmp_path):
     assert (row["y1"], row["x1"], row["area"]) == (64, 64, 4096)
 
 
+def test_pixels_that_are_labeled_already_are_in_no_region(table, predicted, tmp_path):
+    first = tmp_path / "first.json"
+    assert main(["select", "--scores", str(table), "--budget.regions", "5", "--out", str(first)]) == 0
+    words = ["score", "--predictions", str(predicted), "--partition", "Grid", "--partition.size", "24"]
+    assert main([*words, "--labeled", str(first), "--out", str(tmp_path / "next.parquet")]) == 0
+    areas = RegionTable.load(tmp_path / "next.parquet").column("area")
+    assert areas.sum() == 5 * 64 * 64 - sum(row["area"] for row in Selection.load(first).rows)
+
+
+def test_images_that_are_gone_are_told_of_as_pixels_without_data_may_be(predicted, tmp_path, capsys):
+    part = shutil.copytree(predicted, tmp_path / "part")
+    content = json.loads((part / "run.json").read_text())
+    content["settings"]["images"] = str(tmp_path / "gone")
+    (part / "run.json").write_text(json.dumps(content))
+    assert main(["score", "--predictions", str(part)]) == 0
+    assert "5 of the 5 images are not in" in capsys.readouterr().err
+
+
 def test_pixels_without_data_are_in_no_region(predicted, tmp_path):
     rasterio = pytest.importorskip("rasterio")
     work = tmp_path / "pool"

@@ -130,3 +130,17 @@ def test_a_component_that_fills_the_image_has_no_border():
     maps = UncertaintyMaps(torch.tensor([0.9, 0.1]).view(1, 2, 1, 1).expand(1, 2, 8, 8), {}, ["a"])
     meta = MetaScore().fit(list(scenes(12)))
     assert np.isfinite(score(maps, Components(), by=meta).column("score")).all()
+
+
+def test_masks_that_are_none_and_regions_of_another_partition_are_refused():
+    maps, mask = next(scenes(1))
+    with pytest.raises(SeguqError, match="target holds the value 77"):
+        MetaScore().fit([(maps, torch.full_like(mask, 77))])
+    meta = MetaScore().fit(list(scenes(6)))
+    assert meta.fit([(maps, mask.float()) for maps, mask in scenes(6)]).summary().images == 6
+    with pytest.raises(SeguqError, match=r"learned from regions of Components\(\), not of Grid\(size=16\)"):
+        score(maps, Grid(16), by=meta)
+    broken = maps.probs.clone()
+    broken[0, 0, 3, 3] = math.nan
+    with pytest.raises(SeguqError, match="the probabilities of image '0/0' hold NaN"):
+        score(UncertaintyMaps(broken, {}, ["0/0"]), Components(), by=meta)

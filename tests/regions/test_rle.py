@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seguq.core.errors import SeguqError
-from seguq.regions.rle import decode, encode, encode_regions, region_mask
+from seguq.regions.rle import decode, encode, encode_regions, inside_area, region_mask
 from tests.oracles import regions as oracles
 
 property_test = settings(deadline=None, max_examples=100)
@@ -65,3 +65,12 @@ def test_all_regions_at_once_are_as_each_by_itself(labels):
 def test_counts_that_are_none_of_the_box_are_an_error(counts):
     with pytest.raises(SeguqError, match="run lengths of a box of 2 x 2 pixels add up to 4"):
         decode(counts, 2, 2)
+
+
+def test_run_lengths_that_come_round_to_the_right_number_are_refused():
+    huge = 2**63 - 1
+    with pytest.raises(SeguqError, match="add up to 100"):
+        decode([0, 100, huge, huge, 2], 10, 10)
+    with pytest.raises(SeguqError, match="add up to 100"):
+        inside_area(np.array([0, 100, huge, huge, 2]), 10, 10)
+    assert inside_area([0, 10**12], 10**6, 10**6) == 10**12

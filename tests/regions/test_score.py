@@ -15,7 +15,17 @@ from seguq.acquisition import Budget, TopK, select
 from seguq.core.errors import SeguqError, UsageError
 from seguq.functional import predictive_entropy
 from seguq.inference import UncertaintyMaps
-from seguq.regions import Grid, Partition, RegionTable, WholeImage, score, worst_regions
+from seguq.regions import (
+    Boxes,
+    Components,
+    Grid,
+    Partition,
+    Pixels,
+    RegionTable,
+    WholeImage,
+    score,
+    worst_regions,
+)
 from tests.oracles import regions as oracles
 
 property_test = settings(deadline=None, max_examples=40)
@@ -642,3 +652,85 @@ def test_samples_and_encoder_of_a_real_network_give_scores_of_images_and_feature
         assert images.column("features")[0].shape == (512,)
         cells = score(answer, Grid(32), by="smallest_margin", columns=["features"]).column("features")
         assert np.mean(cells[:4], axis=0) == pytest.approx(images.column("features")[0], rel=3e-3, abs=2e-3)
+
+
+# what a reader has found
+
+
+@pytest.mark.parametrize("partition", [Pixels(5, 2, by="variance"), Boxes(3, 4, by="variance")], ids=repr)
+def test_what_looks_for_the_largest_values_finds_them_where_there_are_data(partition):
+    maps = measured()
+    gone = np.zeros((6, 8), dtype=bool)
+    gone[:, 4:] = True
+    maps["variance"][0, :, 4:] = 9.0
+    rows = score(maps, partition, by="variance", missing={"a": gone}.get).rows()
+    mine = [row for row in rows if row["image_id"] == "a"]
+    alone = UncertaintyMaps(maps.probs[:1, :, :, :4], {"variance": maps["variance"][:1, :, :4]}, ["a"])
+    assert len(mine) >= len(score(alone, partition, by="variance")) > 0
+    assert all(row["x1"] <= 4 and row["score"] < 9 for row in mine)
+
+
+def test_components_of_pixels_without_data_are_none():
+    maps = measured()
+    gone = np.zeros((6, 8), dtype=bool)
+    gone[2] = True
+    labels = Components(1)(None, maps.split()[0])
+    table = score(maps.split()[:1], Components(1), by="variance", missing=lambda image_id: gone)
+    assert table.column("area").sum() == 40
+    assert len(table) != int(labels.max()) + 1 or (labels[2] >= 0).all()
+
+
+def test_a_prediction_below_0_counts_for_no_class():
+    prediction = torch.tensor([[[0, 0, -1, -1, -1]] * 2])
+    maps = UncertaintyMaps(None, {"variance": torch.zeros(1, 2, 5)}, ["a"], prediction=prediction, num_classes=3)
+    (row,) = score(maps, Components(), by="variance", columns=["class_shares"]).rows()
+    assert row["predicted_class"] == 0 and row["class_shares"] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_one_error_that_names_the_image(value):
+    broken = measured()
+    broken["variance"][1, 2, 2] = value
+    with pytest.raises(SeguqError, match="the map 'variance' of image 'b' holds NaN or infinite"):
+        score(broken, Grid(4), by="variance", aggregate="quantile(0.5)")
+    probs = measured().probs.clone()
+    probs[0, 1, 0, 0] = value
+    given_probs = UncertaintyMaps(probs, {"variance": torch.zeros(2, 6, 8)}, ["a", "b"])
+    with pytest.raises(SeguqError, match="the probabilities of image 'a' hold NaN or infinite"):
+        score(given_probs, Grid(4), by="variance", columns=["class_probs"])
+    features = torch.zeros(2, 5, 3, 2)
+    features[1, 0, 0, 0] = value
+    with pytest.raises(SeguqError, match="the features of image 'b' hold NaN or infinite"):
+        score(measured(features=features), Grid(4), by="variance", columns=["features"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (
+            torch.tensor([[0] * 8] * 5 + [[200_000_000] * 8]),
+            "its regions up to 200000000, but the image has 48",
+        ),
+        (np.zeros((6, 8), int), "gave ndarray for the regions, not a tensor of whole numbers"),
+        (torch.full((6, 8), math.nan), "gave torch.float32 .* not a tensor of whole numbers"),
+        (torch.zeros(3, 8, dtype=torch.int32), r"gave torch.int32 \(3, 8\) for the regions"),
+    ],
+)
+def test_what_is_no_partition_of_the_image_is_one_sentence(labels, told):
+    with pytest.raises(SeguqError, match=told):
+        score(measured().split()[:1], Given([labels]), by="variance")
+
+
+def height(maps):
+    """A name that the table has."""
+    return maps["variance"][0]
+
+
+def test_a_name_that_the_table_has_is_refused():
+    with pytest.raises(UsageError, match="has a column 'height' of its own"):
+        score(measured(), Grid(4), by=["variance", height])
+
+
+def test_a_map_of_ones_own_may_be_of_half_precision():
+    table = score(measured(), WholeImage(), by=lambda maps: maps["variance"][0].bfloat16())
+    assert table.column("score") == pytest.approx(measured()["variance"].mean((1, 2)).tolist(), abs=1e-2)
