@@ -42,7 +42,7 @@ class ClaSP(Strategy):
 
     needs = ("class_scores",)
 
-    def __init__(self, round: int, rounds: int, background: int | None = 0) -> None:
+    def __init__(self, round: int = 0, rounds: int = 5, background: int | None = 0) -> None:
         if not is_whole(rounds, 1) or not is_whole(round, 0) or round >= rounds:
             raise UsageError(
                 f"ClaSP needs whole numbers round= from 0 to rounds= - 1, but has round={round!r}, rounds={rounds!r}"

@@ -26,8 +26,8 @@ Labeled = Sequence[Mapping[str, Any]]
 _HOW = {
     "class_shares": "score with --columns class_shares, or regions.score(..., columns=['class_shares'])",
     "class_probs": "predict with --save_probs, and score with --columns class_probs",
-    "class_scores": "predict with --save_probs, and score with --columns class_scores",
-    "features": "predict with --features, and score with --columns features",
+    "class_scores": "predict with --save_probs, and score again (regions.score(..., columns=['class_scores']))",
+    "features": "predict with --features, and score again (regions.score(..., columns=['features']))",
 }
 """How a further column of the table is made."""
 

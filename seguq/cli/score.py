@@ -64,7 +64,8 @@ def score(
         aggregate: how a region's pixels become its score: mean, sum, max, "quantile(0.9)", "top_k_mean(0.1)",
             "threshold_mean(0.5)", "nonborder_mean(2)" (of pixels farther from a border between predicted classes), or
             "foreground_mean(0)" (the sum, over the pixels that are predicted as another class than 0).
-        columns: what strategies need beside scores, as [class_shares, class_scores]: class_shares, class_probs,
+        columns: what strategies need beside scores, by default what the predictions hold: class_shares and class_scores
+            with --save_probs, features with --features. As [class_shares, clicks]: class_shares, class_probs,
             class_scores (both of predictions with --save_probs), features (of predictions with --features) or clicks
             (to draw the predicted borders in a region; --budget.clicks counts them).
         worst: score whole images instead, each by the mean of so many of its regions, those of the largest scores.
@@ -88,8 +89,7 @@ def score(
                 f"{folder} has no maps of {name!r}, but of {', '.join(measures)}: predict with --measures [{name}]"
             )
     named = aggregate_named(aggregate)
-    columns = list(columns or [])
-    require_columns(columns)
+    require_columns(columns or ())
     if worst is not None:
         require_count("--worst", worst)
     target = Path(out) if out else folder / "regions.parquet"
@@ -143,6 +143,8 @@ def score(
             )
         remove_leftovers(folder / "partitions")
         parts = cached(parts, folder / "partitions")
+    if columns is None:
+        columns = _columns_of(settings, UncertaintyMaps.load(folder / "maps" / f"{ids[0]}.npz"))
     with (
         memory_for("the maps", "predict with fewer --measures and without --save_probs") as need,
         # closed, so that the progress bar has ended before an error is shown
@@ -174,6 +176,12 @@ def _maps_and_images(
         if source is not None:
             source.require_size(image_id, maps.spatial)
         yield maps, None if source is None else source[image_id]
+
+
+def _columns_of(settings: Mapping[str, Any], first: UncertaintyMaps) -> list[str]:
+    """What strategies read that the predictions hold, given the settings that they were made with and the first."""
+    of_classes = ["class_shares", "class_scores"] if settings.get("save_probs") and not first.multilabel else []
+    return of_classes + (["features"] if settings.get("features") else [])
 
 
 class _LeftOut:

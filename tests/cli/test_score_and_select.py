@@ -111,6 +111,18 @@ def test_several_measures_columns_and_another_aggregate_are_asked_for_in_words(p
     assert Path(row["path"]).stem == row["image_id"] and (row["height"], row["width"]) == (64, 64)
 
 
+def test_strategies_find_what_the_predictions_hold_without_a_further_word(discs, trained, tmp_path):
+    out = tmp_path / "pool"
+    words = ["predict", "--checkpoint", str(trained / "best.ckpt"), "--images", str(discs / "images" / "pool")]
+    assert main([*words, "--out", str(out), "--samples", "2", "--save_probs", "--features", "--pictures", "false"]) == 0
+    assert main(["score", "--predictions", str(out), "--partition", "Grid", "--partition.size", "16"]) == 0
+    table = out / "regions.parquet"
+    for strategy in ("ClaSP", "CoreSet", "ClassAwareRandom"):
+        words = ["--budget.pixels", "2000", "--strategy", strategy, "--out", str(tmp_path / f"{strategy}.json")]
+        assert main(["select", "--scores", str(table), *words]) == 0
+        assert 0 < sum(row["area"] for row in Selection.load(tmp_path / f"{strategy}.json").rows) <= 2000
+
+
 def test_images_are_scored_by_their_worst_regions(predicted, tmp_path):
     out = tmp_path / "images.parquet"
     words = ["--partition", "Grid", "--partition.size", "16", "--worst", "2"]
@@ -589,8 +601,8 @@ def test_the_selected_regions_are_drawn_on_their_images(table, predicted, tmp_pa
         (["--budget.regions", "3", "--classes", "missing.json"], 1, "missing.json is missing"),
         (["--budget.cost", "nowhere.hours", "--budget.limit", "3"], 2, "nowhere.hours"),
         (["--budget.clicks", "x"], 2, "--budget.clicks must be a whole number"),
-        (["--budget.regions", "3", "--strategy", "CoreSet"], 2, "score with --columns features"),
-        (["--budget.regions", "3", "--strategy", "ClaSP"], 2, "ClaSP needs --strategy.round, --strategy.rounds"),
+        (["--budget.regions", "3", "--strategy", "CoreSet"], 2, "predict with --features, and score again"),
+        (["--budget.regions", "3", "--strategy", "ClaSP"], 2, "predict with --save_probs, and score again"),
         (["--budget.regions", "3", "--strategy", "Mixed", "--strategy.a", "best"], 2, "no Strategy 'best'"),
         (["--budget.regions", "3", "--strategy", "best"], 2, "no Strategy 'best': there are "),
         (["--budget.regions", "3", "--strategy", "topk"], 2, "no Strategy 'topk'"),
