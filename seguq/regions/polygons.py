@@ -53,6 +53,9 @@ def polygons(mask: npt.NDArray[np.bool_], y0: int = 0, x0: int = 0) -> list[list
 BOX_CLICKS = 5
 """Clicks that outline and name a box: its corners, and one for its class."""
 
+LEAST_CLICKS = 4
+"""Clicks that no other region takes fewer than: three corners, and one for its class."""
+
 _TOLERANCE = 1.0  # pixels; the stairs of a slanted border deviate by less
 
 
