@@ -91,6 +91,18 @@ def test_a_limit_that_is_no_number_of_things_is_an_error_with_what_it_is(kind, v
         Budget(**{kind: value})
 
 
+@pytest.mark.parametrize("number", [np.int64(5), np.uint8(5), np.int32(5)], ids=repr)
+@pytest.mark.parametrize("name", ["regions", "pixels", "images", "clicks", "per_image"])
+def test_a_whole_number_of_numpy_is_taken_as_such(name, number):
+    budget = Budget(**({"regions": 9} | {name: number} if name == "per_image" else {name: number}))
+    assert type(getattr(budget, name)) is int and f"{name}=5" in repr(budget)
+
+
+@pytest.mark.parametrize("limit", [np.float32(2.5), np.float64(2.5)], ids=repr)
+def test_a_limit_of_numpy_is_taken_as_such(limit):
+    assert "limit=2.5" in repr(Budget(cost=hours, limit=limit))
+
+
 def test_a_budget_cannot_be_changed():
     with pytest.raises(AttributeError):
         Budget(regions=1).regions = 2
