@@ -31,8 +31,8 @@ class Budget:
         pixels: number of pixels.
         images: number of distinct images that are opened.
         clicks: number of clicks that outline and name the regions: the corners that Douglas and Peucker keep of a
-            region's outline, to a pixel, plus one for its class (5 for a box); where the table has a column
-            ``clicks``, what stands there.
+            region's outline, to a pixel, plus one for its class (5 for a box, 1 for a single pixel);
+            where the table has a column ``clicks``, what stands there.
         cost: what a region costs, a function of its row (a mapping of the table's columns) that gives a number above
             0; with ``limit=``. It is called for the regions that are considered only, one after the other.
         limit: of the sum of costs; only with ``cost=``.

@@ -125,6 +125,15 @@ def test_a_small_region_far_down_is_found_where_only_that_fits(tmp_path, pieces)
     assert disk.rows == memory.rows and disk.rows[-1]["area"] == 7
 
 
+@pytest.mark.parametrize("clicks", [500, 501, 504])
+def test_a_single_pixel_far_down_is_found_where_only_its_click_fits(clicks, tmp_path, pieces):
+    one = table(*[("a", 1.0 + 1 / (i + 1), 50) for i in range(399)], ("a", 0.0, 1))
+    memory, disk = (
+        select(pool, budget=Budget(clicks=clicks), strategy=TopK()) for pool in (one, saved(one, tmp_path, 1))
+    )
+    assert disk.rows == memory.rows and len(disk) == 100 + (clicks > 500)
+
+
 def test_a_very_large_table_that_is_read_whole_is_said_to_be(tmp_path, pieces, monkeypatch, caplog):
     monkeypatch.setattr(streaming, "_MUCH", 400)
     select(saved(regions(), tmp_path, 1), budget=Budget(regions=3), strategy=Strategy.named("ClassBalanced")())
