@@ -31,14 +31,16 @@ class Budget:
         pixels: number of pixels.
         images: number of distinct images that are opened.
         clicks: number of clicks that outline and name the regions: the corners that Douglas and Peucker keep of a
-            region's outline, to a pixel, plus one for its class (5 for a box); where the table has a column
-            ``clicks``, what stands there.
+            region's outline, to a pixel, plus one for its class (5 for a box, 1 for a single pixel);
+            where the table has a column ``clicks``, what stands there.
         cost: what a region costs, a function of its row (a mapping of the table's columns) that gives a number above
             0; with ``limit=``. It is called for the regions that are considered only, one after the other.
         limit: of the sum of costs; only with ``cost=``.
         per_image: number of regions of one image; further ones are passed over. None: any number.
-        fill: pass over what does not fit any more, and go on with what does. False: stop there, so that a larger
-            budget of the same kind begins with what a smaller one takes.
+        fill: pass over what does not fit any more, and go on with what does. False: stop there. What a larger
+            budget of the same kind takes then begins with what a smaller one does, if the strategy takes regions in an
+            order of its own; `ClaSP`, `HerdThenUncertain` and `Mixed` divide the budget or multiply it, so that with
+            a larger one they may choose otherwise.
 
     Raises:
         UsageError: unless exactly one of the first five is given, and each number is a whole one of at least 1.
@@ -75,6 +77,9 @@ class Budget:
             )
         for name in ("regions", "pixels", "images", "clicks", "per_image"):
             value = getattr(self, name)
+            if isinstance(value, np.integer):
+                value = int(value)
+                object.__setattr__(self, name, value)
             if value is not None and not is_whole(value, 1):
                 raise UsageError(f"the budget {name}= must be a whole number of at least 1, but is {value!r}")
         if not isinstance(self.fill, bool):
@@ -83,6 +88,9 @@ class Budget:
             return
         if not callable(self.cost):
             raise UsageError(f"the budget cost= must be a function of a region's row, but is {self.cost!r}")
+        limit: Any = self.limit
+        if isinstance(limit, (np.integer, np.floating)):
+            object.__setattr__(self, "limit", limit.item())
         if not (is_number(self.limit) and math.isfinite(self.limit) and self.limit > 0):
             raise UsageError(f"the budget cost= needs limit=, a number above 0, but it is {self.limit!r}")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,9 @@ from seguq.core.checks import is_number
 from seguq.core.errors import UsageError
 from seguq.core.progress import progress
 from seguq.regions import RegionTable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Vectors = npt.NDArray[np.float32]
 
@@ -42,10 +47,17 @@ class OnFeatures(Strategy):
         if not (is_number(top) and 0 < top <= 1):
             raise UsageError(f"top of {type(self).__name__} must be a number above 0, up to 1, but is {top!r}")
         self.top = top
+        self._count: int | None = None
 
     def considered(self, regions: int) -> int:
         """The share that is looked at, at least one."""
-        return min(regions, math.ceil(self.top * regions))
+        return min(regions, math.ceil(self.top * regions) if self._count is None else self._count)
+
+    def among(self, count: int) -> Self:
+        """The same, but so many regions are looked at, whatever the pool is: it may be the front of a larger one."""
+        made = copy.copy(self)
+        made._count = count
+        return made
 
     def choose(self, pool: RegionTable, budget: Budget, labeled: Labeled, generator: np.random.Generator) -> Rows:
         """Choose among the highest scores, then by score."""

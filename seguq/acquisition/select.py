@@ -71,9 +71,9 @@ def select(
     earlier = [labeled] if isinstance(labeled, Selection) else list(labeled or ())
     earlier_rows = [row for selection in earlier for row in selection.rows]
     if isinstance(table, RegionTable):
-        whole, left_out = len(table), 0
+        whole, left_out, chooser = len(table), 0, strategy
     else:
-        table, whole, left_out = front_of(table, budget, strategy, earlier_rows, seed)
+        table, whole, left_out, chooser = front_of(table, budget, strategy, earlier_rows, seed)
     _require_sound(table)
     require_columns(table.table.column_names, strategy)
     pool = _in_order(table)
@@ -83,10 +83,11 @@ def select(
     chosen = np.zeros(0, np.int64)
     reasons: Sequence[str] = ()
     if len(pool):
-        chosen = _checked(strategy.choose(pool, budget, earlier_rows, generator_of(seed)), pool, budget, strategy)
-        reasons = strategy.reasons(pool, chosen)
+        chosen = _checked(chooser.choose(pool, budget, earlier_rows, generator_of(seed)), pool, budget, strategy)
+        reasons = chooser.reasons(pool, chosen)
     winners = pool.take(chosen)
-    if whole == len(table) + left_out:
+    left_out += int(done.sum())
+    if whole == len(pool) + left_out:
         _warn_of_little(winners, pool, budget)
     why = {
         "strategy": repr(strategy),
@@ -94,8 +95,8 @@ def select(
         "spent": budget.spent(pool, chosen),
         "seed": int(seed),
         "regions": whole,
-        "labeled": left_out + int(done.sum()),
-        "considered": strategy.considered(len(pool)),
+        "labeled": left_out,
+        "considered": strategy.considered(whole - left_out),
         **table.meta,
         **({} if classes is None else {"classes": list(classes)}),
     }

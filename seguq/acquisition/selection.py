@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from seguq.regions.rle import region_mask
 _SCHEMA_VERSION = 1
 _ROW = ("rank", "image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class")
 _TOO_LARGE = 2**40  # pixels, also of the largest image
+_INT64 = 2**63
 _OUTLINES = ("polygon", "polygons")
 RESERVED = ("rank", "reason", *_OUTLINES)
 """Columns that a selection adds to those of its table."""
@@ -79,15 +80,18 @@ class Selection:
         for each of its parts, each a list of rings of corners, the first around it, the others around its holes.
 
         Raises:
-            SeguqError: for a value that JSON has no way to hold (NaN is written as null), or an image id that cannot
-                be the name of a file.
+            SeguqError: for a value that JSON has no way to hold (NaN is written as null), an image id that cannot be
+                the name of a file, or what `load` would not take.
         """
-        regions = []
         for row in self.rows:
             require_plain_name("the image id", row["image_id"])
-            plain = {name: _plain(value, name, row) for name, value in row.items()}
-            regions.append({**plain, **_outline(row)})
-        content = {"version": _SCHEMA_VERSION, "why": self.why, "regions": regions}
+        plain = [{name: _plain(value, _of(name, row)) for name, value in row.items()} for row in self.rows]
+        try:
+            regions = [{**row, **_outline(row)} for row in _rows(plain)]
+        except ValueError as error:
+            raise SeguqError(f"the selection cannot be saved: {error}") from error
+        why = {name: _plain(value, repr(name)) for name, value in self.why.items()}
+        content = {"version": _SCHEMA_VERSION, "why": why, "regions": regions}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         text = _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text)
         write_bytes(path, (text + "\n").encode(errors="backslashreplace"))
@@ -103,7 +107,7 @@ class Selection:
         for row in self.rows:
             require_plain_name("the image id", row["image_id"])
         listed = dict.fromkeys((*_ROW, "reason", *(name for row in self.rows for name in row)))
-        plain = [{name: _plain(value, name, row) for name, value in row.items()} for row in self.rows]
+        plain = [{name: _plain(value, _of(name, row)) for name, value in row.items()} for row in self.rows]
         names = [name for name in listed if not any(isinstance(row.get(name), (list, dict)) for row in plain)]
         names = [name for name in names if name != "rle" and (name in _ROW or any(name in row for row in plain))]
         out = io.StringIO()
@@ -122,10 +126,10 @@ class Selection:
         """
         with reading(path, "a selection"):
             content = mapping(read_json(path), "its content")
-            version = content["version"]
+            version = whole(content["version"], "version")
             if version != _SCHEMA_VERSION:
                 raise SeguqError(f"{path} was written by another version of seguq (schema {version})")
-            rows = [_nth(i, region) for i, region in enumerate(listing(content["regions"], "'regions'"), 1)]
+            rows = _rows(listing(content["regions"], "'regions'"))
             why = mapping(content["why"], "'why'")
         for row in rows:
             require_plain_name(f"{path}: the image id", row["image_id"])
@@ -155,6 +159,27 @@ def _outline(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"polygon": found[0][0]} if row.get("rle") is None else {"polygons": found}
 
 
+def _rows(regions: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows as they were before they were saved.
+
+    Raises:
+        ValueError: with the number of the first that is none, or that is there twice.
+    """
+    rows = [_nth(number, region) for number, region in enumerate(regions, 1)]
+    keys, ranks = dict[Any, int](), dict[Any, int]()
+    for number, row in enumerate(rows, 1):
+        first = keys.setdefault(region_key(row), number)
+        if first != number:
+            raise ValueError(
+                f"region {number} is the same as region {first} (region_id {row['region_id']} of image "
+                f"{row['image_id']!r}): each may be there once"
+            )
+        first = ranks.setdefault(row["rank"], number)
+        if first != number:
+            raise ValueError(f"region {number}: rank must be one of its own, but is {row['rank']} as in region {first}")
+    return rows
+
+
 def _nth(number: int, region: Any) -> dict[str, Any]:
     """A row as it was before it was saved, the first has the number 1.
 
@@ -179,12 +204,14 @@ def _row(region: Mapping[str, Any]) -> dict[str, Any]:
     """
     text(region["image_id"], "image_id")
     _whole(region, "rank", 1)
-    _whole(region, "region_id")
+    _whole(region, "region_id", most=_INT64)
     if region["predicted_class"] is not None:  # of independent labels there is no one class
-        _whole(region, "predicted_class")
+        _whole(region, "predicted_class", most=_INT64)
     y0, x0 = (_whole(region, name, 0) for name in ("y0", "x0"))
-    y1, x1 = _whole(region, "y1", y0), _whole(region, "x1", x0)
-    area = _whole(region, "area", 0)
+    y1, x1 = _whole(region, "y1", y0 + 1), _whole(region, "x1", x0 + 1)
+    area, of_box = _whole(region, "area", 1), (y1 - y0) * (x1 - x0)
+    if area > of_box:
+        raise ValueError(f"area must be at most that of its box, {of_box}, but is {area}")
     score = region["score"]
     if score is not None and not (is_number(score) and math.isfinite(score)):  # NaN is written as null
         raise ValueError(f"score must be a number or null, but is {score!r:.40}")
@@ -198,16 +225,27 @@ def _row(region: Mapping[str, Any]) -> dict[str, Any]:
         inside = int(region_mask(region).sum())
         if inside != area:
             raise ValueError(f"area must be that of 'rle', {inside}, but is {area}")
+    if any(region.get(name) is not None for name in _OUTLINES):
+        _require_outline(region)
     return {name: region[name] for name in _ROW} | {
         name: value for name, value in region.items() if name not in _OUTLINES
     }
 
 
-def _whole(region: Mapping[str, Any], name: str, least: int | None = None) -> int:
+def _require_outline(region: Mapping[str, Any]) -> None:
+    """Raise where a polygon was edited, which nothing would look at."""
+    derived = _outline(region)
+    counts = "the box (y0, x0, y1, x1)" if region.get("rle") is None else "the run lengths 'rle' within the box"
+    for name in _OUTLINES:
+        if region.get(name) not in (None, derived.get(name)):
+            raise ValueError(f"{name} must be that of {counts}, but is another: edit these, and remove {name!r}")
+
+
+def _whole(region: Mapping[str, Any], name: str, least: int | None = None, most: int = _TOO_LARGE) -> int:
     """A whole number that a region can have."""
     value = whole(region[name], name, least)
-    if abs(value) >= _TOO_LARGE:
-        raise ValueError(f"{name} must be below {_TOO_LARGE}, but is {value!r:.40}")
+    if abs(value) >= most:
+        raise ValueError(f"{name} must be below {most}, but is {value!r:.40}")
     return value
 
 
@@ -218,8 +256,12 @@ def _cell(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _plain(value: Any, name: str, row: Mapping[str, Any]) -> Any:
-    """A value as JSON has it."""
+def _of(name: str, row: Mapping[str, Any]) -> str:
+    return f"{name!r} of region {row.get('region_id')} of image {row.get('image_id')!r}"
+
+
+def _plain(value: Any, what: str) -> Any:
+    """A value as JSON has it; ``what`` it is, for the message."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (str, bool, int)):
@@ -227,11 +269,10 @@ def _plain(value: Any, name: str, row: Mapping[str, Any]) -> Any:
     if isinstance(value, float) and not math.isinf(value):
         return None if math.isnan(value) else value
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(item, name, row) for item in value]
+        return [_plain(item, what) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, name, row) for key, item in value.items()}
+        return {str(key): _plain(item, what) for key, item in value.items()}
     kind = "an infinite number" if isinstance(value, float) else f"a {type(value).__name__}"
     raise SeguqError(
-        f"a selection is saved as JSON, which cannot hold {kind} ({name!r} of region {row.get('region_id')} of image "
-        f"{row.get('image_id')!r}): leave the column out of the table, or make it text"
+        f"a selection is saved as JSON, which cannot hold {kind} ({what}): leave it out of the table, or make it text"
     )

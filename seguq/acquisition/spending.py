@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from seguq.core.checks import is_number
 from seguq.core.errors import UsageError
 from seguq.regions import RegionTable
-from seguq.regions.polygons import BOX_CLICKS, outline_clicks
+from seguq.regions.polygons import BOX_CLICKS, LEAST_CLICKS, PIXEL_CLICKS, outline_clicks
 
 Ints = npt.NDArray[np.int64]
 
@@ -141,7 +142,39 @@ def known_clicks(pool: RegionTable) -> tuple[Ints, bool]:
         if column.null_count or clicks.dtype.kind not in "iu" or (len(clicks) and clicks.min() < 1):
             raise UsageError("the column 'clicks' of the table of regions must hold whole numbers of at least 1")
         return clicks.astype(np.int64), False
-    if "rle" not in pool.table.column_names:
-        return np.full(len(pool), BOX_CLICKS), False
-    ragged = pool.table["rle"].is_valid().to_numpy()
-    return np.where(ragged, 0, BOX_CLICKS), bool(ragged.any())
+    single = pool.column("area") == 1
+    ragged = np.zeros(len(pool), dtype=bool)
+    if "rle" in pool.table.column_names:
+        ragged = pool.table["rle"].is_valid().to_numpy() & ~single
+    return np.where(single, PIXEL_CLICKS, np.where(ragged, 0, BOX_CLICKS)), bool(ragged.any())
+
+
+def priced_by(kind: str, names: Sequence[str]) -> set[str]:
+    """The columns of a table that `least_price` reads for a limit of some kind."""
+    if kind == "pixels":
+        return {"area"}
+    if kind == "clicks":
+        return {"clicks"} & set(names) or {"rle", "area"} & set(names)
+    return set()
+
+
+def least_price(kind: str, table: Any) -> float:
+    """A price that no region is below, by the columns of `priced_by`; infinite where there is none.
+
+    Args:
+        kind: of the limit; not images.
+        table: the regions, as a pyarrow table or a batch of one.
+    """
+    names = table.schema.names
+    if not table.num_rows:
+        return math.inf
+    if kind == "cost":
+        return math.ulp(0.0)
+    if kind == "clicks" and "clicks" not in names:
+        if pc.any(pc.equal(table["area"], 1)).as_py():
+            return PIXEL_CLICKS
+        return LEAST_CLICKS if "rle" in names and table["rle"].null_count < table.num_rows else BOX_CLICKS
+    if kind in ("pixels", "clicks"):
+        least = pc.min(table["area" if kind == "pixels" else "clicks"]).as_py()
+        return -math.inf if least is None else float(least)
+    return 1.0

@@ -1,8 +1,9 @@
 """The part of a large pool that a strategy has to see, found without the whole pool in memory.
 
-A table of up to 128 MiB is read whole. Of a larger one, a `Keyed` strategy sees the regions that come first by its key:
-more than the budget can take, so that the selection is that of the whole. Any other strategy sees the regions with the
-highest scores, as many as fit into 128 MiB; the selection says how many those were.
+What is selected from a file is what would be selected from the same table in memory. A table of up to 128 MiB is read
+whole. Of a larger one, a `Keyed` strategy sees the regions that come first by its key, and one that looks at features
+those with the highest scores: as many as it takes for the budget to end among them, and all where it does not. Any
+other strategy sees the whole table, however large it is.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ import pyarrow as pa
 from seguq.acquisition.budget import Budget, number_within
 from seguq.acquisition.labeled import is_labeled
 from seguq.acquisition.noise import Floats, Hashes, draw_seed, generator_of, image_hashes, uniform
+from seguq.acquisition.on_features import OnFeatures
+from seguq.acquisition.spending import least_price, priced_by
 from seguq.acquisition.strategy import Keyed, Labeled, Rows, Strategy, ordered, require_columns
 from seguq.acquisition.top_k import TopK
 from seguq.core.errors import SeguqError
+from seguq.core.log import say_once
 from seguq.regions import RegionTable
 from seguq.regions.table import SCHEMA
 from seguq.store.stored_table import StoredTable
 
-_MEMORY = 2**27  # bytes of regions that are seen at once
+_MEMORY = 2**27  # bytes of a table that is read whole without a second thought
+_MUCH = 2**30  # bytes of a table that is read whole, from which on that is said
 _MORE = 2**12  # regions beyond those that are needed
 _WAITING = 2**18  # regions that are looked at together
 
@@ -39,11 +44,13 @@ class Front(NamedTuple):
         table: the regions.
         regions: how many there are in all.
         labeled: how many were left out already, since they are labeled.
+        strategy: what chooses among these what the given strategy would choose among all.
     """
 
     table: RegionTable
     regions: int
     labeled: int
+    strategy: Strategy
 
 
 def front_of(path: str | os.PathLike[str], budget: Budget, strategy: Strategy, labeled: Labeled, seed: int) -> Front:
@@ -62,52 +69,98 @@ def front_of(path: str | os.PathLike[str], budget: Budget, strategy: Strategy, l
     """
     stored = StoredTable(path)
     require_columns(stored.schema.names, strategy)
-    fitting = _MEMORY // stored.row_bytes
-    if len(stored) <= fitting:
-        return Front(stored.load(), len(stored), 0)
-    search = _Search(stored, labeled, seed)
-    if not isinstance(strategy, Keyed):
-        return search.front(TopK(), fitting)
-    wanted = _MORE + 2 * (budget.regions or 0)
-    while True:
-        found = search.front(strategy, min(wanted, fitting))
-        if budget.images is not None:
-            ranked = strategy.rank(found.table, generator_of(seed))
-            opened = list(dict.fromkeys(found.table.table["image_id"].take(pa.array(ranked)).to_pylist()))
-            if len(opened) > budget.images or wanted >= fitting:
-                # all of their regions are selected, also such as come late; with the image that is one too many
-                return search.all_of(opened[: budget.images + 1])
-        elif wanted >= fitting or _is_enough(found.table, budget, strategy, seed):
+    if len(stored) > _MEMORY // stored.row_bytes:
+        search = _Search(stored, budget, labeled, seed)
+        if isinstance(strategy, Keyed):
+            found = _first(search, budget, strategy, seed)
+        elif isinstance(strategy, OnFeatures):
+            found = _highest(search, budget, strategy, seed)
+        else:
+            found = None
+        if found is not None:
             return found
+        size = len(stored) * stored.row_bytes
+        if size > _MUCH:
+            say_once(f"{stored.path} is read into memory as a whole for {strategy!r}, about {size / 2**30:.1f} GiB")
+    return Front(stored.load(), len(stored), 0, strategy)
+
+
+def _first(search: _Search, budget: Budget, strategy: Keyed, seed: int) -> Front | None:
+    """What comes first by a key, as far as the budget reaches; None: it takes the whole."""
+    wanted = _MORE + 2 * (budget.regions or 0)
+    while wanted < len(search.stored):
+        table, done, least = search.front(strategy, wanted)
+        ranked = strategy.rank(table, generator_of(seed))
+        if budget.images is not None:
+            opened = list(dict.fromkeys(table.table["image_id"].take(pa.array(ranked)).to_pylist()))
+            if len(opened) > budget.images:
+                # all of their regions are selected, also such as come late; with the image that is one too many
+                table = search.all_of(opened[: budget.images + 1])
+                return Front(table, len(search.stored), done, strategy)
+        elif len(table) < wanted or _ends(table, budget, budget.spend(table, ranked), least):
+            return Front(table, len(search.stored), done, strategy)
         wanted *= 8
+    return None
 
 
-def _is_enough(front: RegionTable, budget: Budget, strategy: Keyed, seed: int) -> bool:
-    """Whether the budget ends before these regions do: less than the average of them costs is left."""
-    if not len(front):
+def _highest(search: _Search, budget: Budget, strategy: OnFeatures, seed: int) -> Front | None:
+    """The highest scores: the share that is looked at, and what follows as far as the budget reaches."""
+    if budget.images is not None:
+        return None
+    wanted = strategy.considered(len(search.stored)) + _MORE + 2 * (budget.regions or 0)
+    while wanted < len(search.stored):
+        table, done, least = search.front(TopK(), wanted)
+        same = strategy.among(strategy.considered(len(search.stored) - done))
+        enough = len(table) < wanted
+        if not enough:
+            ranked = TopK().rank(table, generator_of(seed))
+            enough = _ends(table, budget, budget.spend(table, ranked), least)
+            if enough and budget.regions is None:  # of regions there are as many in whatever order they are taken
+                enough = _ends(table, budget, same.choose(table, budget, search.rows, generator_of(seed)), least)
+        if enough:
+            return Front(table, len(search.stored), done, same)
+        wanted *= 8
+    return None
+
+
+def _ends(front: RegionTable, budget: Budget, chosen: Rows, least: float) -> bool:
+    """Whether nothing beyond some regions would be taken after what was chosen of them.
+
+    Args:
+        front: the regions.
+        budget: as it was before.
+        chosen: rows of them, taken one after the other as long as any could be.
+        least: no region costs less.
+    """
+    if budget.room - budget.spent(front, chosen) < least:
         return True
-    chosen = strategy.choose(front, budget, (), generator_of(seed))
-    spent = budget.spent(front, chosen)
-    return len(chosen) > 0 and budget.room - spent < spent / len(chosen)
+    if budget.fill:
+        return False
+    possible = np.ones(len(front), dtype=bool)  # of these, the first that did not fit was the end
+    if budget.per_image is not None:
+        images = front.image_numbers()[0]
+        possible = (np.bincount(images[chosen], minlength=len(front)) < budget.per_image)[images]
+    possible[chosen] = False
+    return bool(possible.any())
 
 
 class _Search:
     """Looks through a stored table for regions that are not labeled yet."""
 
-    def __init__(self, stored: StoredTable, labeled: Labeled, seed: int) -> None:
-        self.stored = stored
+    def __init__(self, stored: StoredTable, budget: Budget, labeled: Labeled, seed: int) -> None:
+        self.stored, self.budget, self.rows = stored, budget, labeled
         self.noise_seed = draw_seed(generator_of(seed))
         self.labeled: dict[str, list[Mapping[str, Any]]] = {}
         for row in labeled:
             self.labeled.setdefault(str(row["image_id"]), []).append(row)
 
-    def front(self, strategy: Keyed, count: int) -> Front:
-        """The rows that come first by a strategy's key."""
-        front, done = _First(strategy.each_image, count), 0
-        columns = ["image_id", "region_id", "score"]
+    def front(self, strategy: Keyed, count: int) -> tuple[RegionTable, int, float]:
+        """The regions that come first by a strategy's key, how many are labeled, and what none costs less than."""
+        front, done, least = _First(strategy.each_image, count), 0, np.inf
+        columns = {"image_id", "region_id", "score", *priced_by(self.budget.kind, self.stored.schema.names)}
         if self.labeled:
-            columns = [name for name in self.stored.schema.names if name in SCHEMA.names]
-        for begin, piece in self.stored.pieces(columns):
+            columns |= {name for name in self.stored.schema.names if name in SCHEMA.names}
+        for begin, piece in self.stored.pieces(sorted(columns)):
             scores = piece["score"].to_numpy(zero_copy_only=False).astype(np.float64)
             if not np.isfinite(scores).all():
                 row = int(np.flatnonzero(~np.isfinite(scores))[0])
@@ -120,17 +173,19 @@ class _Search:
             noise = uniform(images, piece["region_id"].to_numpy(zero_copy_only=False), self.noise_seed)
             kept = np.flatnonzero(~self._is_labeled(piece, numbers, ids))
             done += len(scores) - len(kept)
+            least = min(least, least_price(self.budget.kind, piece.take(pa.array(kept))))
             front.add(kept + begin, strategy.key(scores, noise)[kept], noise[kept], images[kept])
-        return Front(self.stored.take(front.rows()), len(self.stored), done)
+        return self.stored.take(front.rows()), done, least
 
-    def all_of(self, images: Sequence[str]) -> Front:
-        """All rows of some images, the labeled ones too."""
+    def all_of(self, images: Sequence[str]) -> RegionTable:
+        """All regions of some images that are not labeled."""
         found, opened = [], set(images)
         for begin, piece in self.stored.pieces(["image_id"]):
             numbers, ids = self._images(piece)
             wanted = np.array([image_id in opened for image_id in ids], dtype=bool)
             found.append(np.flatnonzero(wanted[numbers]) + begin)
-        return Front(self.stored.take(np.concatenate(found)), len(self.stored), 0)
+        table = self.stored.take(np.concatenate(found))
+        return table.take(np.flatnonzero(~is_labeled(table, self.rows)))
 
     def _images(self, piece: Any) -> tuple[Rows, list[str]]:
         """The image of each row as a number, and the ids that the numbers stand for."""

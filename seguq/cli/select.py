@@ -46,7 +46,8 @@ def select(
     """Select regions to label next, within a budget of regions, pixels, images, clicks or a cost of one's own.
 
     Args:
-        scores: table of `seguq score`, a .parquet file, or a folder of them; it may be larger than memory.
+        scores: table of `seguq score`, a .parquet file, or a folder of them; it may be larger than memory where the
+            strategy ranks by the score (BestOfEachImage, TopK, PowerTopK, Random).
         budget: how much may be labeled (one limit; per_image may stand beside it).
         strategy: which regions are taken: the name of a class, with its options after a dot (--strategy PowerTopK
             --strategy.beta 2), or the import path of one of your own.

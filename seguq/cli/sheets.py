@@ -17,7 +17,7 @@ from seguq.export.images import encode
 from seguq.export.sheet import PER_PAGE
 from seguq.store.listing import OwnFiles
 
-_READABLE = 768
+_READABLE, _LONGEST = 768, 4096  # pixels: of the shorter and of the longer side of an enlarged image
 
 
 def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -> None:
@@ -26,7 +26,8 @@ def draw_selection(selection: Selection, files: Mapping[str, Path], out: Path) -
     for image_id in progress(selection.image_ids, "drawing"):
         rows = selection.in_image(image_id)
         image = to_rgb(read_image(_file(image_id, files)))
-        times = max(1, -(-_READABLE // min(image.shape[:2])))  # ranks cannot be read in the cells of a small image
+        # ranks cannot be read in the cells of a small image; a strip of one is not enlarged beyond all measure
+        times = max(1, min(-(-_READABLE // min(image.shape[:2])), _LONGEST // max(image.shape[:2])))
         shown = outline_regions(image, [outlines(row) for row in rows], [str(row["rank"]) for row in rows], times)
         pictures.write(f"{image_id}.png", encode(shown))
     logger.info("pictures: %s", out)

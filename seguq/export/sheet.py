@@ -22,6 +22,7 @@ PER_PAGE = 4 * _COLUMNS
 
 _LONGEST = 46  # characters of a line below a tile
 _COLOR = (255, 221, 0)
+_TINY, _RING = 6, 8  # pixels: what is shown smaller is ringed, at this radius
 _FINE = 4  # bits of a pixel's fraction
 
 
@@ -63,6 +64,9 @@ def contact_sheet(tiles: Iterable[Tile], title: str) -> list[RGB]:
 def outline_regions(image: RGB, regions: Sequence[Polygons], labels: Sequence[str], times: float = 1.0) -> RGB:
     """Regions drawn on an image that is enlarged, or made smaller, so that lines and numbers can be read.
 
+    A region that its own outline and number would hide, such as a single pixel, has a ring around it, and the number
+    beside that.
+
     Args:
         image: ``(H, W, 3)`` uint8.
         regions: the polygons of each region, in pixels of the image.
@@ -78,14 +82,36 @@ def outline_regions(image: RGB, regions: Sequence[Polygons], labels: Sequence[st
     method = cv2.INTER_AREA if times < 1 else cv2.INTER_NEAREST
     out: Any = np.ascontiguousarray(cv2.resize(image, (width, height), interpolation=method))
     rings = [[_fine(ring, times) for polygon in region for ring in polygon] for region in regions]
+    middles = [_middle(region) for region in rings]
     for thick, color in ((4, (0, 0, 0)), (2, _COLOR)):
-        for region in rings:
-            cv2.polylines(out, region, True, color, thick, cv2.LINE_AA, _FINE)
-    badges: list[tuple[int, int, int, int]] = []
-    for region, label in zip(rings, labels, strict=True):
-        if region:
-            _badge(out, np.concatenate(region) / 2**_FINE, label, badges)
+        for region, middle in zip(rings, middles, strict=True):
+            if middle is None:
+                cv2.polylines(out, region, True, color, thick, cv2.LINE_AA, _FINE)
+            else:
+                cv2.circle(out, middle, _RING << _FINE, color, thick, cv2.LINE_AA, _FINE)
+    shown = [None if middle is None else (middle[0] >> _FINE, middle[1] >> _FINE) for middle in middles]
+    side = 2 * _RING + 4
+    badges = [(place[0] - side // 2, place[1] - side // 2, side, side) for place in shown if place is not None]
+    for region, place, label in zip(rings, shown, labels, strict=True):
+        if place is not None:
+            _badge(out, place, label, badges, beside=side // 2 + 1)
+        elif region:
+            corners = np.concatenate(region) / 2**_FINE
+            x, y = corners[np.argmin(corners.sum(1))]
+            _badge(out, (int(x), int(y)), label, badges)
     return np.asarray(out, np.uint8)
+
+
+def _middle(region: Sequence[Any]) -> tuple[int, int] | None:
+    """Of a region that is too small to be outlined, in fractions of a pixel; None for any other."""
+    if not region:
+        return None
+    corners = np.concatenate(region)
+    low, high = corners.min(0), corners.max(0)
+    if (high - low).max() >= _TINY << _FINE:
+        return None
+    x, y = ((low + high) // 2).tolist()
+    return x, y
 
 
 def _fine(ring: Sequence[Sequence[float]], times: float) -> Any:
@@ -93,16 +119,20 @@ def _fine(ring: Sequence[Sequence[float]], times: float) -> Any:
     return np.round((np.array(ring, np.float64) * times - 0.5) * 2**_FINE).astype(np.int32)
 
 
-def _badge(out: Any, corners: Any, label: str, taken: list[tuple[int, int, int, int]]) -> None:
-    """A label at the upper left corner of a region; where another one is there, further down."""
+def _badge(
+    out: Any, place: tuple[int, int], label: str, taken: list[tuple[int, int, int, int]], beside: int = 0
+) -> None:
+    """A label with its upper left corner at a place, or beside it; where another one is there, further down."""
     import cv2
 
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.42
     (width, height), _ = cv2.getTextSize(label, font, scale, 1)
     width, height = width + 5, height + 6
-    x0, y0 = corners[np.argmin(corners.sum(1))]
-    left = int(np.clip(x0, 0, max(0, out.shape[1] - width)))
-    top = int(np.clip(y0, 0, max(0, out.shape[0] - height)))
+    x, y = place
+    if beside:
+        x, y = x + beside if x + beside + width <= out.shape[1] else x - beside - width, y - height // 2
+    left = int(np.clip(x, 0, max(0, out.shape[1] - width)))
+    top = int(np.clip(y, 0, max(0, out.shape[0] - height)))
     while top + height < out.shape[0] and any(
         left < x + w and x < left + width and top < y + h and y < top + height for x, y, w, h in taken
     ):

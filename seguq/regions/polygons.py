@@ -53,6 +53,12 @@ def polygons(mask: npt.NDArray[np.bool_], y0: int = 0, x0: int = 0) -> list[list
 BOX_CLICKS = 5
 """Clicks that outline and name a box: its corners, and one for its class."""
 
+LEAST_CLICKS = 4
+"""Clicks that no other region of several pixels takes fewer than: three corners, and one for its class."""
+
+PIXEL_CLICKS = 1
+"""Clicks of a region of one pixel: what names its class says where it is, too."""
+
 _TOLERANCE = 1.0  # pixels; the stairs of a slanted border deviate by less
 
 
@@ -60,13 +66,14 @@ def outline_clicks(row: Mapping[str, Any]) -> int:
     """Clicks that outline and name a region.
 
     These are the corners that the algorithm of Douglas and Peucker keeps of its outline, holes included, where a
-    deviation of a pixel is allowed, and one more for its class; at least 3 corners for each part and hole.
+    deviation of a pixel is allowed, and one more for its class; at least 3 corners for each part and hole. A region of
+    one pixel takes one: the click on it that names its class.
 
     Args:
         row: of a table of regions or a selection.
 
     Returns:
-        5 for a box.
+        5 for a box of several pixels.
 
     Example:
         >>> outline_clicks({"y0": 0, "x0": 0, "y1": 8, "x1": 9, "rle": None})
@@ -74,9 +81,12 @@ def outline_clicks(row: Mapping[str, Any]) -> int:
     """
     import cv2
 
+    inside = region_mask(row)
+    if row.get("area", inside.sum()) == 1:
+        return PIXEL_CLICKS
     if row.get("rle") is None:
         return BOX_CLICKS
-    mask = np.pad(region_mask(row).astype(np.uint8), 1)
+    mask = np.pad(inside.astype(np.uint8), 1)
     rings, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return 1 + sum(max(3, len(cv2.approxPolyDP(ring, _TOLERANCE, True))) for ring in rings)
 

@@ -183,6 +183,10 @@ def _require_column(name: str, column: Any) -> None:
         fits, kind = pa.types.is_integer(found) or pa.types.is_floating(found), "numbers"
     if not fits:
         raise SeguqError(f"the column {name!r} of a table of regions holds {kind}, but is of type {column.type}")
+    if pa.types.is_uint64(found):
+        most = pc.max(column).as_py()
+        if most is not None and most >= 2**63:
+            raise SeguqError(f"the column {name!r} of a table of regions holds {most}, but must be below {2**63}")
 
 
 def _require_boxes(table: Any) -> None:
@@ -197,8 +201,25 @@ def _require_boxes(table: Any) -> None:
 
 
 def schema_metadata(meta: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The meta data of a table as its Parquet file has them, with the schema version."""
-    return {_META: json.dumps({"version": _SCHEMA_VERSION, **meta}).encode()}
+    """The meta data of a table as its Parquet file has them, with the schema version; NumPy's numbers as plain ones.
+
+    Raises:
+        SeguqError: for what JSON has no way to hold.
+    """
+    for name, value in meta.items():
+        try:
+            json.dumps(value, default=_plain, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SeguqError(
+                f"the meta data of a table of regions are saved as JSON, which cannot hold {name!r}: {value!r:.40}"
+            ) from error
+    return {_META: json.dumps({"version": _SCHEMA_VERSION, **meta}, default=_plain).encode()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(type(value).__name__)
 
 
 def read_meta(schema: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -209,6 +230,14 @@ def read_meta(schema: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     meta = dict(json.loads((schema.metadata or {}).get(_META, b"{}")))
     version = meta.pop("version", None)
+    lacking = [name for name in REQUIRED if name not in schema.names]
+    if version is None and lacking:
+        raise SeguqError(f"{path} is no table of regions: it has no column {lacking[0]!r}")
+    if version is None:
+        raise SeguqError(
+            f"{path} does not say how its regions were scored, as a table that seguq saved does: if another program "
+            "rewrote it, save it again by RegionTable(pyarrow.parquet.read_table(...), meta).save(...)"
+        )
     if version != _SCHEMA_VERSION:
         raise SeguqError(f"{path} is no table of regions of this version of seguq (schema {version})")
     return meta

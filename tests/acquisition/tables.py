@@ -19,7 +19,7 @@ def table(*rows, meta=META):
                 "region_id": number,
                 "y0": 0,
                 "x0": 10 * number,
-                "y1": 5,
+                "y1": max(5, -(-area[0] // 10)) if area else 5,
                 "x1": 10 * number + 10,
                 "area": area[0] if area else 50,
                 "score": float(score),

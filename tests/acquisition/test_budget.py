@@ -91,13 +91,25 @@ def test_a_limit_that_is_no_number_of_things_is_an_error_with_what_it_is(kind, v
         Budget(**{kind: value})
 
 
+@pytest.mark.parametrize("number", [np.int64(5), np.uint8(5), np.int32(5)], ids=repr)
+@pytest.mark.parametrize("name", ["regions", "pixels", "images", "clicks", "per_image"])
+def test_a_whole_number_of_numpy_is_taken_as_such(name, number):
+    budget = Budget(**({"regions": 9} | {name: number} if name == "per_image" else {name: number}))
+    assert type(getattr(budget, name)) is int and f"{name}=5" in repr(budget)
+
+
+@pytest.mark.parametrize("limit", [np.float32(2.5), np.float64(2.5)], ids=repr)
+def test_a_limit_of_numpy_is_taken_as_such(limit):
+    assert "limit=2.5" in repr(Budget(cost=hours, limit=limit))
+
+
 def test_a_budget_cannot_be_changed():
     with pytest.raises(AttributeError):
         Budget(regions=1).regions = 2
 
 
 def test_regions_are_taken_from_the_front():
-    assert spent(Budget(regions=2), [row("x"), row("y"), row("z")]) == ["x", "y"]
+    assert spent(Budget(regions=2), [row(name, 4) for name in "xyz"]) == ["x", "y"]
 
 
 def test_a_region_that_no_longer_fits_is_passed_over():
@@ -216,7 +228,7 @@ def test_per_image_is_a_whole_number_of_at_least_1(value):
 
 
 def test_a_box_is_five_clicks():
-    assert spent(Budget(clicks=14), [row("x"), row("y"), row("z")]) == ["x", "y"]
+    assert spent(Budget(clicks=14), [row(name, 4) for name in "xyz"]) == ["x", "y"]
 
 
 def test_a_region_that_is_no_box_costs_the_corners_of_its_outline_and_one_click_more():
@@ -225,9 +237,9 @@ def test_a_region_that_is_no_box_costs_the_corners_of_its_outline_and_one_click_
     mask = np.ones((40, 40), bool)
     mask[:20, :20] = False  # an L of six corners
     shaped = row("l") | {"y1": 40, "x1": 40, "area": int(mask.sum()), "rle": encode(mask)}
-    assert spent(Budget(clicks=6), [shaped, row("y")]) == ["y"]
-    assert spent(Budget(clicks=7), [shaped, row("y")]) == ["l"]
-    assert Budget(clicks=12).spent(pool([shaped, row("y")]), [0, 1]) == 12
+    assert spent(Budget(clicks=6), [shaped, row("y", 4)]) == ["y"]
+    assert spent(Budget(clicks=7), [shaped, row("y", 4)]) == ["l"]
+    assert Budget(clicks=12).spent(pool([shaped, row("y", 4)]), [0, 1]) == 12
 
 
 def test_a_cost_is_asked_for_only_of_regions_that_are_considered():
@@ -268,6 +280,18 @@ def test_clicks_of_the_table_are_whole_numbers_of_at_least_1(clicks):
     table = RegionTable(pool([row("x")]).table.append_column("clicks", pa.array([clicks])))
     with pytest.raises(SeguqError, match=r"column 'clicks' .* must hold whole numbers of at least 1"):
         Budget(clicks=3).spend(table, [0])
+
+
+def test_a_single_pixel_is_one_click_whatever_its_box():
+    rows = [
+        {"area": 1, "rle": None},
+        {"area": 1, "rle": [3, 1]},
+        {"area": 4, "rle": None},
+        {"area": 1, "rle": [0, 1, 3]},
+    ]
+    rows = [{"y1": 2, "x1": 2, **row(str(i)), **more} for i, more in enumerate(rows)]
+    assert spent(Budget(clicks=3), rows) == ["0", "1", "3"]
+    assert spent(Budget(clicks=7), rows) == ["0", "1", "2"]
 
 
 # without filling up

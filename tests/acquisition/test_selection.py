@@ -289,7 +289,7 @@ def test_a_file_with_damaged_bytes_is_never_another_error_than_one_that_names_it
         ({"rank": 0}, "region 2: rank must be at least 1, but is 0"),
         ({"rank": "1"}, "region 2: rank must be a whole number, but is '1'"),
         ({"image_id": 7}, "region 2: image_id must be text, but is 7"),
-        ({"y1": -3}, "region 2: y1 must be at least 0, but is -3"),
+        ({"y1": -3}, "region 2: y1 must be at least 1, but is -3"),
         ({"x0": 2.5}, "region 2: x0 must be a whole number, but is 2.5"),
         ({"x1": 10**30}, "region 2: x1 must be below"),
         ({"rle": [1, 2]}, "region 2: run lengths of a box of 5 x 10 pixels add up to 50"),
@@ -299,6 +299,20 @@ def test_a_file_with_damaged_bytes_is_never_another_error_than_one_that_names_it
         ({"reason": ["a"]}, "region 2: reason must be text"),
         ({"predicted_class": "road"}, "region 2: predicted_class must be a whole number, but is 'road'"),
         ({"area": None}, "region 2: area must be a whole number, but is None"),
+        ({"area": 51}, "region 2: area must be at most that of its box, 50, but is 51"),
+        ({"area": 0}, "region 2: area must be at least 1, but is 0"),
+        ({"y1": 0}, "region 2: y1 must be at least 1, but is 0"),
+        ({"rank": 1}, "region 2: rank must be one of its own, but is 1 as in region 1"),
+        ({"region_id": 2**63}, f"region 2: region_id must be below {2**63}, but is {2**63}"),
+        (
+            {"polygon": [[0, 0], [9, 0], [9, 9]]},
+            "region 2: polygon must be that of the box (y0, x0, y1, x1), but is another: edit these, and remove",
+        ),
+        ({"x1": 21}, "region 2: polygon must be that of the box (y0, x0, y1, x1), but is another: edit these"),
+        (
+            {"rle": [0, 20, 30], "area": 20},
+            "region 2: polygon must be that of the run lengths 'rle' within the box, but is another: edit these",
+        ),
     ],
     ids=repr,
 )
@@ -308,6 +322,59 @@ def test_what_is_wrong_with_an_edited_region_is_said_with_its_number_and_key(tmp
     with pytest.raises(SeguqError) as raised:
         Selection.load(tmp_path / "edited.json")
     assert "edited.json" in str(raised.value) and text in str(raised.value)
+
+
+def test_an_edited_region_without_its_polygon_is_read(tmp_path, content):
+    del content["regions"][1]["polygon"]
+    content["regions"][1].update(x0=12, x1=22)
+    (tmp_path / "edited.json").write_text(json.dumps(content))
+    assert Selection.load(tmp_path / "edited.json").rows[1]["x0"] == 12
+
+
+def test_a_region_that_is_there_twice_is_an_error_with_both_places(tmp_path, content):
+    content["regions"].append({**content["regions"][0], "rank": 9})
+    (tmp_path / "edited.json").write_text(json.dumps(content))
+    with pytest.raises(SeguqError, match=r"region 4 is the same as region 1 \(region_id 0 of image 'a'\)"):
+        Selection.load(tmp_path / "edited.json")
+
+
+def test_a_version_that_is_no_number_is_said_to_be_none(tmp_path, content):
+    (tmp_path / "edited.json").write_text(json.dumps({**content, "version": "1"}))
+    with pytest.raises(SeguqError, match=r"edited\.json .* \(version must be a whole number, but is '1'\)"):
+        Selection.load(tmp_path / "edited.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"area": 51}, "cannot be saved: region 1: area must be at most that of its box, 50, but is 51"),
+        ({"region_id": 2**63}, "cannot be saved: region 1: region_id must be below"),
+        ({"x1": 2**40, "area": 50}, "cannot be saved: region 1: x1 must be below"),
+        ({"rank": 0}, "cannot be saved: region 1: rank must be at least 1, but is 0"),
+    ],
+    ids=repr,
+)
+def test_nothing_is_saved_that_would_not_be_loaded(tmp_path, change, text):
+    with pytest.raises(SeguqError) as raised:
+        with_columns(**change).save(tmp_path / "selection.json")
+    assert text in str(raised.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [2**40, 2**62, 2**63 - 1, -(2**62)], ids=repr)
+def test_any_number_of_a_region_comes_back(tmp_path, number):
+    with_columns(region_id=number).save(tmp_path / "selection.json")
+    assert Selection.load(tmp_path / "selection.json").rows[0]["region_id"] == number
+
+
+@pytest.mark.parametrize(("value", "found"), [(np.float32(0.5), 0.5), (np.arange(2), [0, 1]), (float("nan"), None)])
+def test_a_reason_of_numpy_is_saved(tmp_path, value, found):
+    Selection(selection(1).rows, {"x": value}).save(tmp_path / "selection.json")
+    assert Selection.load(tmp_path / "selection.json").why == {"x": found}
+
+
+def test_a_reason_that_json_cannot_hold_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(SeguqError, match=r"cannot hold an infinite number \('x'\): leave"):
+        Selection(selection(1).rows, {"x": float("inf")}).save(tmp_path / "selection.json")
 
 
 @pytest.mark.parametrize("name", COLUMNS)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seguq.acquisition import Budget, Keyed, Strategy, select, streaming
+from seguq.acquisition import Budget, Keyed, Strategy, TopK, select, streaming
 from seguq.core.errors import SeguqError, UsageError
 from seguq.regions import RegionTable
 from seguq.store import stored_table
@@ -19,19 +19,31 @@ BUDGETS = [
     Budget(regions=7),
     Budget(regions=150),
     Budget(regions=20, per_image=1),
+    Budget(regions=25, per_image=2, fill=False),
+    Budget(pixels=700),
+    Budget(pixels=707),
+    Budget(pixels=2207, per_image=1),
     Budget(pixels=700, fill=False),
+    Budget(pixels=1100, per_image=1, fill=False),
     Budget(images=5),
     Budget(images=5, fill=False),
+    Budget(images=5, per_image=2),
     Budget(clicks=52),
     Budget(cost=lambda row: 1.0, limit=9),
+    Budget(cost=lambda row: 0.1 * row["area"], limit=90.3, fill=False),
 ]
+
+DEEP = [Budget(regions=399), Budget(regions=401), Budget(regions=70, per_image=2)]
 
 
 def regions(seed=0, count=400):
     """Regions of 30 images in no order, many of equal score."""
     generator = random.Random(seed)
     some = [f"image {i}" for i in range(30)]
-    rows = [(generator.choice(some), generator.choice([0.0, 0.25, generator.random()])) for _ in range(count)]
+    rows = [
+        (generator.choice(some), generator.choice([0.0, 0.25, generator.random()]), generator.choice([50, 50, 50, 43]))
+        for _ in range(count)
+    ]
     return with_columns(table(*rows))
 
 
@@ -62,8 +74,8 @@ def quietly(*arguments, **settings):
 
 
 @pytest.mark.parametrize(("budget", "parts"), [(budget, 1 + i % 2) for i, budget in enumerate(BUDGETS)], ids=repr)
-@pytest.mark.parametrize("name", KEYED)
-def test_what_ranks_by_a_key_selects_from_disk_what_it_selects_from_memory(name, budget, parts, tmp_path, pieces):
+@pytest.mark.parametrize("name", ours())
+def test_from_disk_the_same_is_selected_as_from_memory(name, budget, parts, tmp_path, pieces):
     strategy = Strategy.named(name)(**ARGUMENTS.get(name, {}))
     one = regions()
     path = saved(one, tmp_path, parts)
@@ -73,23 +85,59 @@ def test_what_ranks_by_a_key_selects_from_disk_what_it_selects_from_memory(name,
             quietly(pool, budget=budget, strategy=strategy, labeled=labeled, seed=seed) for pool in (one, path)
         )
         assert disk.rows == memory.rows and len(disk)
-        assert (disk.why["regions"], disk.why["spent"]) == (400, memory.why["spent"])
+        assert disk.why == memory.why
         labeled.append(disk)
 
 
-@pytest.mark.parametrize("name", sorted(set(ours()) - set(KEYED)))
-def test_any_other_sees_the_highest_scores_and_the_selection_says_how_many(name, tmp_path, pieces):
-    strategy = Strategy.named(name)(**ARGUMENTS.get(name, {}))
+@pytest.mark.parametrize(
+    "budget", [Budget(regions=399), Budget(regions=401), Budget(regions=60, per_image=2)], ids=repr
+)
+def test_a_deep_budget_is_spent_from_disk_too_or_said_to_be_too_large(budget, tmp_path, pieces):
     one = regions()
-    selection = quietly(saved(one, tmp_path, 1), budget=Budget(regions=9), strategy=strategy, seed=1)
-    assert len(selection) == 9
-    assert 0 < selection.why["considered"] < 400 == selection.why["regions"]
-    fitting = sorted(one.column("score"))[-streaming._MEMORY // stored_width(tmp_path) :][0]
-    assert min(row["score"] for row in selection.rows) >= fitting
+    said = []
+    for pool in (one, saved(one, tmp_path, 1)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            said.append((select(pool, budget=budget).rows, [str(warning.message) for warning in caught]))
+    assert said[0] == said[1]
 
 
-def stored_width(folder):
-    return stored_table.StoredTable(folder / "regions.parquet").row_bytes
+def read_whole(monkeypatch):
+    """How often a table is read as a whole."""
+    counted, load = [], stored_table.StoredTable.load
+    monkeypatch.setattr(stored_table.StoredTable, "load", lambda self: counted.append(self) or load(self))
+    return counted
+
+
+@pytest.mark.parametrize("name", [*KEYED, "CoreSet", "KMeansPlusPlus"])
+@pytest.mark.parametrize("budget", [Budget(regions=7), Budget(pixels=349), Budget(clicks=34)], ids=repr)
+def test_what_comes_first_is_enough_for_a_small_budget(name, budget, tmp_path, pieces, monkeypatch):
+    path = saved(regions(count=4000), tmp_path, 1)
+    counted = read_whole(monkeypatch)
+    selection = select(path, budget=budget, strategy=Strategy.named(name)(**ARGUMENTS.get(name, {})))
+    assert selection.why["regions"] == 4000 and not counted
+
+
+def test_a_small_region_far_down_is_found_where_only_that_fits(tmp_path, pieces):
+    rows = [("a", 1.0 + 1 / (i + 1), 50) for i in range(399)] + [("a", 0.0, 7)]
+    one = table(*rows)
+    memory, disk = (select(pool, budget=Budget(pixels=507), strategy=TopK()) for pool in (one, saved(one, tmp_path, 1)))
+    assert disk.rows == memory.rows and disk.rows[-1]["area"] == 7
+
+
+@pytest.mark.parametrize("clicks", [500, 501, 504])
+def test_a_single_pixel_far_down_is_found_where_only_its_click_fits(clicks, tmp_path, pieces):
+    one = table(*[("a", 1.0 + 1 / (i + 1), 50) for i in range(399)], ("a", 0.0, 1))
+    memory, disk = (
+        select(pool, budget=Budget(clicks=clicks), strategy=TopK()) for pool in (one, saved(one, tmp_path, 1))
+    )
+    assert disk.rows == memory.rows and len(disk) == 100 + (clicks > 500)
+
+
+def test_a_very_large_table_that_is_read_whole_is_said_to_be(tmp_path, pieces, monkeypatch, caplog):
+    monkeypatch.setattr(streaming, "_MUCH", 400)
+    select(saved(regions(), tmp_path, 1), budget=Budget(regions=3), strategy=Strategy.named("ClassBalanced")())
+    assert "regions.parquet is read into memory as a whole for ClassBalanced()" in caplog.text
 
 
 def test_a_table_that_fits_into_memory_is_seen_as_a_whole(tmp_path):

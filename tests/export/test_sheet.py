@@ -74,3 +74,27 @@ def test_an_image_of_any_shape_has_its_place(size):
 def test_a_name_is_only_text(title):
     (page,) = contact_sheet(tiles(1, title=title.replace("{", "{{")), title)
     assert page.size
+
+
+@pytest.mark.parametrize("place", [(50, 60), (2, 2), (97, 3), (3, 97), (98, 98)])
+@pytest.mark.parametrize("times", [1.0, 3.0])
+def test_a_single_pixel_is_ringed_and_stays_to_be_seen(place, times):
+    x, y = place
+    shown = image(100, 100)
+    shown[y, x] = (0, 0, 255)
+    pixel = [[[[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]]]]
+    out = outline_regions(shown, [pixel], ["17"], times).astype(int)
+    assert (out[round(times * (y + 0.5) - 0.5), round(times * (x + 0.5) - 0.5)] == (0, 0, 255)).all()
+    yellow = np.argwhere(np.abs(out - YELLOW).max(2) < 60)
+    assert len(yellow) > 10
+    reach = np.abs(yellow - times * (np.array([y, x]) + 0.5)).max(1)
+    assert reach.min() > 3 and reach.max() > 12  # a ring, and a number beyond it
+
+
+def test_numbers_of_single_pixels_do_not_hide_each_other():
+    shown, places = image(100, 100), [(40, 50), (60, 50), (50, 60)]
+    pixels = [[[[[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]]]] for x, y in places]
+    for x, y in places:
+        shown[y, x] = (0, 0, 255)
+    out = outline_regions(shown, pixels, ["1", "2", "3"])
+    assert all((out[y, x] == (0, 0, 255)).all() for x, y in places)

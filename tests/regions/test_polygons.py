@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from scipy import ndimage
 
@@ -116,6 +117,14 @@ def test_holes_and_further_parts_are_outlined_too():
 
 @given(mask=masks())
 @property_test
-def test_every_region_takes_at_least_a_triangle(mask):
-    if mask.any():
+def test_every_region_of_several_pixels_takes_at_least_a_triangle(mask):
+    if mask.sum() > 1:
         assert clicks(mask) >= 4
+
+
+@pytest.mark.parametrize(
+    "shape", [{"x1": 6, "rle": None}, {"x1": 6, "rle": [0, 1]}, {"x1": 7, "rle": [1, 1]}], ids=repr
+)
+def test_a_single_pixel_takes_one_click(shape):
+    row = {"y0": 5, "x0": 5, "y1": 6, **shape}
+    assert outline_clicks(row) == outline_clicks({**row, "area": 1}) == 1

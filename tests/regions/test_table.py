@@ -1,5 +1,7 @@
 import random
+from contextlib import nullcontext
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -241,3 +243,33 @@ def test_a_file_with_damaged_bytes_is_never_another_error_than_one_that_names_it
             assert "regions.parquet" in str(error)
             errors += 1
     assert errors > 100
+
+
+def test_a_file_that_another_program_rewrote_is_an_error_that_says_how_to_save_it_again(tmp_path):
+    frame = table().to_pandas()
+    frame.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(SeguqError, match=r"a\.parquet does not say how its regions were scored.*RegionTable\(.*\.save"):
+        RegionTable.load(tmp_path / "a.parquet")
+    RegionTable(pq.read_table(tmp_path / "a.parquet"), META).save(tmp_path / "b.parquet")
+    again = RegionTable.load(tmp_path / "b.parquet")
+    assert (again.rows(), again.meta) == (table().rows(), META)
+
+
+def test_numbers_that_no_int64_holds_are_an_error_with_the_column():
+    place = COLUMNS.index("region_id")
+    for numbers, fits in (([1, 2, 2**63 - 1], True), ([1, 2, 2**63], False)):
+        with nullcontext() if fits else pytest.raises(SeguqError, match=rf"'region_id' .* holds {2**63}, but must be"):
+            RegionTable(table().table.set_column(place, "region_id", pa.array(numbers, pa.uint64())))
+
+
+@pytest.mark.parametrize(("value", "found"), [(np.float32(0.5), 0.5), (np.int64(3), 3), (np.arange(2), [0, 1])])
+def test_meta_data_of_numpy_are_saved(tmp_path, value, found):
+    table(meta={"x": value}).save(tmp_path / "a.parquet")
+    assert RegionTable.load(tmp_path / "a.parquet").meta == {"x": found}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), {1, 2}, np.float32("inf")], ids=repr)
+def test_meta_data_that_json_cannot_hold_are_an_error_that_names_them(tmp_path, value):
+    with pytest.raises(SeguqError, match=r"saved as JSON, which cannot hold 'x': "):
+        table(meta={"x": value}).save(tmp_path / "a.parquet")
+    assert list(tmp_path.iterdir()) == []
