@@ -18,7 +18,7 @@ from seguq.core.errors import SeguqError
 from seguq.core.files import write_bytes
 from seguq.core.reading import listing, mapping, read_json, reading, text, whole
 from seguq.regions.polygons import polygons
-from seguq.regions.rle import region_mask
+from seguq.regions.rle import inside_area, region_mask
 
 _SCHEMA_VERSION = 1
 _ROW = ("rank", "image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class")
@@ -222,7 +222,7 @@ def _row(region: Mapping[str, Any]) -> dict[str, Any]:
         if region.get(name) is not None:
             _whole(region, name, least)
     if region.get("rle") is not None:
-        inside = int(region_mask(region).sum())
+        inside = inside_area(region["rle"], y1 - y0, x1 - x0)
         if inside != area:
             raise ValueError(f"area must be that of 'rle', {inside}, but is {area}")
     if any(region.get(name) is not None for name in _OUTLINES):
