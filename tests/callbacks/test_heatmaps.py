@@ -717,7 +717,8 @@ def test_a_modules_own_predict_step_runs_as_written_and_its_pass_is_used(tmp_pat
 )
 def test_callbacks_that_ask_for_the_same_share_one_run_of_it(tmp_path, estimator, passes, measure):
     module = make_module(pytorch_lightning)
-    callbacks = [HeatmapWriter(tmp_path / "heat", estimator=estimator), RegionScorer(tmp_path, estimator=estimator)]
+    scorer = RegionScorer(tmp_path, by=measure, estimator=estimator)
+    callbacks = [HeatmapWriter(tmp_path / "heat", estimator=estimator), scorer]
     make_trainer(pytorch_lightning, tmp_path, *callbacks).predict(module, loader(Images(5, ids=IDS), 2))
     assert module.forwards == passes
     maps = UncertaintyMaps.load(tmp_path / "heat/predict/maps/a.npz")

@@ -132,7 +132,7 @@ def test_a_partition_that_looks_at_images_as_stored_works_everywhere(maps_folder
         shutil.copy(file, tmp_path / "images" / f"{number}.png")
     data = torch.utils.data.TensorDataset(torch.rand(4, 3, 64, 64), torch.zeros(4, 64, 64, dtype=torch.int64))
     scorer = callbacks.RegionScorer(tmp_path / "pool", Shades(3), images=tmp_path / "images")
-    trainer(scorer).predict(Module(), torch.utils.data.DataLoader(data, 2), return_predictions=False)
+    trainer(scorer).predict(Module(), torch.utils.data.DataLoader(data, batch_size=2), return_predictions=False)
     shape = {"class_path": f"{HERE}.Shades", "init_args": {"count": 3}}
     (tmp_path / "score.yaml").write_text(yaml.safe_dump({"partition": shape}))
     words = ["score", "--predictions", str(maps_folder), "--by", "gini", "--out"]
