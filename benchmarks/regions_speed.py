@@ -101,6 +101,41 @@ def ways_of_quantile(labels, values):
     }
 
 
+def ways_of_six(labels, values):
+    """The six aggregates that read no classes."""
+    names = ("mean", "sum", "max", "quantile(0.9)", "top_k_mean(0.1)", "threshold_mean(0.5)")
+    found, count = [aggregate_named(name) for name in names], int(labels.max()) + 1
+
+    def ours():
+        runs = Runs(labels, count)
+        return np.stack([aggregate(values, runs) for aggregate in found])
+
+    def total(mask, image):
+        return image[mask].sum(dtype=np.float64)
+
+    def quantile(mask, image):
+        return np.quantile(image[mask].astype(np.float64), 0.9)
+
+    def top(mask, image):
+        inside = np.sort(image[mask])
+        return inside[-int(np.ceil(0.1 * len(inside) - 1e-9)) :].mean(dtype=np.float64)
+
+    def above(mask, image):
+        inside = image[mask]
+        return inside[inside > 0.5].sum(dtype=np.float64) / max(1, (inside > 0.5).sum())
+
+    def scikit_image():
+        table = measure.regionprops_table(
+            labels + 1,
+            values,
+            properties=("intensity_mean", "intensity_max"),
+            extra_properties=(total, quantile, top, above),
+        )
+        return np.stack([table[n] for n in ("intensity_mean", "total", "intensity_max", "quantile", "top", "above")])
+
+    return {"seguq": ours, "scikit-image, regionprops_table": scikit_image}
+
+
 def ways_of_all(labels, values):
     """All eight aggregates of seguq, of one partition."""
     classes = np.random.default_rng(0).integers(0, CLASSES, (SIDE // 16, SIDE // 16)).repeat(16, 0).repeat(16, 1)
@@ -157,6 +192,7 @@ def main(maps: int = 1000) -> None:
     compare("mean", ways_of_mean, cut, maps)
     compare("mean, maximum, area, box", ways_of_four, cut, maps)
     compare("quantile(0.9)", ways_of_quantile, cut, min(maps, 200))
+    compare("six aggregates", ways_of_six, cut, min(maps, 200))
     compare("all eight aggregates", ways_of_all, cut, min(maps, 200))
     whole_tables(cut, min(maps, 200))
 
