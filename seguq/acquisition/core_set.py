@@ -41,9 +41,7 @@ class CoreSet(OnFeatures):
         generator: np.random.Generator,
     ) -> list[int]:
         """The furthest, until none differs from what was taken."""
-        nearest, chosen = Nearest(vectors), list[int]()
-        for center in labeled:
-            nearest.add(center)
+        nearest, chosen = Nearest(vectors, labeled), list[int]()
         for _ in self.steps(len(front), vectors):
             best = int(np.argmax(nearest.squares))
             if account.full or nearest.squares[best] <= 0:

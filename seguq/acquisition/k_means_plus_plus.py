@@ -42,9 +42,7 @@ class KMeansPlusPlus(OnFeatures):
         generator: np.random.Generator,
     ) -> list[int]:
         """Draw one after the other, until none differs from what was taken."""
-        nearest, chosen = Nearest(vectors), list[int]()
-        for center in labeled:
-            nearest.add(center)
+        nearest, chosen = Nearest(vectors, labeled), list[int]()
         for step in self.steps(len(front), vectors):
             drawn = 0
             if np.isfinite(nearest.squares).all():

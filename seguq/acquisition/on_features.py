@@ -109,12 +109,15 @@ class Nearest:
 
     Args:
         vectors: ``(n, D)``.
+        centers: those that there are at first, ``(L, D)``.
     """
 
-    def __init__(self, vectors: Vectors) -> None:
+    def __init__(self, vectors: Vectors, centers: Vectors) -> None:
         self.vectors, self._lengths = vectors, _squared(vectors)
         self.squares = np.full(len(vectors), np.inf)
         """``(n,)`` float64, infinite where there is no center yet; -1 for a vector that is out."""
+        for center in centers:
+            self.add(center)
 
     def add(self, center: Vectors) -> None:
         """One more center, ``(D,)``."""

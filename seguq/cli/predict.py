@@ -25,12 +25,10 @@ from seguq.data.reading import require_scale
 from seguq.data.transforms import evaluation_transform
 from seguq.export import ScaleFinder
 from seguq.inference import Estimator, UncertaintyMaps
-from seguq.inference.measures import explained, is_map, measures_of, shown_by_default
+from seguq.inference.measures import explained, is_map, measures_of, scored_by_default, shown_by_default
 from seguq.store import PredictionFolder
 from seguq.store.folder import predicted_ids
 from seguq.store.writer import BackgroundWriter, writing
-
-_TO_SELECT_BY = "smallest_margin"  # what seguq score takes where nothing is said
 
 
 def run(words: Sequence[str]) -> None:
@@ -163,11 +161,12 @@ def predict(
 
 
 def _measures(names: tuple[str, ...], asked_for: bool, samples: int | None) -> tuple[str, ...]:
-    """What is written: what was asked for, or what is worth a picture; one sample disagrees with none."""
+    """What is written: what was asked for, or what is worth a picture and what regions are scored by."""
+    # one sample disagrees with none
     of_samples = set(measures_of("samples")) & set(names) if samples == 1 else set()
     if not asked_for:
         shown = shown_by_default([name for name in names if name not in of_samples])
-        return (*shown, *(name for name in (_TO_SELECT_BY,) if name in names and name not in shown))
+        return tuple(dict.fromkeys((*shown, scored_by_default(names))))
     if samples == 1 and "pairwise_dice" in names:
         raise UsageError("pairwise_dice compares samples, but --samples is 1: pass --samples 2 or more")
     flat = [name for name in names if name in of_samples & {"mutual_information", "variance", "variation_ratio"}]

@@ -82,7 +82,8 @@ def score(
         measures = settings["measures"]
     parts = partition if partition is not None else Grid(32)
     whole = isinstance(parts, WholeImage)
-    scores = scores_named(by or scored_by_default(measures, of_images=whole))
+    by = by or scored_by_default(measures, of_images=whole)
+    scores = scores_named(by)
     for name in dict.fromkeys(need for item in scores for need in item.needs):
         if name not in measures:
             raise UsageError(
@@ -153,7 +154,7 @@ def score(
         table = score_maps(
             stream,
             parts,
-            by=[item.given or item.name for item in scores],
+            by=by,
             aggregate=aggregate,
             columns=columns,
             paths=source.paths,

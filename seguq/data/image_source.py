@@ -13,7 +13,7 @@ import numpy.typing as npt
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.decoding import size_in_header
 from seguq.data.folder import list_images
-from seguq.data.reading import read_image, read_picture
+from seguq.data.reading import read_picture
 
 _RASTERS = (".tif", ".tiff")
 
@@ -51,6 +51,7 @@ class ImageSource:
         else:
             raise UsageError(f"images must be a folder, or files by id, but is {images!r}")
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._last_missing: tuple[str | None, npt.NDArray[Any] | None] = (None, None)
 
     @classmethod
     def of(cls, images: ImageSource | str | os.PathLike[str] | Mapping[str, Any]) -> ImageSource:
@@ -80,9 +81,10 @@ class ImageSource:
         Raises:
             SeguqError: for an unknown id, or a file that cannot be read.
         """
-        pixels = read_image(self.path(image_id))
-        self._sizes[image_id] = (pixels.shape[0], pixels.shape[1])
-        return pixels
+        picture = read_picture(self.path(image_id))
+        self._sizes[image_id] = (picture.pixels.shape[0], picture.pixels.shape[1])
+        self._last_missing = image_id, picture.missing  # which is asked for next, as a rule
+        return picture.pixels
 
     @property
     def paths(self) -> Mapping[str, Path]:
@@ -96,6 +98,8 @@ class ImageSource:
             SeguqError: for an unknown id, or a file that cannot be read.
         """
         path = self.path(image_id)
+        if self._last_missing[0] == image_id:
+            return self._last_missing[1]
         return read_picture(path).missing if path.suffix.lower() in _RASTERS else None
 
     def path(self, image_id: str) -> Path:

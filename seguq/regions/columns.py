@@ -32,7 +32,7 @@ def require_columns(columns: Sequence[str]) -> None:
 
 
 def further_columns(
-    columns: Sequence[str], one: UncertaintyMaps, runs: Runs, classes: Array | None, kept: Array
+    columns: Sequence[str], one: UncertaintyMaps, runs: Runs, counts: Array | None, kept: Array
 ) -> dict[str, Any]:
     """The columns asked for, as pyarrow arrays.
 
@@ -40,7 +40,7 @@ def further_columns(
         columns: their names.
         one: the maps of one image.
         runs: its regions.
-        classes: the predicted class of each pixel, ``(H, W)``; None for independent labels.
+        counts: pixels of each region that are predicted as each class, ``(R, C)``; None for independent labels.
         kept: the regions that have rows.
     """
     out: dict[str, Any] = {}
@@ -48,18 +48,16 @@ def further_columns(
         if name == "features":
             out[name] = _lists(_features(one, runs)[kept], np.float16)
             continue
-        if classes is None:
+        if counts is None:
             raise SeguqError(
                 f"the column {name} is of classes of which a pixel has one, and independent labels (multilabel) are "
                 "several"
             )
         if name == "clicks":
-            out[name] = pa.array(border_clicks(classes, runs.labels, runs.num_regions)[kept])
+            out[name] = pa.array(border_clicks(one.prediction[0].numpy(), runs.labels, runs.num_regions)[kept])
             continue
-        if name == "class_shares":
-            found = runs.counts(classes, one.num_classes) / np.maximum(runs.area, 1)[:, None]
-        else:
-            found = _class_means(name, one, runs)
+        shares = counts / np.maximum(runs.area, 1)[:, None]
+        found = shares if name == "class_shares" else _class_means(name, one, runs)
         out[name] = _lists(found[kept], np.float32)
     return out
 
@@ -80,7 +78,7 @@ def _class_means(name: str, one: UncertaintyMaps, runs: Runs) -> Array:
 
 def _features(one: UncertaintyMaps, runs: Runs) -> Array:
     """The mean over each region of the encoder's last map, each cell of which stands for its pixels, ``(R, D)``."""
-    features = getattr(one, "features", None)
+    features = one.features
     if features is None:
         raise SeguqError(
             f"the column features is made from the encoder's last map, which the maps of image {one.image_ids[0]!r} do "

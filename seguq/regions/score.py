@@ -161,7 +161,8 @@ class _Way:
         kept = np.flatnonzero(runs.area)
         # a volume's box is that of a slice
         boxes = np.array([[0, 0, *labels.shape[-2:]]]) if volume else runs.boxes
-        majority = None if classes is None else runs.counts(classes, one.num_classes).argmax(1)[kept]
+        counts = None if classes is None else runs.counts(classes, one.num_classes)
+        majority = None if counts is None else counts.argmax(1)[kept]
         found = [self._score(item, one, runs, classes, image_id)[kept] for item in self.scores]
         fixed = [
             pa.array(np.full(len(kept), image_id, dtype=object), pa.string()),
@@ -170,7 +171,7 @@ class _Way:
             self._shapes(labels, boxes, runs.area, kept, volume),
         ]
         more = {item.name: pa.array(values) for item, values in zip(self.scores[1:], found[1:], strict=True)}
-        more |= further_columns(self.columns, one, runs, classes, kept)
+        more |= further_columns(self.columns, one, runs, counts, kept)
         size = dict(zip(("height", "width"), labels.shape[-2:], strict=True))
         more |= {name: pa.array(np.full(len(kept), side, np.int32)) for name, side in size.items()}
         if self.paths is not None:

@@ -82,7 +82,7 @@ class Score:
             return _map_of(self.given(maps), self.name, maps.spatial)
         if self.name in MADE and self.name not in maps:
             return MADE[self.name][0](maps)[0]
-        of_images = getattr(maps, "image_scores", {})
+        of_images = maps.image_scores
         return of_images[self.name][0] if self.name in of_images else maps[self.name][0]
 
 

@@ -11,6 +11,7 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.data import ImageSource, SegmentationFolder, read_image
 from seguq.data import image_source as module
 from seguq.data.decoding import size_in_header
+from seguq.data.reading import read_picture
 from tests.data.builders import random_pixels, write
 from tests.data.test_kinds_of_files import IMAGES, turned
 
@@ -52,7 +53,7 @@ def test_the_size_in_the_header_is_that_of_the_image(tmp_path, kind, monkeypatch
     name, _, make = IMAGES[kind]
     make(tmp_path / name)
     expected = read_image(tmp_path / name).shape[:2]
-    monkeypatch.setattr(module, "read_image", None)  # it is not asked
+    monkeypatch.setattr(module, "read_picture", None)  # it is not asked
     assert ImageSource(tmp_path).size(Path(name).stem) == expected
 
 
@@ -123,3 +124,11 @@ def test_maps_of_another_size_than_the_file_are_an_error_with_both(folder):
     source.require_size("b", (7, 9))
     with pytest.raises(SeguqError, match=r"b\.png is stored with 7 x 9 pixels .* but the maps of 'b' have 14 x 18"):
         source.require_size("b", (14, 18))
+
+
+def test_an_image_whose_pixels_were_asked_for_is_not_read_again_for_what_it_misses(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 6, 3), np.uint8))
+    source, read = ImageSource(tmp_path), []
+    monkeypatch.setattr(module, "read_picture", lambda path: read.append(path) or read_picture(path))
+    assert source.missing("a") is None and source["a"].shape == (4, 6, 3) and source.missing("a") is None
+    assert len(read) == 2
