@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seguq import acquisition as acquisition
+    from seguq import annotators as annotators
     from seguq import calibration as calibration
     from seguq import callbacks as callbacks
     from seguq import data as data
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "acquisition",
+    "annotators",
     "calibration",
     "callbacks",
     "data",
