@@ -78,10 +78,14 @@ class Journal:
             SeguqError: if it cannot be written; nothing is changed then.
         """
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-        line = (time, round, step, event, json.dumps(content))
+        self.copy(Event(time, round, step, event, content))
+
+    def copy(self, event: Event) -> None:
+        """Add an event as it is, with its time."""
+        line = (*event[:4], json.dumps(event.content))
         with self._open() as connection, connection:  # the second commits
             connection.execute("INSERT INTO events (time, round, step, event, content) VALUES (?, ?, ?, ?, ?)", line)
-        self._events.append(Event(time, round, step, event, content))
+        self._events.append(event)
 
     def events(self) -> list[Event]:
         """All events, the oldest first."""
