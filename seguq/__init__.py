@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from seguq.calibration.selective import SelectiveScaling as SelectiveScaling
     from seguq.calibration.structured import StructuredScaling as StructuredScaling
     from seguq.calibration.temperature import TemperatureScaling as TemperatureScaling
+    from seguq.data import LabeledData as LabeledData
     from seguq.data import SegmentationData as SegmentationData
     from seguq.inference import Measure as Measure
     from seguq.inference import UncertaintyMaps as UncertaintyMaps
@@ -78,6 +79,7 @@ _NAMES = {
     "StructuredScaling": "seguq.calibration",
     "TemperatureScaling": "seguq.calibration",
     "load": "seguq.calibration",
+    "LabeledData": "seguq.data",
     "SegmentationData": "seguq.data",
     "SWAG": "seguq.inference",
     "DeepEnsemble": "seguq.inference",

@@ -110,6 +110,12 @@ def size_in_header(path: Path) -> tuple[int, int] | None:
     return (width, height) if _orientation(content, header) in (5, 6, 7, 8) else (height, width)
 
 
+def is_tiff(path: Path) -> bool:
+    """Whether a file is a TIFF, by what it holds; these alone may say where there is no data."""
+    with path.open("rb") as file:
+        return file.read(4) in TIFF
+
+
 def _tiff(path: Path) -> Raster:
     from seguq.data.tiff import decode_tiff
 
