@@ -1,0 +1,108 @@
+"""The journal of a loop, read: what was begun and ended, and what came back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from seguq.core.errors import SeguqError
+from seguq.core.reading import mapping, reading, text, whole
+
+JOURNAL_FILE = "journal.sqlite"
+STEPS = ("score", "select", "send", "collect", "train", "calibrate", "evaluate", "report")
+"""The steps of a round, in order."""
+
+_PATIENCE = 30.0  # seconds, while another process takes the journal for itself
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the journal.
+
+    Attributes:
+        time: when, in UTC.
+        round: of which round; None where it is of none.
+        step: of which step, one of `STEPS` or ``stop``.
+        event: ``begin``, ``end`` or ``answer``.
+        content: what goes with it.
+    """
+
+    time: datetime
+    round: int | None
+    step: str
+    event: str
+    content: dict[str, Any]
+
+
+def read_events(run_dir: str | os.PathLike[str]) -> list[Event]:
+    """All that the journal of a loop holds, in order; nothing where it has none yet.
+
+    It is opened to be read only, also while another process writes it, and where this one may not write.
+
+    Raises:
+        SeguqError: if it is damaged or cannot be read.
+    """
+    path = Path(run_dir) / JOURNAL_FILE
+    with reading(path, "a journal"):
+        if not path.exists():
+            return []
+        with path.open("rb"):  # what the system says of a file is clearer than what SQLite does
+            pass
+        with _opened(path) as connection:
+            rows = connection.execute("SELECT time, round, step, event, content FROM events ORDER BY id").fetchall()
+        return [_event(number, row) for number, row in enumerate(rows, 1)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that cannot change anything."""
+    address = path.resolve().as_uri() + "?mode=ro"
+    # beside the journal lies a log of what was written last; where it cannot be made, and is not there, all is in one
+    if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
+        address += "&immutable=1"
+    with closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE)) as connection:
+        try:
+            yield connection
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                raise ValueError("it has no table 'events'") from error
+            if "locked" in str(error) or "busy" in str(error):
+                raise SeguqError(f"{path} is in use by another process: try again in a moment") from error
+            raise
+
+
+def _event(number: int, row: tuple[Any, ...]) -> Event:
+    """A checked line.
+
+    Raises:
+        ValueError: with its number.
+    """
+    time, round_, step, event, content = row
+    try:
+        return Event(
+            time=_utc(text(time, "time")),
+            round=None if round_ is None else whole(round_, "round", 0),
+            step=text(step, "step"),
+            event=text(event, "event"),
+            content=_content(content),
+        )
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"line {number}: {error}") from error
+
+
+def _content(written: Any) -> dict[str, Any]:
+    found = None if written is None else json.loads(text(written, "content"))
+    return {} if found is None else mapping(found, "content")
+
+
+def _utc(written: str) -> datetime:
+    # until Python 3.11 the letter was not understood
+    found = datetime.fromisoformat(written[:-1] + "+00:00" if written.endswith("Z") else written)
+    return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found.astimezone(timezone.utc)
