@@ -91,9 +91,7 @@ def add_answer(
     write_mask(path, paste(before, mask, area_of(rows, size)), classes)
 
 
-def merge(
-    masks: Path, answers: Path, rows: Mapping[str, Sequence[Row]], images: ImageSource, classes: Classes
-) -> None:
+def merge(masks: Path, answers: Path, rows: Mapping[str, Sequence[Row]], images: ImageSource, classes: Classes) -> None:
     """Put what came back in a round into the masks that are trained on; doing it again changes nothing.
 
     Args:

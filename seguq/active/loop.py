@@ -6,7 +6,6 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seguq.acquisition import Budget, Selection, Strategy, select
@@ -184,8 +183,6 @@ class ActiveLearningLoop:
         Returns:
             Where it stands: complete, paused, or what it waits for.
         """
-        from seguq.active.status import status
-
         if until is not None:
             require_count("until", until, 0)
         if not (is_number(enough) and 0 < enough <= 1):
@@ -201,6 +198,8 @@ class ActiveLearningLoop:
                             break
                 except _Waiting as waiting:
                     logger.info("%s", waiting)
+        from seguq.active.status import status
+
         return status(self.folder.path)
 
     def _open(self) -> None:
@@ -350,7 +349,9 @@ class ActiveLearningLoop:
         return load(self.folder.model(number), self._made(number))
 
     def _trainer(self, number: int, training: bool = False) -> Any:
-        made = default_trainer(self.folder.round(number), training) if self.make_trainer is None else self.make_trainer()
+        made = (
+            default_trainer(self.folder.round(number), training) if self.make_trainer is None else self.make_trainer()
+        )
         return checked_trainer(made)
 
     # ---- the steps ----

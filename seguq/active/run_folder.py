@@ -134,7 +134,9 @@ class RunFolder:
         names = [name for name in {**kept, **settings} if kept.get(name) != settings.get(name)]
         if not names:
             return
-        said = "; ".join(f"{name} was {_short(kept.get(name))}, and is {_short(settings.get(name))} now" for name in names)
+        said = "; ".join(
+            f"{name} was {_short(kept.get(name))}, and is {_short(settings.get(name))} now" for name in names
+        )
         advice = (
             f"to go on otherwise, fork it (seguq loop fork --run_dir {self.path} --round {rounds_done - 1} --out NEW) "
             "and run the new folder"
