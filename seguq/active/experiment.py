@@ -129,7 +129,7 @@ class Experiment:
             left = [cell for cell in self._cells() if not self._done(*cell)]
             if not left:
                 return
-            if not any([self._try(*cell) for cell in left]):
+            if not any(self._try(*cell) for cell in left):
                 time.sleep(_PAUSE)  # the others are in work elsewhere, or wait for what is
 
     def points(self) -> list[Point]:
@@ -192,7 +192,7 @@ class Experiment:
     def _work(self, name: str, seed: int) -> None:
         folder, annotator = self._folder(name, seed), self.annotator()
         if name not in (_START, _FULL) and not folder.exists():
-            fork(self._folder(_START, seed), 0, folder, pool=self.pool, classes=annotator.classes)
+            fork(self._folder(_START, seed), 0, folder)
         arm = None if name in (_START, _FULL) else self._arm(name)
         first = Budget(regions=_EVERYTHING) if name == _FULL else self.first
         loop = ActiveLearningLoop(

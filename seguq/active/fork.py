@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from seguq.acquisition import Selection
 from seguq.acquisition.selection import region_key
@@ -15,7 +17,6 @@ from seguq.active.run_folder import RunFolder
 from seguq.core.checks import is_whole
 from seguq.core.errors import UsageError
 from seguq.core.files import TEMPORARY_PREFIX
-from seguq.data import Classes, ImageSource
 from seguq.store.writer import writing
 
 
@@ -23,9 +24,6 @@ def fork(
     run_dir: str | os.PathLike[str],
     round: int,
     out: str | os.PathLike[str],
-    *,
-    pool: ImageSource | str | os.PathLike[str],
-    classes: Classes,
 ) -> None:
     """Copy a run up to and with a round; a loop with that folder and any settings goes on from there.
 
@@ -35,8 +33,6 @@ def fork(
         run_dir: folder of the run; it may be running.
         round: the last round to keep, which has to be complete.
         out: a new folder.
-        pool: its images.
-        classes: of its masks.
 
     Raises:
         UsageError: if the round is not complete, or ``out`` is there already.
@@ -51,14 +47,14 @@ def fork(
         raise UsageError(f"a fork begins after a complete round of {run_dir}, but round {round!r} is none ({complete})")
     if os.path.lexists(target):
         raise UsageError(f"{target} exists already: give a fork another folder")
-    images = ImageSource.of(pool)
+    classes = source.classes()
     with writing("fork"):
         target.parent.mkdir(parents=True, exist_ok=True)
         # a folder of a temporary name, so that half a fork is never taken for one
         made = RunFolder(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
         try:
             events = [event for event in journal.events() if event.round <= round]
-            rows = {}
+            rows: dict[Any, Mapping[str, Any]] = {}
             for number in range(round + 1):
                 shutil.copytree(source.round(number), made.round(number), copy_function=_link)
                 rows |= {region_key(row): row for row in Selection.load(source.selection(number)).rows}
@@ -71,7 +67,7 @@ def fork(
                     if event.event == "answer" and event.round == number
                     for row in event.content["rows"]
                 ]
-                merge(made.masks, made.answers(number), by_image(rows[key] for key in keys), images, classes)
+                merge(made.masks, made.answers(number), by_image(rows[key] for key in keys), classes)
             written = Journal(made.path, write=True)
             for event in events:
                 if not (event.step == "stop" and event.round == round):

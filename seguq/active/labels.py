@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seguq.acquisition.selection import box_of, region_key
+from seguq.acquisition.selection import box_of
 from seguq.annotators import Annotation
 from seguq.core.errors import SeguqError
 from seguq.data import Classes, ImageSource, read_mask
@@ -19,12 +19,6 @@ from seguq.regions.rle import region_mask
 
 Mask = npt.NDArray[np.int64]
 Row = Mapping[str, Any]
-Key = tuple[Any, ...]
-
-
-def key_of(row: Row) -> Key:
-    """What identifies a region within a run: its image, number, and box."""
-    return region_key(row)
 
 
 def area_of(rows: Sequence[Row], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -85,36 +79,36 @@ def clicks_for(mask: Mask, rows: Sequence[Row], ignore_index: int) -> int:
 def add_answer(
     folder: Path, answer: Annotation, mask: Mask, rows: Sequence[Row], images: ImageSource, classes: Classes
 ) -> None:
-    """Write what an answer says of some regions beside what is known of its image in a folder; doing it again is fine."""
+    """Write what an answer says of some regions beside what a folder knows of its image; doing it again is fine."""
     path, size = folder / f"{answer.image_id}.png", images.size(answer.image_id)
-    before = _read(path, size, classes)
+    before = _known(path, size, classes)
     write_mask(path, paste(before, mask, area_of(rows, size)), classes)
 
 
-def merge(masks: Path, answers: Path, rows: Mapping[str, Sequence[Row]], images: ImageSource, classes: Classes) -> None:
+def merge(masks: Path, answers: Path, rows: Mapping[str, Sequence[Row]], classes: Classes) -> None:
     """Put what came back in a round into the masks that are trained on; doing it again changes nothing.
 
     Args:
         masks: folder of all labels so far.
         answers: folder of what came back.
         rows: the regions that were answered, by image.
-        images: the pool.
         classes: of the masks.
     """
     for image_id, answered in rows.items():
-        size = images.size(image_id)
-        new, path = _read(answers / f"{image_id}.png", size, classes, there=True), masks / f"{image_id}.png"
-        write_mask(path, paste(_read(path, size, classes), new, area_of(answered, size)), classes)
+        new, path = read_mask(answers / f"{image_id}.png", classes), masks / f"{image_id}.png"
+        size = new.shape[0], new.shape[1]
+        write_mask(path, paste(_known(path, size, classes), new, area_of(answered, size)), classes)
 
 
-def _read(path: Path, size: tuple[int, int], classes: Classes, there: bool = False) -> Mask:
-    if not there and not path.exists():
+def _known(path: Path, size: tuple[int, int], classes: Classes) -> Mask:
+    """What a file holds; nothing where there is none yet."""
+    if not path.exists():
         return unlabeled(size, classes.ignore_index)
     mask = read_mask(path, classes)
     if mask.shape != size:
         raise SeguqError(
-            f"{path} has {mask.shape[0]} x {mask.shape[1]} pixels, but its image {size[0]} x {size[1]} now: put the image "
-            "back that was there when it was labeled"
+            f"{path} has {mask.shape[0]} x {mask.shape[1]} pixels, but its image {size[0]} x {size[1]} now: put the "
+            "image back that was there when it was labeled"
         )
     return mask
 

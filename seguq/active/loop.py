@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from seguq.acquisition import Budget, Selection, Strategy, select
 from seguq.acquisition.best_of_each_image import BestOfEachImage
 from seguq.acquisition.random_ import Random
+from seguq.acquisition.selection import region_key
 from seguq.active.journal import Journal
 from seguq.active.judge import Judge, Judged
-from seguq.active.labels import Unlabeled, add_answer, by_image, checked, clicks_for, key_of, merge
+from seguq.active.labels import Unlabeled, add_answer, by_image, checked, clicks_for, merge
 from seguq.active.run_folder import RunFolder
 from seguq.active.start import _EveryClassTwice
 from seguq.active.training import (
@@ -234,6 +235,7 @@ class ActiveLearningLoop:
         found: dict[str, Any] = {
             "budget": [item.as_dict() for item in self.budgets],
             "classes": list(self.classes.names),
+            "ignore_index": self.classes.ignore_index,
             "group": self.group if self.group is None or isinstance(self.group, str) else _name_of(self.group),
             "by": None if self.by is None else repr(self.by),
         }
@@ -319,8 +321,8 @@ class ActiveLearningLoop:
         gone = [image_id for image_id in self._sent_in(number).image_ids if image_id not in self.pool]
         if gone:
             raise SeguqError(
-                f"{len(gone)} images that regions were chosen of in round {number} are not in the pool any more, such as "
-                f"{gone[0]!r}: put them back (images without labels may come and go between rounds)"
+                f"{len(gone)} images that regions were chosen of in round {number} are not in the pool any more, such "
+                f"as {gone[0]!r}: put them back (images without labels may come and go between rounds)"
             )
 
     def _labeled(self, number: int) -> Labeled:
@@ -348,11 +350,9 @@ class ActiveLearningLoop:
         """The model of a round."""
         return load(self.folder.model(number), self._made(number))
 
-    def _trainer(self, number: int, training: bool = False) -> Any:
-        made = (
-            default_trainer(self.folder.round(number), training) if self.make_trainer is None else self.make_trainer()
-        )
-        return checked_trainer(made)
+    def _trainer(self, number: int) -> Any:
+        make = self.make_trainer
+        return checked_trainer(default_trainer(self.folder.round(number)) if make is None else make())
 
     # ---- the steps ----
 
@@ -446,33 +446,33 @@ class ActiveLearningLoop:
         open_rows: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         done = {key for keys in self._answered().values() for key in keys}
         for earlier in range(number + 1):
-            rows = {key_of(row): row for row in self._sent_in(earlier).rows}
+            rows = {region_key(row): row for row in self._sent_in(earlier).rows}
             if rows.keys() - done:
                 self.annotator.send(self._sent_in(earlier), self.pool)  # which this process may not have
                 open_rows |= {key: row for key, row in rows.items() if key not in done}
         classes, answers = self.classes, self.folder.answers(number)
         if open_rows:
             for answer in self.annotator.collect():
-                rows = [open_rows[key] for key in map(key_of, answer.rows) if key in open_rows]
+                rows = [open_rows[key] for key in map(region_key, answer.rows) if key in open_rows]
                 if not rows:
                     continue
                 mask = checked(answer, self.pool, classes, self.annotator)
                 add_answer(answers, answer, mask, rows, self.pool, classes)
                 clicks = clicks_for(mask, rows, classes.ignore_index) if answer.clicks is None else answer.clicks
-                boxes = [list(key_of(row)[1:]) for row in rows]
+                boxes = [list(region_key(row)[1:]) for row in rows]
                 self.journal.add(number, "collect", "answer", image_id=answer.image_id, rows=boxes, clicks=int(clicks))
                 for row in rows:
-                    del open_rows[key_of(row)]
+                    del open_rows[region_key(row)]
         answered = self._answered()
         done = {key for keys in answered.values() for key in keys}
         asked = self._sent_in(number).rows
-        back = sum(key_of(row) in done for row in asked)
+        back = sum(region_key(row) in done for row in asked)
         if back < enough * len(asked) or not done:
             raise _Waiting(
                 f"round {number} waits for answers: {back} of {len(asked)} regions are back; run it again when more are"
             )
-        known = {key_of(row): row for selection in self._earlier(number + 1) for row in selection.rows}
-        merge(self.folder.masks, answers, by_image(known[key] for key in answered.get(number, [])), self.pool, classes)
+        known = {region_key(row): row for selection in self._earlier(number + 1) for row in selection.rows}
+        merge(self.folder.masks, answers, by_image(known[key] for key in answered.get(number, [])), classes)
         return {"regions": back}
 
     def _train(self, number: int) -> None:
@@ -481,7 +481,7 @@ class ActiveLearningLoop:
         task = self._made(number)
         if self.fine_tune and number:
             task = load(self.folder.model(number - 1), task)
-        train(self._trainer(number, training=True), task, self.data(labeled), self.folder.model(number))
+        train(self._trainer(number), task, self.data(labeled), self.folder.model(number))
 
     def _calibrate(self, number: int) -> dict[str, Any]:
         task, data = self._trained(number), self.data(self._labeled(number))
@@ -526,7 +526,7 @@ class ActiveLearningLoop:
         """What ``metrics.json`` holds."""
         answered = self._answered(number)
         keys = {key for found in answered.values() for key in found}
-        known = {key_of(row): row for selection in self._earlier(number + 1) for row in selection.rows}
+        known = {region_key(row): row for selection in self._earlier(number + 1) for row in selection.rows}
         clicks = sum(
             event.content["clicks"]
             for event in self.journal.events()
@@ -554,7 +554,7 @@ class ActiveLearningLoop:
             "pool": {"regions": first["regions"], "pixels": first["pixels"], "images": len(self.pool)},
             "selected": {
                 "regions": len(chosen),
-                "answered": sum(key_of(row) in keys for row in chosen.rows),
+                "answered": sum(region_key(row) in keys for row in chosen.rows),
                 "spent": chosen.why["spent"],
                 "budget": chosen.why["budget"],
             },

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seguq.core.errors import UsageError
 from seguq.core.files import write_json
-from seguq.core.reading import mapping, read_json, reading, whole
+from seguq.core.reading import listing, mapping, read_json, reading, text, whole
+from seguq.data import Classes
 
 SETTINGS = "loop.json"
 WRITTEN_BY = "seguq.ActiveLearningLoop"
@@ -95,6 +97,16 @@ class RunFolder:
             if content["forked_from"] is not None:
                 mapping(content["forked_from"], "'forked_from'")
             return content
+
+    def classes(self) -> Classes:
+        """The classes of the masks, in the colors that the settings do not know."""
+        content = self.content()
+        if content is None or content["settings"] is None:
+            raise UsageError(f"{self.path} holds no active-learning loop that was run")
+        with reading(self.settings_file):
+            names = [text(name, "a class") for name in listing(content["settings"]["classes"], "'classes'")]
+            unnamed = Classes.unnamed(len(names), whole(content["settings"]["ignore_index"], "'ignore_index'"))
+            return replace(unnamed, names=tuple(names))
 
     def begin(self, settings: Mapping[str, Any] | None, forked_from: Mapping[str, Any] | None = None) -> None:
         """Write down what a loop is begun with; of a fork that was not run yet there are no settings."""

@@ -1,4 +1,4 @@
-"""What is labeled first, before anything is known: by chance or by features, and every class twice where labels tell."""
+"""What is labeled first, by chance or by features; and every class twice where labels are known."""
 
 from __future__ import annotations
 

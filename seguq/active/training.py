@@ -19,17 +19,25 @@ from seguq.core.lightning import Callback, CSVLogger, RichProgressBar, Trainer, 
 MakeTrainer = Callable[[], Any]
 
 
-def default_trainer(folder: Path, training: bool) -> Any:
-    """A Trainer for those who have none: one epoch, as long as the data say, with its log in the folder."""
-    return Trainer(
-        max_epochs=1,
-        logger=CSVLogger(str(folder), name="logs") if training else False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0 if training else None,  # the round is judged afterwards
-        callbacks=[RichProgressBar()],
-    )
+def default_trainer(folder: Path, **options: Any) -> Any:
+    """A Trainer for those who have none: one epoch, as long as the data say, with its log in the folder.
+
+    Args:
+        folder: where the log goes.
+        **options: of the Trainer, in place of these.
+    """
+    found: dict[str, Any] = {
+        "max_epochs": 1,
+        "logger": CSVLogger(str(folder), name="logs"),
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10,
+        **options,
+    }
+    if found.get("enable_progress_bar") is not False:
+        found["callbacks"] = [*(found.get("callbacks") or []), RichProgressBar()]
+    return Trainer(**found)
 
 
 def checked_trainer(trainer: Any) -> Any:
