@@ -22,7 +22,7 @@ from seguq.data import ImageSource
 from seguq.inference import Estimator
 from seguq.regions import Partition
 
-_START, _FULL = "start", "all"
+_START, FULL = "start", "all"
 _EVERYTHING = 2**40  # regions
 _PAUSE = 5.0  # seconds between two looks at what other processes do
 
@@ -111,10 +111,10 @@ class Experiment:
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         for name in names:
-            if not name or name in (_START, _FULL) or not name.replace("_", "").replace("-", "").isalnum():
+            if not name or name in (_START, FULL) or not name.replace("_", "").replace("-", "").isalnum():
                 raise UsageError(
                     f"the name of a way of choosing is that of a folder, of letters, digits, - and _, and neither "
-                    f"{_START!r} nor {_FULL!r}, but is {name!r}"
+                    f"{_START!r} nor {FULL!r}, but is {name!r}"
                 )
         if len(set(names)) < len(names):
             raise UsageError(f"two ways of choosing have the same name: {', '.join(names)}")
@@ -135,7 +135,7 @@ class Experiment:
     def points(self) -> list[Point]:
         """What was measured so far, by way of choosing, seed and round."""
         found = []
-        for name in (*(arm.name for arm in self.arms), _FULL):
+        for name in (*(arm.name for arm in self.arms), FULL):
             for seed in self.seeds:
                 folder = RunFolder(self._folder(name, seed))
                 number = 0
@@ -152,13 +152,13 @@ class Experiment:
             for arm in self.arms:
                 yield arm.name, seed
             if self.full:
-                yield _FULL, seed
+                yield FULL, seed
 
     def _folder(self, name: str, seed: int) -> Path:
         return self.path / f"seed-{seed:02d}" / name
 
     def _rounds(self, name: str) -> int:
-        return 1 if name in (_START, _FULL) else 1 + len(self._arm(name).budgets)
+        return 1 if name in (_START, FULL) else 1 + len(self._arm(name).budgets)
 
     def _arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -170,7 +170,7 @@ class Experiment:
         """Work at a cell, unless another process does, or it cannot begin yet; whether something was done."""
         if self._done(name, seed):
             return False
-        if name not in (_START, _FULL) and not self._done(_START, seed):
+        if name not in (_START, FULL) and not self._done(_START, seed):
             return False
         mark = self.path / f"seed-{seed:02d}" / f".{name}.lock"
         mark.parent.mkdir(exist_ok=True)
@@ -191,10 +191,10 @@ class Experiment:
 
     def _work(self, name: str, seed: int) -> None:
         folder, annotator = self._folder(name, seed), self.annotator()
-        if name not in (_START, _FULL) and not folder.exists():
+        if name not in (_START, FULL) and not folder.exists():
             fork(self._folder(_START, seed), 0, folder)
-        arm = None if name in (_START, _FULL) else self._arm(name)
-        first = Budget(regions=_EVERYTHING) if name == _FULL else self.first
+        arm = None if name in (_START, FULL) else self._arm(name)
+        first = Budget(regions=_EVERYTHING) if name == FULL else self.first
         loop = ActiveLearningLoop(
             self.make_task,
             self.data,
