@@ -1,23 +1,16 @@
 """The active-learning loop: what it keeps on disk, how it stands, and what came of it."""
 
-from __future__ import annotations
+from seguq.active.events import Event, read_events
+from seguq.active.records import Counts, Interval, Record, read_records
+from seguq.active.status import Status, status
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from seguq.active.records import Record as Record
-    from seguq.active.records import read_records as read_records
-
-# handed on lazily: how a loop stands is asked for without what trains it
-_HOMES = {
-    "Record": "records",
-    "read_records": "records",
-}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"seguq.active.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'seguq.active' has no attribute {name!r}")
+__all__ = [
+    "Counts",
+    "Event",
+    "Interval",
+    "Record",
+    "Status",
+    "read_events",
+    "read_records",
+    "status",
+]
