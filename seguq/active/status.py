@@ -14,6 +14,7 @@ from seguq.acquisition import Selection
 from seguq.active.events import JOURNAL_FILE, STEPS, Event, read_events
 from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Record, read_records, require_run, round_folder
 from seguq.core.errors import SeguqError
+from seguq.core.locks import is_held
 from seguq.core.reading import listing, mapping, read_json, reading, text, whole
 
 SELECTION_FILE, LOOP_FILE = "selection.json", "loop.json"
@@ -31,6 +32,8 @@ class Status:
         step: the step of it that has begun and not ended; None where there is none.
         since: when that has begun, in UTC.
         done: the last step that has ended; None where none has.
+        running: whether a process is at it, as far as locks of files can tell.
+        rounds: how many there are to be; None where the run does not say it.
         asked: regions that the round asks for; 0 before they are chosen.
         answered: how many of these came back.
         images_left: images in which others are.
@@ -46,6 +49,8 @@ class Status:
     step: str | None
     since: datetime | None
     done: str | None
+    running: bool
+    rounds: int | None
     asked: int
     answered: int
     images_left: int
@@ -88,23 +93,23 @@ class Status:
 
     def _now(self) -> str:
         if self.ended is not None:
-            return f"ended after round {self.round}: {self.ended}" if self.round is not None else f"ended: {self.ended}"
+            return f"ended after round {self.records[-1].round if self.records else self.round}: {self.ended}"
         if self.round is None:
             return "has not begun its first round"
         here = f"round {self.round}"
+        at_it = "a process is at it" if self.running else "no process is seen at it: run it again"
         if self.waits:
-            left, images = self.asked - self.answered, _count(self.images_left, "image")
-            return (
-                f"{here} waits for {left} of {_count(self.asked, 'region')} in {images} to come back: run it again then"
-            )
+            left = f"{self.asked - self.answered:,} of {_count(self.asked, 'region')}"
+            return f"{here} waits for {left} in {_count(self.images_left, 'image')} to come back: run it again then"
         if self.step == _WAITS and self.asked:
-            return f"{here} has all of its {_count(self.asked, 'region')} back: run it again to go on"
+            return f"{here} has all of its {_count(self.asked, 'region')} back; {at_it}"
         if self.step is not None and self.since is not None:
-            since = f"{self.step} has begun at {_minute(self.since)} and not ended"
-            return f"{here}: {since}; where no process is at it any more, run it again"
-        if self.done == STEPS[-1]:
-            return f"{here} is closed: run it again to go on"
-        return f"{here}: {self.done} is done; where no process is at it any more, run it again"
+            return f"{here}: {self.step} has begun at {_minute(self.since)} and not ended; {at_it}"
+        if self.done != STEPS[-1]:
+            return f"{here}: {self.done} is done; {at_it}"
+        if self.rounds == self.round + 1:
+            return f"{here} is closed, and was the last of {_count(self.rounds, 'round')}"
+        return f"{here} is closed; {at_it}"
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """A table of the rounds: its columns, and a row for each round that was judged."""
@@ -123,25 +128,29 @@ def status(run_dir: str | os.PathLike[str]) -> Status:
         SeguqError: for a file in it that is damaged.
     """
     folder = require_run(run_dir)
-    forked_from = _forked_from(folder / LOOP_FILE)
+    running, (rounds, forked_from) = is_held(folder), _begun_with(folder / LOOP_FILE)
     events = read_events(folder)  # before the files: what it says that there is, is there by then
     records = read_records(folder)
     if records and not events:
         raise SeguqError(f"{folder / JOURNAL_FILE} is missing or empty, though rounds were judged: bring it back")
     numbers = [event.round for event in events if event.round is not None and event.step != _STOP]
     number = max(numbers, default=records[-1].round if records else None)
+    stops = [event for event in events if (event.step, event.event) == (_STOP, "end")]
+    # a loop that has ended goes on where it is allowed more
+    went_on = bool(stops) and any(event.event == "begin" for event in events[events.index(stops[-1]) :])
     mine = [event for event in events if event.round == number and event.step != _STOP]
     begun, done = _open_steps(mine), [event.step for event in mine if event.event == "end"]
     step = next(reversed(begun), None)
     asked = _asked(folder, number)
-    left = asked - _answered(mine, folder / JOURNAL_FILE)
-    last = events[-1] if events else None
+    left = asked - _answered(events, folder / JOURNAL_FILE)
     return Status(
         run_dir=folder,
         round=number,
         step=step,
         since=None if step is None else begun[step],
         done=done[-1] if done else None,
+        running=running,
+        rounds=rounds,
         asked=len(asked),
         answered=len(asked) - len(left),
         images_left=len({key[0] for key in left}),
@@ -149,8 +158,7 @@ def status(run_dir: str | os.PathLike[str]) -> Status:
         begun=events[0].time if events else None,
         hours=_hours(events),
         forked_from=forked_from,
-        # a loop that has ended goes on where it is allowed more
-        ended=str(last.content.get("why", "")) if last and (last.step, last.event) == (_STOP, "end") else None,
+        ended=str(stops[-1].content.get("why", "")) if stops and not went_on else None,
     )
 
 
@@ -209,15 +217,18 @@ def _open_steps(events: Sequence[Event]) -> dict[str, datetime]:
     return found
 
 
-def _forked_from(path: Path) -> tuple[str, int] | None:
+def _begun_with(path: Path) -> tuple[int | None, tuple[str, int] | None]:
+    """How many rounds there are to be, and what the run was forked from; None where it does not say that."""
     with reading(path):
         content = mapping(read_json(path), "its content")
         whole(content["version"], "version")
-        found = content["forked_from"]
-        if found is None:
-            return None
-        found = mapping(found, "'forked_from'")
-        return text(found["run_dir"], "'run_dir'"), whole(found["round"], "'round'", 0)
+        settings = {} if content["settings"] is None else mapping(content["settings"], "'settings'")
+        budgets = settings.get("budget")  # one a round
+        rounds = len(budgets) if isinstance(budgets, list) else None
+        if content["forked_from"] is None:
+            return rounds, None
+        found = mapping(content["forked_from"], "'forked_from'")
+        return rounds, (text(found["run_dir"], "'run_dir'"), whole(found["round"], "'round'", 0))
 
 
 def _asked(folder: Path, number: int | None) -> set[tuple[Any, ...]]:

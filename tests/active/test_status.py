@@ -9,6 +9,7 @@ import pytest
 
 from seguq.active import read_events, status
 from seguq.core.errors import SeguqError
+from seguq.core.locks import Lock
 from tests.active.runs import STEPS, Run, finished
 
 
@@ -84,7 +85,7 @@ def test_an_answer_to_what_was_not_asked_counts_nothing(run):
 def test_with_all_answers_there_it_waits_no_more(run):
     run.answer(0, run.select(0))
     assert not status(run.folder).waits
-    assert first_line(run) == "round 0 has all of its 9 regions back: run it again to go on"
+    assert first_line(run) == "round 0 has all of its 9 regions back; no process is seen at it: run it again"
 
 
 def test_a_closed_round_says_what_is_labeled_and_what_it_was_worth(run):
@@ -116,6 +117,39 @@ def test_why_it_has_ended_is_said_until_it_goes_on(run):
     assert first_line(run) == "ended after round 0: 1 of 1 rounds is done"
     run.event(1, "score", "begin")
     assert status(run.folder).ended is None
+
+
+def test_an_end_within_a_step_that_then_ends_is_an_end(run):
+    run.whole_round(0)
+    run.step(1, "score")
+    run.event(1, "select", "begin")
+    run.event(0, "stop", "end", {"why": "nothing is left to label within the budget"})
+    run.event(1, "select", "end", {})
+    assert first_line(run) == "ended after round 0: nothing is left to label within the budget"
+
+
+def test_answers_that_come_in_a_later_round_count_for_the_one_that_asked(run):
+    selection = run.select(0)
+    run.answer(0, selection, images=1)
+    run.answer(1, selection)  # an event of round 1
+    assert status(run.folder).round == 1
+    assert (status(run.folder).asked, status(run.folder).answered) == (0, 0)
+    run.select(1)
+    assert status(run.folder).answered == 0
+
+
+def test_whether_a_process_is_at_it_is_said(run):
+    run.event(0, "train", "begin")
+    assert first_line(run).endswith("and not ended; no process is seen at it: run it again")
+    with Lock(run.folder):
+        assert first_line(run).endswith("and not ended; a process is at it")
+
+
+def test_the_last_of_all_rounds_is_called_that(run):
+    run.whole_round(0)
+    path = run.folder / "loop.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": {"budget": [{"regions": 9}]}}))
+    assert first_line(run) == "round 0 is closed, and was the last of 1 round"
 
 
 def test_a_fork_says_of_what(tmp_path):
