@@ -1,28 +1,49 @@
-"""The active-learning loop: what it keeps on disk, how it stands, and what came of it."""
+"""The active-learning loop: what it does, what it keeps on disk, how it stands, and what came of it."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from seguq.active.curve import curve_csv, curve_table, plot_runs
+from seguq.active.events import Event, read_events
+from seguq.active.fork import fork
+from seguq.active.records import Counts, Interval, Record, read_records
+from seguq.active.status import Status, status
+from seguq.active.stopping import Stop
+
 if TYPE_CHECKING:
+    from seguq.active.comparison import Comparison as Comparison
     from seguq.active.experiment import Arm as Arm
     from seguq.active.experiment import Experiment as Experiment
-    from seguq.active.fork import fork as fork
     from seguq.active.loop import ActiveLearningLoop as ActiveLearningLoop
-    from seguq.active.records import Record as Record
-    from seguq.active.records import read_records as read_records
 
-# handed on lazily: how a loop stands is asked for without what trains it
+# handed on lazily: how a loop stands is asked for without Lightning
 _HOMES = {
     "ActiveLearningLoop": "loop",
     "Arm": "experiment",
+    "Comparison": "comparison",
     "Experiment": "experiment",
-    "fork": "fork",
-    "Record": "records",
-    "read_records": "records",
 }
-__all__ = sorted(_HOMES)
+__all__ = [
+    "ActiveLearningLoop",
+    "Arm",
+    "Comparison",
+    "Counts",
+    "Event",
+    "Experiment",
+    "Interval",
+    "Record",
+    "Status",
+    "Stop",
+    "curve_csv",
+    "curve_table",
+    "fork",
+    "plot_runs",
+    "read_events",
+    "read_records",
+    "status",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -55,25 +54,28 @@ def read_events(run_dir: str | os.PathLike[str]) -> list[Event]:
             return []
         with path.open("rb"):  # what the system says of a file is clearer than what SQLite does
             pass
-        with _opened(path) as connection:
-            rows = connection.execute("SELECT time, round, step, event, content FROM events ORDER BY id").fetchall()
-        return [_event(number, row) for number, row in enumerate(rows, 1)]
+        return [_event(number, row) for number, row in enumerate(_rows(path), 1)]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot change anything."""
-    address = path.resolve().as_uri() + "?mode=ro"
-    # beside the journal lies a log of what was written last; where it cannot be made, and is not there, all is in one
-    if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
-        address += "&immutable=1"
-    with closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE)) as connection:
+def _rows(path: Path) -> list[tuple[Any, ...]]:
+    """All lines, read without leaving or changing a file."""
+    log = path.with_name(path.name + "-wal")  # of what was written last; while somebody writes, it is there
+    if not log.exists():
+        with suppress(sqlite3.DatabaseError):
+            rows = _select(path, "immutable=1")  # else SQLite would make a log, of which this user is the owner
+            if not log.exists():
+                return rows
+    return _select(path, "mode=ro")
+
+
+def _select(path: Path, how: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, timeout=_PATIENCE)) as connection:
         try:
-            yield connection
+            if not connection.execute("SELECT name FROM sqlite_master").fetchall():
+                return []  # it was made a moment ago
+            return connection.execute("SELECT time, round, step, event, content FROM events ORDER BY id").fetchall()
         except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                raise ValueError("it has no table 'events'") from error
-            if "locked" in str(error) or "busy" in str(error):
+            if error.args and "locked" in str(error.args[0]):
                 raise SeguqError(f"{path} is in use by another process: try again in a moment") from error
             raise
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from seguq.acquisition import Selection
 from seguq.acquisition.selection import region_key
-from seguq.active.journal import Journal
+from seguq.active.events import read_events
+from seguq.active.journal import Journal, ended
 from seguq.active.labels import by_image, merge
 from seguq.active.run_folder import RunFolder
 from seguq.core.checks import is_whole
@@ -38,11 +39,12 @@ def fork(
         UsageError: if the round is not complete, or ``out`` is there already.
     """
     source, target = RunFolder(run_dir), Path(out)
-    content, journal = source.content(), Journal.open_to_read(run_dir)
+    content = source.content()
     if content is None:
         raise UsageError(f"{run_dir} holds no active-learning loop")
-    if not is_whole(round, 0) or journal.ended(round, "report") is None:
-        done = sum(journal.ended(number, "report") is not None for number in {e.round for e in journal.events()})
+    history = read_events(run_dir)
+    if not is_whole(round, 0) or ended(history, round, "report") is None:
+        done = sum((event.step, event.event) == ("report", "end") for event in history)
         complete = f"the rounds 0 to {done - 1} are" if done else "none is yet"
         raise UsageError(f"a fork begins after a complete round of {run_dir}, but round {round!r} is none ({complete})")
     if os.path.lexists(target):
@@ -53,7 +55,7 @@ def fork(
         # a folder of a temporary name, so that half a fork is never taken for one
         made = RunFolder(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
         try:
-            events = [event for event in journal.events() if event.round <= round]
+            events = [event for event in history if event.round is not None and event.round <= round]
             rows: dict[Any, Mapping[str, Any]] = {}
             for number in range(round + 1):
                 shutil.copytree(source.round(number), made.round(number), copy_function=_link)
@@ -68,7 +70,7 @@ def fork(
                     for row in event.content["rows"]
                 ]
                 merge(made.masks, made.answers(number), by_image(rows[key] for key in keys), classes)
-            written = Journal(made.path, write=True)
+            written = Journal(made.path)
             for event in events:
                 if not (event.step == "stop" and event.round == round):
                     written.copy(event)

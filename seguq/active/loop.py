@@ -12,6 +12,7 @@ from seguq.acquisition import Budget, Selection, Strategy, select
 from seguq.acquisition.best_of_each_image import BestOfEachImage
 from seguq.acquisition.random_ import Random
 from seguq.acquisition.selection import region_key
+from seguq.active.events import STEPS, Event
 from seguq.active.journal import Journal
 from seguq.active.judge import Judge, Judged
 from seguq.active.labels import Unlabeled, add_answer, by_image, checked, clicks_for, merge
@@ -52,9 +53,6 @@ from seguq.store.writer import writing
 if TYPE_CHECKING:
     from seguq.active.status import Status
     from seguq.active.stopping import Stop
-
-STEPS = ("score", "select", "send", "collect", "train", "calibrate", "evaluate", "report")
-"""What a round is made of, in order."""
 
 
 class _Waiting(Exception):
@@ -210,7 +208,7 @@ class ActiveLearningLoop:
         if content is None:
             self.folder.require_free()
             self.folder.begin(settings)
-        self.journal = Journal(self.folder.path, write=True)
+        self.journal = Journal(self.folder.path)
         self._sent: dict[int, Selection] = {}
         self._asked_again = False
         done = sum(self.journal.ended(number, "report") is not None for number in range(self._begun()))
@@ -229,7 +227,7 @@ class ActiveLearningLoop:
 
     def _begun(self) -> int:
         """How many rounds have begun."""
-        return 1 + max((event.round for event in self.journal.events()), default=-1)
+        return 1 + max((event.round for event in self.journal.events() if event.round is not None), default=-1)
 
     def _settings(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -310,11 +308,15 @@ class ActiveLearningLoop:
     def _answered(self, most: int | None = None) -> dict[int, list[tuple[Any, ...]]]:
         """The regions that were answered, by the round in which they were."""
         out: dict[int, list[tuple[Any, ...]]] = {}
-        for event in self.journal.events():
-            if event.event == "answer" and (most is None or event.round <= most):
-                keys = [(event.content["image_id"], *row) for row in event.content["rows"]]
-                out.setdefault(event.round, []).extend(keys)
+        for event in self._answers(most):
+            keys = [(event.content["image_id"], *row) for row in event.content["rows"]]
+            out.setdefault(event.round or 0, []).extend(keys)
         return out
+
+    def _answers(self, most: int | None) -> list[Event]:
+        """What came back up to and with a round."""
+        told = [event for event in self.journal.events() if event.event == "answer"]
+        return [event for event in told if most is None or (event.round or 0) <= most]
 
     def _require_images(self, number: int, begun: int) -> None:
         """Raise where an image of a round is gone that labels are for."""
@@ -527,11 +529,7 @@ class ActiveLearningLoop:
         answered = self._answered(number)
         keys = {key for found in answered.values() for key in found}
         known = {region_key(row): row for selection in self._earlier(number + 1) for row in selection.rows}
-        clicks = sum(
-            event.content["clicks"]
-            for event in self.journal.events()
-            if event.event == "answer" and event.round <= number
-        )
+        clicks = sum(event.content["clicks"] for event in self._answers(number))
         chosen = self._sent_in(number)
         judged = self._judged(number)
         first = self.journal.ended(0, "score") or {}

@@ -16,6 +16,9 @@ from seguq.core.reading import mapping, number, read_json, reading, text, whole
 MAIN_METRIC = "miou"
 """The metric that a loop is judged by."""
 
+METRIC_NAMES = {"miou": "mean IoU", "accuracy": "pixel accuracy", "ece": "ECE", "nll": "NLL"}
+"""What the metrics are called before people."""
+
 METRICS_FILE = "metrics.json"
 _VERSION = 1
 _FOLDER = re.compile(r"round-(\d{2,9})")
@@ -166,12 +169,11 @@ def read_records(run_dir: str | os.PathLike[str]) -> list[Record]:
     judged = [i for i in begun if (round_folder(folder, i) / METRICS_FILE).exists()]
     records = []
     for i, found in enumerate(judged):
+        path = round_folder(folder, i) / METRICS_FILE
         if found != i:
             raise SeguqError(
-                f"{round_folder(folder, i) / METRICS_FILE} is missing, though round {found} has its own: bring it back, "
-                "or begin anew in another folder"
+                f"{path} is missing, though round {found} has its own: bring it back, or begin anew in another folder"
             )
-        path = round_folder(folder, i) / METRICS_FILE
         record = Record.read(path)
         if record.round != i:
             raise SeguqError(f"{path} is of round {record.round}: it was copied or moved from there")

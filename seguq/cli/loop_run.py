@@ -124,7 +124,7 @@ def task_maker(options: Mapping[str, Any]) -> Callable[[], SegmentationTask]:
 
     def make() -> SegmentationTask:
         # faster on most processors, and the results are the same
-        return SegmentationTask(**options).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return SegmentationTask(**options).to(memory_format=torch.channels_last)
 
     return make
 
@@ -138,7 +138,7 @@ def data_maker(options: Mapping[str, Any]) -> Callable[[Any], LabeledData]:
 
 def trainer_maker(options: Mapping[str, Any], folder: Path) -> Callable[[], Any]:
     """What makes the Trainer of each step, its callbacks and loggers anew each time."""
-    from jsonargparse import ArgumentParser  # type: ignore[attr-defined]
+    from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)

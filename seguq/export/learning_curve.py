@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":")
+_OPACITY = 0.16  # of a band; less where many lie over each other
 _DECADE = 10.0
 _LONGEST = 40  # characters of a name
 
@@ -97,7 +98,7 @@ def learning_curve(
     axes: Any = figure.add_subplot()
     entries: list[tuple[float, Any, str]] = []
     for i, (curve, (x, value, low, high)) in enumerate(zip(curves, arrays, strict=True)):
-        line = _draw(axes, i, x, value, low, high)
+        line = _draw(axes, i, x, value, low, high, min(_OPACITY, 4 * _OPACITY / len(curves)))
         known = value[np.isfinite(value)]
         entries.append((known[-1] if len(known) else -np.inf, line, _short(curve.name)))
     if reference is not None:
@@ -128,14 +129,14 @@ def learning_curve(
     return figure
 
 
-def _draw(axes: Any, i: int, x: Floats, value: Floats, low: Floats, high: Floats) -> Any:
+def _draw(axes: Any, i: int, x: Floats, value: Floats, low: Floats, high: Floats, opacity: float) -> Any:
     """One curve; gives its line for the legend."""
     color = _COLORS[i % len(_COLORS)]
     style = _LINES[i // len(_COLORS) % len(_LINES)]
     marker = _MARKERS[i % len(_MARKERS)]
     known = np.isfinite(value)
     inside = np.isfinite(low) & np.isfinite(high)
-    axes.fill_between(x, low, high, where=inside, color=color, alpha=0.16, linewidth=0, zorder=1)
+    axes.fill_between(x, low, high, where=inside, color=color, alpha=opacity, linewidth=0, zorder=1)
     beside = np.pad(inside, 1)
     alone = inside & ~beside[:-2] & ~beside[2:]  # a band has no width at one point
     axes.vlines(x[alone], low[alone], high[alone], color=color, alpha=0.6, linewidth=2, zorder=1)

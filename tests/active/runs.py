@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Run:
         folder.mkdir(parents=True)
         content = {"version": 1, "written_by": "seguq.ActiveLearningLoop", "settings": {"seed": seed}}
         (folder / "loop.json").write_text(json.dumps(content | {"forked_from": forked_from}))
-        with self.connection() as journal:
+        with closing(self.connection()) as journal, journal:
             journal.execute("PRAGMA journal_mode=WAL")
             journal.execute(
                 "CREATE TABLE events(id INTEGER PRIMARY KEY, time TEXT, round INTEGER, step TEXT, event TEXT, "
@@ -63,10 +64,8 @@ class Run:
         """Write a line of the journal, so many minutes after the last."""
         self.now += timedelta(minutes=minutes)
         row = (self.now.isoformat(), number, step, event, json.dumps(content))
-        connection = self.connection()
-        with connection:
-            connection.execute("INSERT INTO events(time, round, step, event, content) VALUES (?, ?, ?, ?, ?)", row)
-        connection.close()
+        with closing(self.connection()) as journal, journal:
+            journal.execute("INSERT INTO events(time, round, step, event, content) VALUES (?, ?, ?, ?, ?)", row)
 
     def step(self, number: int, step: str, minutes: float = 1) -> None:
         self.event(number, step, "begin", minutes=0)
