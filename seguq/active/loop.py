@@ -448,10 +448,10 @@ class ActiveLearningLoop:
         open_rows: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         done = {key for keys in self._answered().values() for key in keys}
         for earlier in range(number + 1):
-            rows = {region_key(row): row for row in self._sent_in(earlier).rows}
-            if rows.keys() - done:
+            sent = {region_key(row): row for row in self._sent_in(earlier).rows}
+            if sent.keys() - done:
                 self.annotator.send(self._sent_in(earlier), self.pool)  # which this process may not have
-                open_rows |= {key: row for key, row in rows.items() if key not in done}
+                open_rows |= {key: row for key, row in sent.items() if key not in done}
         classes, answers = self.classes, self.folder.answers(number)
         if open_rows:
             for answer in self.annotator.collect():
