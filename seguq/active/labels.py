@@ -14,7 +14,6 @@ from seguq.active.events import Event
 from seguq.annotators import Annotation
 from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError
-from seguq.core.reading import reading
 from seguq.data import Classes, ImageSource, read_mask
 from seguq.data.partial_masks import paste, unlabeled, write_mask
 from seguq.regions.polygons import PIXEL_CLICKS, border_clicks
@@ -105,8 +104,7 @@ def merge(masks: Path, parts: Sequence[tuple[Path, Mapping[str, Sequence[Row]]]]
         for answers, rows in parts:
             if image_id not in rows:
                 continue
-            with reading(path := answers / f"{image_id}.png", advice="put a copy of it back"):
-                new = read_mask(path, classes)
+            new = read_mask(answers / f"{image_id}.png", classes)
             size = new.shape[0], new.shape[1]
             merged = unlabeled(size, classes.ignore_index) if merged is None else merged
             merged = paste(merged, new, area_of(rows[image_id], size))
@@ -118,8 +116,7 @@ def _known(path: Path, size: tuple[int, int], classes: Classes) -> Mask:
     """What a file holds; nothing where there is none yet."""
     if not path.exists():
         return unlabeled(size, classes.ignore_index)
-    with reading(path, advice="put a copy of it back"):
-        mask: Mask = read_mask(path, classes)
+    mask = read_mask(path, classes)
     if mask.shape != size:
         raise SeguqError(
             f"{path} has {mask.shape[0]} x {mask.shape[1]} pixels, but its image {size[0]} x {size[1]} now: put the "

@@ -287,7 +287,7 @@ class ActiveLearningLoop:
 
         assert self.stop is not None
         records = [record for record in read_records(self.folder.path) if record.round <= number]
-        return self.stop.reason(records, lambda now, since: gain(self.folder.path, now, since))
+        return self.stop.reason(records, self._gain)
 
     def _round(self, number: int, enough: float) -> bool:
         """One round, from where it stands; False where nothing is left to choose."""
@@ -613,8 +613,7 @@ class ActiveLearningLoop:
         chosen = self._sent_in(number)
         judged = self._judged(number)
         pool = self.journal.ended(number, "score") or {}
-        since = number - 1 if number and judged is not None else None
-        change = None if since is None else gain(self.folder.path, number, since)
+        change = self._gain(number, number - 1) if number else None
         return {
             "version": 1,
             "round": number,
@@ -622,7 +621,7 @@ class ActiveLearningLoop:
             "images": 0 if judged is None else judged.images,
             "groups": 0 if judged is None else judged.groups,
             "metrics": {} if judged is None else _finite(judged.values()),
-            "gain": None if change is None else {**_finite({"miou": _as_dict(change)}), "since": since},
+            "gain": None if change is None else {**_finite({"miou": _as_dict(change)}), "since": number - 1},
             "labeled": {
                 "regions": len(keys),
                 "pixels": sum(int(sent[key]["area"]) for key in keys),
@@ -647,20 +646,15 @@ class ActiveLearningLoop:
         told = self.journal.ended(number, "evaluate")
         return None if told is None or told["split"] is None else Judged(self.folder.states(number))
 
+    def _gain(self, number: int, since: int) -> tuple[float, float, float] | None:
+        """The main metric of a round minus that of an earlier one on the same images, and the interval of the pair.
 
-def gain(run_dir: str | os.PathLike[str], number: int, since: int) -> tuple[float, float, float] | None:
-    """The main metric of a round minus that of an earlier one on the same images, and the interval of the pair.
-
-    Returns:
-        Value, low and high; None where either round was not judged.
-    """
-    folder = RunFolder(run_dir)
-    paths = [folder.states(number), folder.states(since)]
-    if not all(path.exists() for path in paths):
-        return None
-    now, before = map(Judged, paths)
-    found = now.gain(before)
-    return None if found is None else (found["value"], found["low"], found["high"])
+        Returns:
+            Value, low and high; None where either round was not judged, or they were on other images.
+        """
+        now, before = self._judged(number), self._judged(since)
+        found = None if now is None or before is None else now.gain(before)
+        return None if found is None else (found["value"], found["low"], found["high"])
 
 
 def _as_dict(change: tuple[float, float, float]) -> dict[str, float]:
