@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -76,6 +77,7 @@ class _Judging(Run):
         self.classes = 0
         self.metrics: dict[str, BootstrapMetric] = {}
         self.groups: set[str] = set()
+        self.names: set[str] = set()
         self.images = 0
 
     def look(self, step: Step, dataloader: int) -> None:
@@ -98,6 +100,7 @@ class _Judging(Run):
         self.metrics["ece"].update(maps.probs, step.mask, group=groups)
         self.metrics["nll"].update(step.logits_of(self.calibrator), step.mask, group=groups)
         self.groups.update(groups)
+        self.names.update(step.ids)
         self.images += len(step.ids)
 
     def _begin(self, classes: int, device: Any) -> None:
@@ -107,7 +110,7 @@ class _Judging(Run):
             self.metrics = {name: metric.to(device) for name, metric in made.items()}
 
     def close(self) -> None:
-        trainer, device, groups = self.trainer, self.module.device, len(self.groups)
+        trainer, device, groups, names = self.trainer, self.module.device, self.groups, self.names
         if trainer.world_size > 1:
             told = torch.tensor([self.classes, self.images], device=device)
             everywhere = self.module.all_gather(told).reshape(-1, 2)
@@ -115,8 +118,8 @@ class _Judging(Run):
             if self.images:
                 self._begin(int(everywhere[:, 0].max()), device)
             found: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(found, self.groups)
-            groups = len(set().union(*found))
+            torch.distributed.all_gather_object(found, (self.groups, self.names))
+            groups, names = (set().union(*parts) for parts in zip(*found, strict=True))
         states: dict[str, Any] = {}
         for name, metric in self.metrics.items():
             metric.persistent(True)
@@ -126,7 +129,8 @@ class _Judging(Run):
             "version": 1,
             "split": {"validate": "val", "test": "test"}[self.stage],
             "images": self.images,
-            "groups": groups,
+            "groups": len(groups),
+            "names": sha256("\n".join(sorted(names)).encode(errors="surrogatepass")).hexdigest(),
             "num_classes": self.classes,
             "ignore_index": self.callback.ignore_index,
             "states": states,
@@ -141,6 +145,7 @@ class Judged:
         split: ``"test"`` or ``"val"``.
         images: how many images were looked at.
         groups: how many groups they are of.
+        names: a hash of their ids.
         metrics: by name.
 
     Args:
@@ -155,6 +160,7 @@ class Judged:
         with reading(path):
             self.split = text(content["split"], "'split'")
             self.images, self.groups = whole(content["images"], "'images'", 0), whole(content["groups"], "'groups'", 0)
+            self.names = content.get("names")
             states = mapping(content["states"], "'states'")
             self.metrics: dict[str, BootstrapMetric] = {}
             if states:
@@ -174,8 +180,8 @@ class Judged:
         return found
 
     def gain(self, before: Judged, name: str = MAIN) -> dict[str, float] | None:
-        """A metric minus that of an earlier round, with the interval of the pair; None where there is none."""
-        if name not in self.metrics or name not in before.metrics or self.images != before.images:
+        """A metric minus that of an earlier round, with the interval of the pair; None if on other images."""
+        if name not in self.metrics or name not in before.metrics or self.names != before.names:
             return None
         value, (low, high) = self.metrics[name].compute_difference(before.metrics[name])
         return _numbers(value, low, high)

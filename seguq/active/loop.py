@@ -55,7 +55,6 @@ from seguq.regions import Grid, Partition, RegionTable, cached
 from seguq.regions.columns import COLUMNS
 from seguq.regions.scored_by import By, scores_named
 from seguq.regions.table import SCHEMA
-from seguq.store.writer import writing
 
 if TYPE_CHECKING:
     from seguq.active.status import Status
@@ -203,7 +202,7 @@ class ActiveLearningLoop:
         if not (is_number(enough) and 0 < enough <= 1):
             raise UsageError(f"enough must be a share above 0, up to 1, but is {enough!r}")
         quiet()
-        with writing("the active-learning loop"):
+        with self.folder.writing():
             self.folder.path.mkdir(parents=True, exist_ok=True)
             with Lock(self.folder.path, alone=True):
                 self._open()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import write_json
 from seguq.core.reading import listing, mapping, read_json, reading, text, whole
 from seguq.data import Classes
+from seguq.store.writer import writing
 
 SETTINGS = "loop.json"
 WRITTEN_BY = "seguq.ActiveLearningLoop"
 _VERSION = 1
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class RunFolder:
@@ -74,6 +78,23 @@ class RunFolder:
     def page(self, number: int) -> Path:
         """The page of a round."""
         return self.round(number) / "page.html"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say in one sentence what cannot be written; other errors of the system, as of a server, stay as they are.
+
+        Raises:
+            SeguqError: for a full disk, and for a file in the folder.
+        """
+        try:
+            yield
+        except OSError as error:
+            name = error.filename
+            ours = isinstance(name, str) and Path(name).absolute().is_relative_to(self.path.absolute())
+            if not ours and error.errno not in _DISK:
+                raise
+            with writing("the active-learning loop"):
+                raise
 
     # ---- settings ----
 
