@@ -68,7 +68,8 @@ def fork(
             for event in events:
                 if not (event.step == "stop" and event.round == round):
                     written.copy(event)
-            made.begin(None, {"run_dir": str(Path(run_dir).resolve()), "round": round})
+            origin = {"run_dir": str(Path(run_dir).resolve()), "round": round}
+            made.begin(None, {**origin, "classes": list(classes.names), "ignore_index": classes.ignore_index})
             made.path.chmod(source.path.stat().st_mode)
             made.path.rename(target)
         finally:

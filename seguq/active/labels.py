@@ -65,7 +65,7 @@ def checked(answer: Annotation, images: ImageSource, classes: Classes, annotator
 def clicks_for(mask: Mask, rows: Sequence[Row], ignore_index: int) -> int:
     """The clicks that it takes to draw what an answer says in some regions, and to name a class of each.
 
-    See `seguq.regions.polygons.border_clicks`; what nobody can tell has no border.
+    See `seguq.regions.polygons.border_clicks`; what nobody can tell is not outlined by itself.
     """
     total = 0
     for row in rows:

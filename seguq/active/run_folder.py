@@ -127,11 +127,12 @@ class RunFolder:
     def classes(self) -> Classes:
         """The classes of the masks, in the colors that the settings do not know."""
         content = self.content()
-        if content is None or content["settings"] is None:
-            raise UsageError(f"{self.path} holds no active-learning loop that was run")
+        if content is None:
+            raise UsageError(f"{self.path} holds no active-learning loop")
         with reading(self.settings_file):
-            names = [text(name, "a class") for name in listing(content["settings"]["classes"], "'classes'")]
-            unnamed = Classes.unnamed(len(names), whole(content["settings"]["ignore_index"], "'ignore_index'"))
+            said = content["settings"] or content["forked_from"]  # a fork that was not run has no settings yet
+            names = [text(name, "a class") for name in listing(said["classes"], "'classes'")]
+            unnamed = Classes.unnamed(len(names), whole(said["ignore_index"], "'ignore_index'"))
             return replace(unnamed, names=tuple(names))
 
     def begin(self, settings: Mapping[str, Any] | None, forked_from: Mapping[str, Any] | None = None) -> None:
