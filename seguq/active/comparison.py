@@ -156,7 +156,7 @@ def _half(values: Floats) -> Floats:
     n = len(values)
     if n < 2:
         return np.full(values.shape[1], math.nan)
-    quantile = _T[n - 2] if n - 2 < len(_T) else 1.96
+    quantile = _T[min(n - 2, len(_T) - 1)]  # of more seeds a little too wide
     half: Floats = quantile * values.std(0, ddof=1) / math.sqrt(n)
     return half
 

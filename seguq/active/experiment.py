@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from seguq.acquisition import Budget, Strategy
+from seguq.active.events import read_events
 from seguq.active.fork import fork
+from seguq.active.journal import ended
 from seguq.active.loop import ActiveLearningLoop
 from seguq.active.run_folder import RunFolder
 from seguq.annotators import Annotator
@@ -123,8 +125,15 @@ class Experiment:
         self.path = Path(self.folder)
 
     def run(self) -> None:
-        """Go through all cells, those of the first seed first."""
+        """Go through all cells, those of the first seed first.
+
+        Raises:
+            UsageError: where a cell was begun with other settings, also one that is complete.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        for cell in self._cells():
+            if self._done(*cell):
+                self._loop(*cell).check()
         while True:
             left = [cell for cell in self._cells() if not self._done(*cell)]
             if not left:
@@ -164,7 +173,7 @@ class Experiment:
         return next(arm for arm in self.arms if arm.name == name)
 
     def _done(self, name: str, seed: int) -> bool:
-        return RunFolder(self._folder(name, seed)).metrics(self._rounds(name) - 1).exists()
+        return ended(read_events(self._folder(name, seed)), self._rounds(name) - 1, "report") is not None
 
     def _try(self, name: str, seed: int) -> bool:
         """Work at a cell, unless another process does, or it cannot begin yet; whether something was done."""
@@ -190,34 +199,37 @@ class Experiment:
         return True
 
     def _work(self, name: str, seed: int) -> None:
-        folder, annotator = self._folder(name, seed), self.annotator()
+        folder = self._folder(name, seed)
         if name not in (_START, FULL) and not folder.exists():
             fork(self._folder(_START, seed), 0, folder)
-        arm = None if name in (_START, FULL) else self._arm(name)
-        first = Budget(regions=_EVERYTHING) if name == FULL else self.first
-        loop = ActiveLearningLoop(
-            self.make_task,
-            self.data,
-            pool=self.pool,
-            annotator=annotator,
-            estimator=None if arm is None else arm.estimator,
-            partition=self.partition if arm is None or arm.partition is None else arm.partition,
-            strategy=None if arm is None else arm.strategy,
-            budget=[first, *(() if arm is None else arm.budgets)],
-            rounds=self._rounds(name),
-            run_dir=folder,
-            calibrator=None,
-            trainer=self.trainer,
-            seed=seed,
-            by=None if arm is None else arm.by,
-            settings=self.settings,
-        )
+        loop = self._loop(name, seed)
         loop.run()
         if not self._done(name, seed):
             raise SeguqError(f"{folder} has ended before its last round: {name!r} asks for more than the pool holds")
         if name != _START:  # of models only what was measured is of use
             for number in range(self._rounds(name)):
                 loop.folder.model(number).unlink(missing_ok=True)
+
+    def _loop(self, name: str, seed: int) -> ActiveLearningLoop:
+        arm = None if name in (_START, FULL) else self._arm(name)
+        first = Budget(regions=_EVERYTHING) if name == FULL else self.first
+        return ActiveLearningLoop(
+            self.make_task,
+            self.data,
+            pool=self.pool,
+            annotator=self.annotator(),
+            estimator=None if arm is None else arm.estimator,
+            partition=self.partition if arm is None or arm.partition is None else arm.partition,
+            strategy=None if arm is None else arm.strategy,
+            budget=[first, *(() if arm is None else arm.budgets)],
+            rounds=self._rounds(name),
+            run_dir=self._folder(name, seed),
+            calibrator=None,
+            trainer=self.trainer,
+            seed=seed,
+            by=None if arm is None else arm.by,
+            settings=self.settings,
+        )
 
 
 def _point(name: str, seed: int, path: Path) -> Point:

@@ -226,18 +226,30 @@ class ActiveLearningLoop:
         self.journal = Journal(self.folder.path)
         self._sent: dict[int, Selection] = {}
         begun = self._begun()
-        done = sum(self.journal.ended(number, "report") is not None for number in range(begun))
-        if content is not None and content["settings"] is None:  # a fork
+        if content is not None and content["settings"] is not None:
+            self._require_same(content["settings"])
+        if content is not None and content["settings"] != settings:  # a fork, or rounds that have not begun
             self.folder.begin(settings, content["forked_from"])
-        elif content is not None:
-            kept = dict(content["settings"])
-            same = {**settings, "budget": settings["budget"][:begun]}
-            self.folder.require_same({**kept, "budget": kept["budget"][:begun]}, same, done)
-            if kept != settings:  # rounds that have not begun
-                self.folder.begin(settings, content["forked_from"])
         for number in range(begun):
             if self.journal.ended(number, "select") is not None:
                 self._require_images(number)
+
+    def check(self) -> None:
+        """Raise where `run` would, for a folder that was begun with other settings; nothing is changed or waited for.
+
+        Raises:
+            UsageError: saying what differs.
+        """
+        content = self.folder.content()
+        if content is not None and content["settings"] is not None:
+            self._require_same(content["settings"])
+
+    def _require_same(self, kept: Mapping[str, Any]) -> None:
+        events = read_events(self.folder.path)
+        begun = 1 + max((event.round for event in events if event.round is not None), default=-1)
+        done = sum((event.step, event.event) == ("report", "end") for event in events)
+        same = {**self.settings, "budget": self.settings["budget"][:begun]}
+        self.folder.require_same({**kept, "budget": kept["budget"][:begun]}, same, done)
 
     def _begun(self) -> int:
         """How many rounds have begun."""
