@@ -222,8 +222,10 @@ class ActiveLearningLoop:
             self.folder.require_free()
             self.folder.begin(settings)
         remove_leftovers(self.folder.path, below=True)
-        self.folder.require_known(read_events(self.folder.path))
+        if not self.folder.journal.exists():
+            self.folder.require_known([])  # before an empty one is made
         self.journal = Journal(self.folder.path)
+        self.folder.require_known(self.journal.events())
         self._sent: dict[int, Selection] = {}
         begun = self._begun()
         if content is not None and content["settings"] is not None:

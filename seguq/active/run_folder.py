@@ -47,6 +47,11 @@ class RunFolder:
         """Regions of images, where they follow from the image alone."""
         return self.path / "partitions"
 
+    @property
+    def journal(self) -> Path:
+        """What was done."""
+        return self.path / JOURNAL_FILE
+
     def pool(self, number: int) -> Path:
         """The images that a round has chosen from, with their sizes."""
         return self.round(number) / "pool.json"
@@ -169,7 +174,7 @@ class RunFolder:
         for path in sorted(self.path.glob("round-*")):
             if path not in known and any(path.iterdir()):
                 raise SeguqError(
-                    f"{self.path / JOURNAL_FILE} knows nothing of {path.name}, and without it nobody knows what was "
+                    f"{self.journal} knows nothing of {path.name}, and without it nobody knows what was "
                     "done in this folder: put it back as it was, or begin another run_dir"
                 )
 
