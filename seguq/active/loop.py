@@ -75,7 +75,8 @@ class ActiveLearningLoop:
 
     It stands outside of Trainers: each step makes its own by ``trainer()``, with whatever callbacks and loggers that
     gives it. A training that was killed is begun anew. In several processes by a strategy that lets one process start
-    the others (``ddp_spawn``, ``ddp_fork``).
+    the others: ``ddp_fork`` on the CPU, ``ddp_spawn`` anywhere, for which the classes of the module and of the data
+    have to stand at the top of a file that can be imported, as processes that are spawned look for them there.
 
     Args:
         make_task: makes the LightningModule; called anew in each round, under the seed of that round. What differs

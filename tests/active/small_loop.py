@@ -54,8 +54,8 @@ def write_image(root: Path, split: str, image_id: str, seed: int, size: int = SI
         cv2.imwrite(str(path), content)
 
 
-def make_module(package: Any = pytorch_lightning, form: str = "dict") -> Any:
-    """A foreign LightningModule of either name of Lightning."""
+def _kind(package: Any) -> Any:
+    """The class of a foreign LightningModule of either name of Lightning."""
 
     class Small(package.LightningModule):
         def __init__(self) -> None:
@@ -67,7 +67,7 @@ def make_module(package: Any = pytorch_lightning, form: str = "dict") -> Any:
             return self.head(self.encoder(images))
 
         def _loss(self, batch: Any) -> Any:
-            images, masks = (batch["image"], batch["mask"]) if form == "dict" else batch[:2]
+            images, masks = (batch["image"], batch["mask"]) if isinstance(batch, dict) else batch
             return functional.cross_entropy(self(images), masks.long(), ignore_index=IGNORED)
 
         def training_step(self, batch: Any, number: int) -> Any:
@@ -82,7 +82,16 @@ def make_module(package: Any = pytorch_lightning, form: str = "dict") -> Any:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.5)
 
-    return Small()
+    return Small
+
+
+Small = _kind(pytorch_lightning)
+Small.__qualname__ = "Small"  # by which a spawned process finds it
+
+
+def make_module(package: Any = pytorch_lightning) -> Any:
+    """A foreign LightningModule of either name of Lightning."""
+    return Small() if package is pytorch_lightning else _kind(package)()
 
 
 def make_trainer(**options: Any) -> Any:

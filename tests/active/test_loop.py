@@ -247,7 +247,7 @@ def test_a_foreign_module_of_either_name_with_tuples_and_its_own_trainer(root, r
     make_loop(
         root,
         tmp_path / "run",
-        make_task=lambda: make_module(package, "tuple"),
+        make_task=lambda: make_module(package),
         data=lambda labeled: tuples(package, labeled, root),
         trainer=trainer,
         calibrator=None,
@@ -257,6 +257,12 @@ def test_a_foreign_module_of_either_name_with_tuples_and_its_own_trainer(root, r
     assert rows_of(tmp_path / "run", 0) == rows_of(run_dir, 0)
     ours, theirs = weights(run_dir, 0), weights(tmp_path / "run", 0)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)  # the same batches, in the same order
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "auto"])
+def test_a_trainer_that_starts_the_script_again_is_refused(root, tmp_path, strategy):
+    with pytest.raises(UsageError, match="ddp_spawn"):
+        make_loop(root, tmp_path / "run", trainer=lambda: make_trainer(devices=2, strategy=strategy)).run()
 
 
 def test_a_trainer_of_the_other_package_is_refused(root, tmp_path):
