@@ -223,8 +223,8 @@ class ActiveLearningLoop:
             self.folder.require_free()
             self.folder.begin(settings)
         remove_leftovers(self.folder.path, below=True)
-        if not self.folder.journal.exists():
-            self.folder.require_known([])  # before an empty one is made
+        if not self.folder.journal.exists() or not self.folder.journal.stat().st_size:
+            self.folder.require_known([])  # before one without events is made
         self.journal = Journal(self.folder.path)
         self.folder.require_known(self.journal.events())
         self._sent: dict[int, Selection] = {}

@@ -1,4 +1,4 @@
-"""A loop whose Trainers are of two processes: ``python -m tests.active.processes_script DATA RUN_DIR STRATEGY ROUNDS``."""
+"""A loop whose Trainers are of two processes: ``python -m tests.active.processes_script DATA RUN_DIR WAY ROUNDS``."""
 
 from __future__ import annotations
 
