@@ -142,15 +142,17 @@ class ActiveLearningLoop:
             )
         if not is_whole(seed):
             raise UsageError(f"seed must be a whole number, but is {seed!r}")
-        for name, value, kind in (
-            ("annotator", annotator, Annotator),
-            ("estimator", estimator, Estimator),
-            ("partition", partition, Partition),
-            ("strategy", strategy, Strategy),
-            ("start", start, Strategy),
-        ):
-            if not (isinstance(value, kind) or (value is None and name != "annotator")):
-                raise UsageError(f"{name} must be {_article(kind.__name__)} (seguq.{_HOMES[name]}), but is {value!r}")
+        if not isinstance(annotator, Annotator):
+            raise UsageError(f"annotator must be an Annotator (seguq.annotators), but is {annotator!r}")
+        kinds: dict[str, tuple[Any, type[Any], str]] = {
+            "estimator": (estimator, Estimator, "inference"),
+            "partition": (partition, Partition, "regions"),
+            "strategy": (strategy, Strategy, "acquisition"),
+            "start": (start, Strategy, "acquisition"),
+        }
+        for name, (given, kind, home) in kinds.items():
+            if not (given is None or isinstance(given, kind)):
+                raise UsageError(f"{name} must be a {kind.__name__} (seguq.{home}) or None, but is {given!r}")
         if estimator is not None and not estimator.unbound:
             raise UsageError(f"{estimator!r} has a model, but each round trains its own: make it without one")
         if calibrator is not None:
@@ -593,19 +595,6 @@ def _finite(values: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, fl
         name: {key: number if number == number else None for key, number in item.items()}
         for name, item in values.items()
     }
-
-
-_HOMES = {
-    "annotator": "annotators",
-    "estimator": "inference",
-    "partition": "regions",
-    "strategy": "acquisition",
-    "start": "acquisition",
-}
-
-
-def _article(name: str) -> str:
-    return f"an {name}" if name[0] in "AEIO" else f"a {name}"
 
 
 def _name_of(function: Any) -> str:

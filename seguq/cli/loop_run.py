@@ -136,8 +136,13 @@ def data_maker(options: Mapping[str, Any]) -> Callable[[Any], LabeledData]:
     return lambda labeled: LabeledData(labeled, **options)
 
 
-def trainer_maker(options: Mapping[str, Any], folder: Path) -> Callable[[], Any]:
-    """What makes the Trainer of each step, its callbacks and loggers anew each time."""
+def trainer_maker(options: Mapping[str, Any], folder: Path | None) -> Callable[[], Any]:
+    """What makes the Trainer of each step, its callbacks and loggers anew each time.
+
+    Args:
+        options: of the Trainer.
+        folder: for its log; None: no log unless the options say so.
+    """
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)

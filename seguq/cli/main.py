@@ -24,6 +24,7 @@ _COMMANDS = {
     "predict": "uncertainty maps and pictures for any folder of images",
     "score": "from maps to a table of scored regions",
     "select": "from scores to the list of regions to label next",
+    "benchmark": "compare ways of choosing what to label, on a data set with all labels",
 }
 _MODULES = {"demo": "seguq.demo.run"}  # it stands above the command line, whose commands it calls
 _TAKES_LESS = {
@@ -33,6 +34,7 @@ _TAKES_LESS = {
     "predict": "pass a smaller --batch_size, a --size, fewer --measures, or fewer --num_workers",
     "score": "predict with fewer --measures and without --save_probs",
     "select": "leave --predictions out, so that nothing is drawn",
+    "benchmark": "pass a smaller --data.batch_size, a --data.crop, or fewer --data.num_workers",
 }
 _DEBUG, _IMPORT = "--debug", "--import"
 
