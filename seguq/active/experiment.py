@@ -23,7 +23,6 @@ from seguq.inference import Estimator
 from seguq.regions import Partition
 
 _START, FULL = "start", "all"
-_EVERYTHING = 2**40  # regions
 _PAUSE = 5.0  # seconds between two looks at what other processes do
 
 
@@ -194,7 +193,7 @@ class Experiment:
         if name not in (_START, FULL) and not folder.exists():
             fork(self._folder(_START, seed), 0, folder)
         arm = None if name in (_START, FULL) else self._arm(name)
-        first = Budget(regions=_EVERYTHING) if name == FULL else self.first
+        first = Budget(images=len(self.pool)) if name == FULL else self.first
         loop = ActiveLearningLoop(
             self.make_task,
             self.data,

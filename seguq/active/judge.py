@@ -169,7 +169,7 @@ class Judged:
         """Value, and low and high of its interval (95 %, over groups of images), of each metric."""
         found = {}
         for name, metric in self.metrics.items():
-            low, high = metric.compute_interval()  # type: ignore[misc]
+            low, high = metric.compute_interval()
             found[name] = _numbers(metric.compute(), low, high)
         return found
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from seguq.acquisition import Budget, Strategy
+from seguq.acquisition.class_aware_random import ClassAwareRandom
+from seguq.acquisition.random_ import Random
 from seguq.active.comparison import UNITS, Comparison, Needed
 from seguq.active.experiment import FULL, Arm, Experiment, Point
 from seguq.active.judge import MAIN
@@ -53,6 +55,7 @@ def benchmark(
     pool_split: str = "train",
     share: float = 0.95,
     by: str = "clicks",
+    against: list[str] | None = None,
     only_show: bool = False,
 ) -> None:
     """Compare ways of choosing what to label, on a data set with all labels: each with several seeds, resumable.
@@ -74,6 +77,8 @@ def benchmark(
         pool_split: the split that is labeled.
         share: of what all labels give; shown is how many labels that takes.
         by: what labels are counted in: clicks, regions, pixels or images.
+        against: the ways that others are compared with; by default those that look at no score (Random,
+            ClassAwareRandom).
         only_show: show what was measured so far, and run nothing.
     """
     require_choice("--by", by, UNITS)
@@ -81,6 +86,10 @@ def benchmark(
     pool, masks = folder / "images" / pool_split, folder / "masks" / pool_split
     require_folder(str(pool), "--pool_split: the folder")
     require_folder(str(masks), "--pool_split: the folder")
+    blind = [arm.name for arm in arms if isinstance(arm.strategy, (Random, ClassAwareRandom))]
+    others = blind if against is None else against
+    for name in others:
+        require_choice("--against", name, tuple(arm.name for arm in arms))
     options = {**data, "root": root}
     experiment = Experiment(
         task_maker(model),
@@ -97,60 +106,75 @@ def benchmark(
     )
     if not only_show:
         experiment.run()
-    _show(experiment, Path(out), by, share)
+    _show(experiment, Path(out), by, share, others)
 
 
-def _show(experiment: Experiment, out: Path, by: str, share: float) -> None:
-    """Print the tables, and write them and the picture."""
+def _show(experiment: Experiment, out: Path, by: str, share: float, against: Sequence[str]) -> None:
+    """Print the table, and write it with the curves, as figures and as a picture."""
     points = experiment.points()
     if not points:
         raise SeguqError(f"nothing was measured in {out} yet")
     comparison = Comparison(points, by)
-    columns, rows = _rows(comparison, share)
-    title = f"mean IoU over {len(comparison.seeds)} seeds [95 % over seeds], and {by} until {share:g} of all labels"
+    columns, rows = _summary(comparison, share, against)
+    title = f"{by} until {share:g} of what all labels give, over {len(comparison.seeds)} seeds"
     print_table(title, columns, rows, _CAPTION)
     full = comparison.full()
-    reference = None if full is None else (float(full.value[0]), float(full.low[0]), float(full.high[0]))  # type: ignore[index]
+    reference = None if full is None else tuple(float(part[0]) for part in full.arrays()[1:])
     figure = learning_curve(comparison.curves(), f"labeled {by}", "mean IoU on test images", reference, share)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150, bbox_inches="tight")
+    tables = [_markdown(title, columns, rows), _markdown(f"mean IoU ({by})", *_rounds(comparison)), _CAPTION, ""]
     with writing("seguq benchmark"), Lock(out):
         remove_leftovers(out)
         write_bytes(out / _POINTS, _csv(points).encode())
-        write_bytes(out / _TABLE, _markdown(title, columns, rows).encode())
+        write_bytes(out / _TABLE, "\n\n".join(tables).encode())
         write_bytes(out / _PICTURE.format(by=by), image.getvalue())
     logger.info("table, points and curves: %s", out)
 
 
 _CAPTION = (
-    "labels needed are read from the mean curve between rounds, on a logarithmic scale; their intervals are bootstrapped "
-    "over seeds, which with few seeds is narrow"
+    "Mean over seeds, with 95 % intervals (Student's t). Labels needed are read from the mean curve between rounds, on a "
+    "logarithmic scale; their intervals are bootstrapped over seeds, which is narrow with few of them. Where what is "
+    "compared with does not reach the value, all that it was given counts as needed."
 )
 
 
-def _rows(comparison: Comparison, share: float) -> tuple[list[str], list[list[str]]]:
-    known = comparison.full() is not None
-    most = max(len(curve.value) for curve in comparison.curves())  # type: ignore[arg-type]
-    columns = ["way", *(f"round {number}" for number in range(most))]
-    columns += [f"{comparison.by} needed", f"against {comparison.arms[-1]}"] if known else []
+def _summary(comparison: Comparison, share: float, against: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """How far each way has come, and how much it takes to come near what all labels give."""
+    full = comparison.full()
+    columns = ["way", f"most {comparison.by}", "mean IoU with these"]
+    columns += [] if full is None else [f"{comparison.by} needed", *(f"times those of {name}" for name in against)]
     rows = []
     for curve in comparison.curves():
         x, value, low, high = curve.arrays()
-        cells = [
-            f"{v:.3f} [{lo:.3f}, {hi:.3f}] ({_number(n)})" for n, v, lo, hi in zip(x, value, low, high, strict=True)
-        ]
-        cells += ["" for _ in range(most - len(cells))]
-        if known:
-            needed = comparison.needed(curve.name, share)
-            cells.append(_needed(needed) if comparison.reached(curve.name, share) else f"above {_number(x[-1])}")
-            cells.append(_needed(comparison.ratio(curve.name, comparison.arms[-1], share), 2))
+        cells = [_number(x[-1]), _interval(value[-1], low[-1], high[-1])]
+        if full is not None:
+            reached = comparison.reached(curve.name, share)
+            cells.append(_needed(comparison.needed(curve.name, share)) if reached else f"above {_number(x[-1])}")
+            ratios = [None if name == curve.name else comparison.ratio(curve.name, name, share) for name in against]
+            cells += ["" if ratio is None else _needed(ratio, 2) for ratio in ratios]
         rows.append([curve.name, *cells])
-    full = comparison.full()
     if full is not None:
         x, value, low, high = full.arrays()
-        cell = f"{value[0]:.3f} [{low[0]:.3f}, {high[0]:.3f}] ({_number(x[0])})"
-        rows.append([f"{FULL} labels", cell, *[""] * (len(columns) - 2)])
+        rows.append([f"{FULL} labels", _number(x[0]), _interval(value[0], low[0], high[0]), *[""] * (1 + len(against))])
     return columns, rows
+
+
+def _rounds(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The mean IoU of each round, and the labels that it took."""
+    most = max(len(curve.arrays()[0]) for curve in comparison.curves())
+    rows = []
+    for curve in comparison.curves():
+        cells = [
+            f"{_interval(value, low, high)} ({_number(labels)})"
+            for labels, value, low, high in zip(*curve.arrays(), strict=True)
+        ]
+        rows.append([curve.name, *cells, *[""] * (most - len(cells))])
+    return ["way", *(f"round {number}" for number in range(most))], rows
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _number(value: float) -> str:
@@ -165,20 +189,15 @@ def _needed(found: Needed, digits: int = 0) -> str:
 
 
 def _csv(points: Sequence[Point]) -> str:
-    out = io.StringIO()
+    out, of_pool = io.StringIO(), ("regions", "pixels", "images")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["way", "seed", "round", *UNITS, *(f"pool_{name}" for name in ("regions", "pixels", "images")), MAIN]
-    )
+    writer.writerow(["way", "seed", "round", *UNITS, *(f"pool_{name}" for name in of_pool), MAIN])
     for point in points:
-        pool = [point.pool[name] for name in ("regions", "pixels", "images")]
-        labeled = [point.labeled[name] for name in UNITS]
-        writer.writerow(
-            [point.arm, point.seed, point.round, *labeled, *pool, "" if point.value is None else point.value]
-        )
+        numbers = [*(point.labeled[name] for name in UNITS), *(point.pool[name] for name in of_pool)]
+        writer.writerow([point.arm, point.seed, point.round, *numbers, "" if point.value is None else point.value])
     return out.getvalue()
 
 
 def _markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [f"# {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), "", _CAPTION, ""])
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
