@@ -22,6 +22,7 @@ from seguq.cli.parsing import run_function
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
 from seguq.core.files import remove_leftovers, write_bytes
+from seguq.core.lightning import quiet
 from seguq.core.locks import Lock
 from seguq.core.log import logger
 from seguq.data import ImageSource
@@ -39,6 +40,7 @@ Strategy.names(), Partition.names(), Estimator.names()
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
+    quiet()
     run_function(benchmark, "benchmark", words, {"partition": _PARTITION}, groups=GROUPS)
 
 
@@ -119,7 +121,10 @@ def _show(experiment: Experiment, out: Path, by: str, share: float, against: Seq
     title = f"{by} until {share:g} of what all labels give, over {len(comparison.seeds)} seeds"
     print_table(title, columns, rows, _CAPTION)
     full = comparison.full()
-    reference = None if full is None else tuple(float(part[0]) for part in full.arrays()[1:])
+    reference = None
+    if full is not None:
+        _, value, low, high = full.arrays()
+        reference = float(value[0]), float(low[0]), float(high[0])
     figure = learning_curve(comparison.curves(), f"labeled {by}", "mean IoU on test images", reference, share)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150, bbox_inches="tight")
@@ -133,8 +138,8 @@ def _show(experiment: Experiment, out: Path, by: str, share: float, against: Seq
 
 
 _CAPTION = (
-    "Mean over seeds, with 95 % intervals (Student's t). Labels needed are read from the mean curve between rounds, on a "
-    "logarithmic scale; their intervals are bootstrapped over seeds, which is narrow with few of them. Where what is "
+    "Mean over seeds, with 95 % intervals (Student's t). Labels needed are read from the mean curve between rounds, on "
+    "a logarithmic scale; their intervals are bootstrapped over seeds, which is narrow with few of them. Where what is "
     "compared with does not reach the value, all that it was given counts as needed."
 )
 
