@@ -2,6 +2,7 @@
 
 from seguq.active.curve import curve_csv, curve_table, plot_runs
 from seguq.active.events import Event, read_events
+from seguq.active.page import round_page
 from seguq.active.records import Counts, Interval, Record, read_records
 from seguq.active.status import Status, status
 from seguq.active.stopping import Stop
@@ -18,5 +19,6 @@ __all__ = [
     "plot_runs",
     "read_events",
     "read_records",
+    "round_page",
     "status",
 ]

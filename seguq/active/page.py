@@ -101,7 +101,9 @@ def _links(folder: Path, number: int) -> str:
 
 def _worth(records: Sequence[Record], number: int) -> str:
     """The figures before and after, and the curve up to here."""
-    if number >= len(records) or not records[number].metrics:
+    if number >= len(records):
+        return "<h2>What it was worth</h2><p>It was not judged yet.</p>"
+    if not records[number].metrics:
         return "<h2>What it was worth</h2><p>There are no labeled images that this round was judged on.</p>"
     after = records[number]
     before = records[number - 1] if number else None
@@ -183,7 +185,7 @@ def _images(
     return (
         "<h2>What was asked for, and what came back</h2>"
         f"<p>Shown are {shown}. The numbers are ranks. In the middle each region has the color of its predicted class, "
-        "at the right its pixels have those of the answer; gray is what nobody could tell.</p>"
+        "at the right its pixels have those of the answer; white is what nobody could tell.</p>"
         f'<div class="legend">{legend}</div>' + "".join(parts)
     )
 

@@ -23,7 +23,7 @@ _WHOLE = 640  # pixels of the longer side of what is shown whole
 _CONTEXT = 96  # pixels around the regions of a larger image
 _OPACITY = 0.6  # of classes over the image
 _FADED = 0.5  # of what is around, towards white
-_GRAY = (128, 128, 128)
+_NOBODY_KNOWS = (255, 255, 255)
 
 
 class View:
@@ -106,8 +106,8 @@ def _shown(image: npt.NDArray[Any]) -> RGB:
 
 
 def _colored(image: RGB, mask: Mask, classes: Classes) -> RGB:
-    """Classes over an image; where -1 it fades, or a dark class would not be seen; ``len(classes)`` is gray."""
-    colors = picture(np.maximum(mask, 0), [*classes.colors, _GRAY], len(classes))
+    """Classes over an image; where -1 it fades, or a dark class would not be seen; ``len(classes)`` is white."""
+    colors = picture(np.maximum(mask, 0), [*classes.colors, _NOBODY_KNOWS], len(classes))
     mixed = np.round((1 - _OPACITY) * image + _OPACITY * colors)
     around = np.round(255 * _FADED + (1 - _FADED) * image)
     out: RGB = np.where(mask[..., None] >= 0, mixed, around).astype(np.uint8)
