@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from seguq.acquisition import Selection
-from seguq.active.events import JOURNAL_FILE, STEPS, Event, read_events
+from seguq.active.events import JOURNAL_FILE, STEPS, Event, answered_regions, read_events
 from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Record, read_records, require_run, round_folder
 from seguq.core.errors import SeguqError
 from seguq.core.locks import is_held
-from seguq.core.reading import listing, mapping, read_json, reading, text, whole
+from seguq.core.reading import mapping, read_json, reading, text, whole
 
 SELECTION_FILE, LOOP_FILE = "selection.json", "loop.json"
 _STOP, _WAITS = "stop", "collect"
-_BOX = 5  # numbers of a row of an answer: region_id, y0, x0, y1, x1
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def status(run_dir: str | os.PathLike[str]) -> Status:
     begun, done = _open_steps(mine), [event.step for event in mine if event.event == "end"]
     step = next(reversed(begun), None)
     asked = _asked(folder, number)
-    left = asked - _answered(events, folder / JOURNAL_FILE)
+    left = asked - {key for event in events for key in answered_regions(event, folder)}
     return Status(
         run_dir=folder,
         round=number,
@@ -235,20 +234,6 @@ def _asked(folder: Path, number: int | None) -> set[tuple[Any, ...]]:
     """What identifies each region that a round has asked for."""
     path = round_folder(folder, number or 0) / SELECTION_FILE
     return Selection.load(path).keys() if number is not None and path.exists() else set()
-
-
-def _answered(events: Sequence[Event], path: Path) -> set[tuple[Any, ...]]:
-    """What identifies each region that came back."""
-    with reading(path):
-        return {key for event in events if event.event == "answer" for key in _keys(event.content)}
-
-
-def _keys(content: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    image_id = text(content["image_id"], "'image_id'")
-    rows = [listing(row, "a row of an answer") for row in listing(content["rows"], "'rows'")]
-    if any(len(row) != _BOX for row in rows):
-        raise ValueError("a row of an answer must be region_id, y0, x0, y1, x1")
-    return [(image_id, *(whole(value, "a number of a row") for value in row)) for row in rows]
 
 
 def _hours(events: Sequence[Event]) -> float:

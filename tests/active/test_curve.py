@@ -10,7 +10,7 @@ import pytest
 
 from seguq.active import curve_csv, curve_table, plot_runs, read_records
 from seguq.active.curve import AXES, curve_of, run_names
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.errors import UsageError
 from tests.active.runs import Run, finished
 
 
@@ -97,5 +97,5 @@ def test_what_cannot_be_drawn_is_wrong_use(make, settings, told, tmp_path):
 
 
 def test_another_axis_is_refused_with_those_that_there_are(runs):
-    with pytest.raises(SeguqError, match="by must be one of pixels, regions, clicks, images, share, but is 'nonsense'"):
+    with pytest.raises(UsageError, match="by must be one of pixels, regions, clicks, images, share, but is 'nonsense'"):
         plot_runs(runs, by="nonsense")
