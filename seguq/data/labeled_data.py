@@ -88,6 +88,7 @@ class LabeledData(SegmentationData):
             scale=scale,
         )
         require_count("steps", steps)
+        require_count("batch_size", batch_size)
         if steps * batch_size > sys.maxsize:
             raise UsageError(f"steps={steps} of {batch_size} images are more than can be counted: give fewer")
         self.labeled, self.steps, self.has_root = labeled, steps, root is not None

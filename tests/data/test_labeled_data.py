@@ -264,6 +264,7 @@ def test_whole_images_may_differ_in_size_from_those_that_never_come(labeled: Lab
         ({"steps": True}, "steps"),
         ({"steps": 10**30}, "steps"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 1.5}, "batch_size"),
         ({"crop": 0}, "crop"),
         ({"augmentation": "rotate"}, "augmentation"),
         ({"scale": -1}, "scale"),

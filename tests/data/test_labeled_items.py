@@ -147,12 +147,16 @@ def test_pixels_without_data_are_not_drawn(tmp_path: Path, name: str) -> None:
     assert items[0]["mask"].unique().tolist() == [0, 255]
 
 
-@pytest.mark.parametrize("what", ["fewer labels", "another size"])
-def test_a_file_that_changes_during_training_is_an_error_that_names_it(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("crop", [8, None], ids=["crops", "whole"])
+@pytest.mark.parametrize(
+    "now", [dotted((9, 9), {}), dotted((10, 9), {(4, 4): 1})], ids=["fewer labels", "another size"]
+)
+def test_a_file_that_changes_during_training_is_an_error_that_names_it(
+    tmp_path: Path, now: Array, crop: int | None
+) -> None:
     labeled = make_labeled(tmp_path, {"a": dotted((9, 9), {(4, 4): 1})})
-    items = items_of(labeled)
-    mask = dotted((9, 9), {}) if what == "fewer labels" else dotted((10, 9), {(4, 4): 1})
-    write(labeled.masks["a"], mask.astype(np.uint8))
+    items = items_of(labeled, crop=crop)
+    write(labeled.masks["a"], now.astype(np.uint8))
     with pytest.raises(SeguqError, match=r"a\.png or its image has changed since the training began"):
         items[0]
 
