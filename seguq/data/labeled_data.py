@@ -88,6 +88,7 @@ class LabeledData(SegmentationData):
             scale=scale,
         )
         require_count("steps", steps)
+        require_count("batch_size", batch_size)
         if steps * batch_size > sys.maxsize:
             raise UsageError(f"steps={steps} of {batch_size} images are more than can be counted: give fewer")
         self.labeled, self.steps, self.has_root = labeled, steps, root is not None
@@ -137,21 +138,14 @@ class LabeledData(SegmentationData):
             return self._counts
         images, masks, classes = self.labeled.images, self.labeled.masks, self.labeled.classes
         self.fitting_normalization()
-        if images:
-            folder = _common(masks.values())
-            sizes = check_files(
-                images,
-                masks,
-                classes,
-                channels=self.channels,
-                scale=self.scale,
-                folder=self.pool_folder,
-                partial=folder,
-            )
-            counts = count_labeled(images, masks, classes)
-        if not images or not any(counts.values()):
-            what = f"the {len(images)} masks in {folder}" if images else "no images, and so no masks"
-            raise SeguqError(f"no pixel is labeled: {what}")
+        if not images:
+            raise SeguqError("no image is labeled: label some pixels before training")
+        folder = _common(masks.values())
+        settings: dict[str, Any] = {"channels": self.channels, "scale": self.scale, "partial": folder}
+        sizes = check_files(images, masks, classes, folder=self.pool_folder, **settings)
+        counts = count_labeled(images, masks, classes)
+        if not any(counts.values()):
+            raise SeguqError(f"no pixel is labeled in the {len(masks)} masks in {folder}: label some before training")
         shown = {sizes[image_id] for image_id, count in counts.items() if count}
         self.require_stackable(shown, self.pool_folder, "crop=")
         self._counts = counts

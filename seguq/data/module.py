@@ -305,7 +305,7 @@ class SegmentationData(LightningDataModule):
         """
         batch_size = self.batch_size
         if self.size is None and len(sizes) > 1 and batch_size > 1:
-            say_once(f"{what} differ in size: evaluated one at a time (size= would allow batches)")
+            say_once(f"{what} differ in size: evaluated one at a time")
             batch_size = 1
         # by keyword: Lightning makes the loader anew (in predict, in several processes) and trips over a positional one
         return DataLoader(
