@@ -1,0 +1,113 @@
+"""Masks that people have painted: where they are, and what they say."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seguq.core.errors import SeguqError
+from seguq.core.out_of_memory import memory_for
+from seguq.data import Classes
+from seguq.data.decoding import decode_mask
+from seguq.data.raster import Raster
+from seguq.data.reading import indices_of
+
+STEM = "mask"
+_READ = (".png", ".tif", ".tiff", ".bmp", ".webp")
+_LOSSY = (".jpg", ".jpeg", ".gif")
+_SAVING = 10  # seconds
+ADVICE = "paint in the colors of the legend with a hard brush (no smoothing), at the size of the image, and save again"
+
+
+def answer_file(folder: Path) -> Path | None:
+    """The mask that a person has put into the folder of a task; None where there is none.
+
+    Raises:
+        SeguqError: for two of them, or one of a type that changes classes.
+    """
+    found = sorted(
+        Path(entry.path)
+        for entry in (os.scandir(folder) if folder.is_dir() else ())
+        if Path(entry.name).stem.lower() == STEM and not entry.is_dir()
+    )
+    masks = [path for path in found if path.suffix.lower() in _READ]
+    if len(masks) > 1:
+        raise SeguqError(f"{masks[0]} and {masks[1].name} are two answers to one task: remove one of them")
+    if masks:
+        return masks[0]
+    lossy = [path for path in found if path.suffix.lower() in _LOSSY]
+    if lossy:
+        raise SeguqError(f"{lossy[0]} is of a type that changes colors: save it as {STEM}.png, and remove it")
+    return None
+
+
+def read_answer(path: Path, classes: Classes) -> npt.NDArray[np.int64] | None:
+    """What a painted mask says, ``(H, W)``.
+
+    As `seguq.data.read_mask` has it, with two rules for what paint programs make of a mask:
+
+    - what is more transparent than not is not labeled: it is the ground of a layer;
+    - a palette counts by its colors, where each that is used is the color of a class: programs sort palettes anew.
+
+    Returns:
+        None for what cannot be read and was changed in the last seconds: it is being saved.
+
+    Raises:
+        SeguqError: for what cannot be read, or holds a color of no class.
+    """
+    with memory_for(f"the mask {path}", "cut the image into tiles"):
+        try:
+            raster = decode_mask(path)
+        except SeguqError:
+            if _is_being_saved(path):
+                return None
+            raise
+        try:
+            return _classes_in(path, raster, classes)
+        except SeguqError as error:
+            raise SeguqError(f"{error}: {ADVICE}") from error
+
+
+def _is_being_saved(path: Path) -> bool:
+    try:
+        return abs(time.time() - path.stat().st_mtime) < _SAVING
+    except OSError:  # a program replaces it at this moment, or it is a link to nothing
+        return not path.is_symlink()
+
+
+def _classes_in(path: Path, raster: Raster, classes: Classes) -> npt.NDArray[np.int64]:
+    transparent = None
+    if raster.alpha:
+        alpha = raster.pixels[..., -1]
+        transparent = alpha < np.iinfo(alpha.dtype).max / 2
+    raster = _by_color(raster, classes)
+    if transparent is not None:
+        # whatever the color is that nobody sees, it must be one that can be looked up
+        pixels = np.array(raster.colors)
+        pixels[transparent] = classes.colors[0] if pixels.shape[2] == 3 else 0
+        raster = replace(raster, pixels=pixels, alpha=False)
+    found = indices_of(path, raster, classes).astype(np.int64)
+    if transparent is not None:
+        found[transparent] = classes.ignore_index
+    return found
+
+
+def _by_color(raster: Raster, classes: Classes) -> Raster:
+    """A palette as colors, where each that is used is that of a class."""
+    if raster.palette is None:
+        return raster
+    used: Any = np.unique(raster.colors)
+    known = {*classes.colors, *classes.ignore_colors}
+    if int(used.max(initial=0)) >= len(raster.palette) or not all(
+        tuple(color) in known for color in raster.palette[used].tolist()
+    ):
+        return raster
+    alpha = raster.pixels[..., raster.pixels.shape[2] - raster.alpha :]
+    pixels = np.concatenate([raster.palette[raster.colors[..., 0]], alpha], axis=-1)
+    return replace(raster, pixels=pixels, palette=None, rgb=True)
