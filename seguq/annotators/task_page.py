@@ -37,7 +37,7 @@ _STYLE = """<style>
 .state { font-weight: 600; } .answered .state { color: #1f7a4b; } .mend .state { color: #b3261e; }
 .swatch { display: inline-block; width: 42px; height: 20px; border: 1px solid #888; border-radius: 3px;
   vertical-align: -5px; }
-.legend-table { width: auto; } .legend-table td { text-align: left; }
+.legend-table { width: auto; } .legend-table td, .legend-table th { text-align: left; }
 ol li { margin: 5px 0; max-width: 90ch; }
 summary { cursor: pointer; font-size: 1.3rem; font-weight: 700; margin: 34px 0 6px; }
 summary small { font-weight: 400; color: var(--soft); font-size: .95rem; margin-left: 8px; }
@@ -95,7 +95,7 @@ has layers, such as GIMP, Krita or Photoshop.</li>
 <li>Add <code>{TEMPLATE}</code> as a layer above the image, and make that layer half transparent, so that the image is
 seen through it. On top of all, the layer <code>{ASKED}</code> darkens everything that is not asked for.</li>
 <li>Paint on the layer of the template, in exactly the colors of the legend, with a hard brush or pencil (without
-smoothing), all that lies inside the outlines. What nobody could tell leaves as it is: {ground}.</li>
+smoothing), all that lies inside the outlines. Leave what nobody could tell as it is: {ground}.</li>
 <li>Make the layer opaque again, hide the other layers, and save it <b>as <code>{STEM}.png</code> in the folder of the
 task</b>, at the size of the image. BMP, TIFF and WebP without loss are fine, too; JPEG is not, as it changes
 colors.</li>

@@ -27,7 +27,7 @@ _IMAGES = ("image.png", "image.jpg")
 _OURS = (TASK, TEMPLATE, REGIONS, ASKED, *_IMAGES)
 _VERSION = 1
 _ROUND = "round-"
-_READABLE, _LONGEST = 768, 4096  # pixels: of the shorter and of the longer side of the picture of the regions
+_READABLE, _LONGEST = 1024, 4096  # pixels: of the shorter and of the longer side of the picture of the regions
 _DARK = 170  # of 255: how dark the layer is over what is not asked
 _BYTE = 255
 
