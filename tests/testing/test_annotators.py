@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from seguq.acquisition.selection import region_key
 from seguq.annotators import Annotation, Annotator, Folder, Oracle
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data import ImageSource
@@ -65,7 +66,7 @@ class Mine(Annotator):
             if row["x1"] > images.size(row["image_id"])[1]:
                 raise SeguqError("outside")
         known = [row for (of, _), found in self.board.asked.items() if of == number for row in found]
-        if known and {row["x0"] for row in known} != {row["x0"] for row in selection.rows}:
+        if known and {region_key(row) for row in known} != selection.keys():
             raise SeguqError("other regions")
         for image_id in selection.image_ids:
             self.board.asked[number, image_id] = self.mine[number, image_id] = selection.in_image(image_id)
