@@ -22,7 +22,7 @@ STEM = "mask"
 _READ = (".png", ".tif", ".tiff", ".bmp", ".webp")
 _LOSSY = (".jpg", ".jpeg", ".gif")
 _SAVING = 10  # seconds
-ADVICE = "paint in the colors of the legend with a hard brush (no smoothing), at the size of the image, and save again"
+_ADVICE = "paint in the colors of the legend with a hard brush, without smoothing, and save it again"
 
 
 def answer_file(folder: Path) -> Path | None:
@@ -50,16 +50,18 @@ def answer_file(folder: Path) -> Path | None:
 def read_answer(path: Path, classes: Classes) -> npt.NDArray[np.int64] | None:
     """What a painted mask says, ``(H, W)``.
 
-    As `seguq.data.read_mask` has it, with two rules for what paint programs make of a mask:
+    As `seguq.data.read_mask` has it, with rules for what paint programs make of a mask:
 
     - what is more transparent than not is not labeled: it is the ground of a layer;
-    - a palette counts by its colors, where each that is used is the color of a class: programs sort palettes anew.
+    - a palette counts by its colors, where each that is used is the color of a class: programs sort palettes anew;
+    - so do grays, which programs save where all colors are gray, unless they could be meant as class indices, too.
 
     Returns:
         None for what cannot be read and was changed in the last seconds: it is being saved.
 
     Raises:
-        SeguqError: for what cannot be read, or holds a color of no class.
+        SeguqError: for what cannot be read, holds a color of no class, or grays that mean one class as color and
+            another one as index.
     """
     with memory_for(f"the mask {path}", "cut the image into tiles"):
         try:
@@ -71,7 +73,7 @@ def read_answer(path: Path, classes: Classes) -> npt.NDArray[np.int64] | None:
         try:
             return _classes_in(path, raster, classes)
         except SeguqError as error:
-            raise SeguqError(f"{error}: {ADVICE}") from error
+            raise SeguqError(f"{error}: {_ADVICE}") from error
 
 
 def _is_being_saved(path: Path) -> bool:
@@ -86,7 +88,7 @@ def _classes_in(path: Path, raster: Raster, classes: Classes) -> npt.NDArray[np.
     if raster.alpha:
         alpha = raster.pixels[..., -1]
         transparent = alpha < np.iinfo(alpha.dtype).max / 2
-    raster = _by_color(raster, classes)
+    raster = _by_color(path, raster, classes)
     if transparent is not None:
         # whatever the color is that nobody sees, it must be one that can be looked up
         pixels = np.array(raster.colors)
@@ -98,16 +100,27 @@ def _classes_in(path: Path, raster: Raster, classes: Classes) -> npt.NDArray[np.
     return found
 
 
-def _by_color(raster: Raster, classes: Classes) -> Raster:
-    """A palette as colors, where each that is used is that of a class."""
-    if raster.palette is None:
+def _by_color(path: Path, raster: Raster, classes: Classes) -> Raster:
+    """A palette, or grays, as colors, where that is what they are."""
+    values = raster.colors
+    if values.shape[2] != 1 or values.dtype != np.uint8:
         return raster
-    used: Any = np.unique(raster.colors)
-    known = {*classes.colors, *classes.ignore_colors}
-    if int(used.max(initial=0)) >= len(raster.palette) or not all(
-        tuple(color) in known for color in raster.palette[used].tolist()
-    ):
+    palette = (
+        np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1) if raster.palette is None else raster.palette
+    )
+    used: Any = np.unique(values)
+    known = dict(zip(classes.colors, range(len(classes)), strict=True))
+    known |= dict.fromkeys(classes.ignore_colors, classes.ignore_index)
+    colors = [tuple(color) for color in palette[used].tolist()] if used.max(initial=0) < len(palette) else [()]
+    if not known.keys() >= set(colors):
         return raster
-    alpha = raster.pixels[..., raster.pixels.shape[2] - raster.alpha :]
-    pixels = np.concatenate([raster.palette[raster.colors[..., 0]], alpha], axis=-1)
-    return replace(raster, pixels=pixels, palette=None, rgb=True)
+    meant = [known[color] for color in colors]
+    indices = {*range(len(classes)), classes.ignore_index}
+    if raster.palette is None and indices.issuperset(used.tolist()) and meant != used.tolist():
+        value = next(value for value, index in zip(used.tolist(), meant, strict=True) if value != index)
+        raise SeguqError(
+            f"{path} is gray, and its {value} may be a color of the legend or a class number, which are not the same "
+            "class: save it in colors (RGB)"
+        )
+    alpha = raster.pixels[..., 1:]
+    return replace(raster, pixels=np.concatenate([palette[values[..., 0]], alpha], axis=-1), palette=None, rgb=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from seguq.acquisition import Selection
 from seguq.annotators.annotator import Annotation, Annotator
-from seguq.annotators.answers import ADVICE, STEM, answer_file, read_answer
+from seguq.annotators.answers import STEM, answer_file, read_answer
 from seguq.annotators.asked import Row, Sent, classes_of, regions_of, require_inside, require_mask, round_of
 from seguq.annotators.task_page import State, task_page
 from seguq.annotators.tasks import TEMPLATE, Task, painted_classes, tasks_below
@@ -174,7 +174,7 @@ class Folder(Annotator):
         mask = None if path is None else read_answer(path, self._painted)
         if path is None or mask is None:
             return None
-        require_mask(mask, task.size, self.classes, str(path), ADVICE)
+        require_mask(mask, task.size, self.classes, str(path), "save it anew from the template")
         asked, labeled = regions_of(rows, task.size) >= 0, mask != self.classes.ignore_index
         words = notes.add(path, outside=int((labeled & ~asked).sum()), unpainted=int((asked & ~labeled).sum()))
         self._states[task.folder] = State("answered", words)
@@ -235,11 +235,9 @@ class _Notes:
     def say(self) -> None:
         """Say it, where it was not said before."""
         for found, words in (
-            (self.outside, "pixels outside of what was asked, which are left out"),
-            (self.unpainted, "asked pixels without a class: they stay unlabeled"),
+            (self.outside, "pixels were painted outside of what was asked, and are left out"),
+            (self.unpainted, "asked pixels were not painted, and stay unlabeled"),
         ):
             if found:
-                verb = "have" if words.startswith("pixels") else "leave"
                 first, others = next(iter(found)), len(found) - 1
-                more = f" and {others} more" if others else ""
-                say_once(f"{first}{more} {verb} {sum(found.values()):,} {words}")
+                say_once(f"{sum(found.values()):,} {words}: {first}{f' and {others} more' if others else ''}")
