@@ -89,7 +89,9 @@ def decode_mask(path: Path) -> Raster:
         array = array // (255 // (2**depth - 1))
     alpha = header.mode in ("LA", "PA", "RGBA")
     array = array if array.ndim == 3 else array[..., None]
-    raster = Raster(array, alpha, rgb=array.shape[2] - alpha == 3, bits=8 * array.itemsize, lossy=lossy)
+    colors = header.getpalette() if header.mode in ("P", "PA") else None
+    palette = None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
+    raster = Raster(array, alpha, array.shape[2] - alpha == 3, 8 * array.itemsize, palette, lossy=lossy)
     return raster.upright(_orientation(content, header))
 
 
