@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from seguq.core.checks import require_count, require_plain_name
+from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.check import check_files
 from seguq.data.classes import Classes
@@ -103,17 +103,16 @@ class LabeledData(SegmentationData):
         if stage == "fit":
             self._labeled_pixels()
         for split in {"fit": ("val",), "validate": ("val",), "test": ("test",)}.get(stage, ()):
-            if self._has(self.splits[split]):
+            if self.has_split(split):
                 self.folder(self.splits[split])
 
-    def _has(self, split: str) -> bool:
-        """Whether there are images to judge on."""
+    def has_split(self, stage: str) -> bool:
+        """Whether there are images of a split, ``"val"`` or ``"test"``, to judge on."""
         if not self.has_root:
             return False
         if not self.root.is_dir():
             raise SeguqError(f"{self.root} is no folder: pass the root of a data set with images/ and masks/, or none")
-        require_plain_name("the split", split)
-        return (self.root / "images" / split).is_dir()
+        return super().has_split(stage)
 
     def folder(self, split: str, *, masks: bool = True, training: bool = False) -> SegmentationFolder:
         """The data set of a split of ``root``, checked; see `SegmentationData.folder`."""
@@ -176,11 +175,11 @@ class LabeledData(SegmentationData):
 
     def val_dataloader(self) -> Any:
         """Batches of the validation split; none where there is no such folder."""
-        return self.dataloader(self.splits["val"]) if self._has(self.splits["val"]) else []
+        return self.dataloader(self.splits["val"]) if self.has_split("val") else []
 
     def test_dataloader(self) -> Any:
         """Batches of the test split; none where there is no such folder."""
-        return self.dataloader(self.splits["test"]) if self._has(self.splits["test"]) else []
+        return self.dataloader(self.splits["test"]) if self.has_split("test") else []
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of all images of the pool, without masks."""
