@@ -513,6 +513,8 @@ class ActiveLearningLoop:
         callback = Judge(
             self.folder.states(number),
             self.estimator,
+            # a calibrator was fitted on the validation images: its figures there would not be out of sample
+            calibrator="auto" if split == "test" else None,
             ignore_index=self.classes.ignore_index,
             group=self.group,
         )
