@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +107,7 @@ def _by_color(path: Path, raster: Raster, classes: Classes) -> Raster:
     palette = (
         np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1) if raster.palette is None else raster.palette
     )
-    used: Any = np.unique(values)
+    used = np.flatnonzero(np.bincount(values.ravel()))
     known = dict(zip(classes.colors, range(len(classes)), strict=True))
     known |= dict.fromkeys(classes.ignore_colors, classes.ignore_index)
     colors = [tuple(color) for color in palette[used].tolist()] if used.max(initial=0) < len(palette) else [()]

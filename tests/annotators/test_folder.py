@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -269,6 +270,26 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(people, images, place, 
     monkeypatch.setattr("seguq.annotators.tasks.write_bytes", full)
     with pytest.raises(SeguqError, match=r"image\.png cannot be written: No space left on device"):
         people.send(ASKED, images)
+    assert not list(people.collect())
+
+
+def test_tasks_behind_links_are_fine(people, images, place, tmp_path):
+    people.send(ASKED, images)
+    os.replace(place / "round-00/a", tmp_path / "moved")
+    (place / "round-00/a").symlink_to(tmp_path / "moved")
+    paint(tmp_path / "moved", truth_of("a"))
+    people = Folder(place, CLASSES)
+    people.send(ASKED, images)
+    assert [answer.image_id for answer in people.collect()] == ["a"]
+    assert "2 tasks: 1 open, 1 answered" in Page(place / "index.html").text
+
+
+def test_a_task_whose_folder_was_removed_is_open_until_it_is_sent_again(people, images, place):
+    people.send(ASKED, images)
+    shutil.rmtree(place / "round-00/a")
+    assert not list(people.collect())
+    people.send(ASKED, images)
+    assert (place / "round-00/a/template.png").is_file()
 
 
 def test_answers_are_read_where_the_page_cannot_be_written(people, images, place, monkeypatch, said):
