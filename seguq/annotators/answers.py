@@ -28,7 +28,7 @@ def answer_file(folder: Path) -> Path | None:
     """The mask that a person has put into the folder of a task; None where there is none.
 
     Raises:
-        SeguqError: for two of them, or one of a type that changes classes.
+        SeguqError: for two of them, one of a type that changes classes, or what is no file (a link to nothing).
     """
     found = sorted(
         Path(entry.path)
@@ -39,7 +39,11 @@ def answer_file(folder: Path) -> Path | None:
     if len(masks) > 1:
         raise SeguqError(f"{masks[0]} and {masks[1].name} are two answers to one task: remove one of them")
     if masks:
-        return masks[0]
+        if masks[0].is_file():
+            return masks[0]
+        if os.path.lexists(masks[0]):
+            raise SeguqError(f"{masks[0]} is no file, or a link to what is not there: remove it")
+        return None  # a program replaces it at this moment
     lossy = [path for path in found if path.suffix.lower() in _LOSSY]
     if lossy:
         raise SeguqError(f"{lossy[0]} is of a type that changes colors: save it as {STEM}.png, and remove it")
@@ -78,8 +82,8 @@ def read_answer(path: Path, classes: Classes) -> npt.NDArray[np.int64] | None:
 def _is_being_saved(path: Path) -> bool:
     try:
         return abs(time.time() - path.stat().st_mtime) < _SAVING
-    except OSError:  # a program replaces it at this moment, or it is a link to nothing
-        return not path.is_symlink()
+    except OSError:  # a program replaces it at this moment
+        return True
 
 
 def _classes_in(path: Path, raster: Raster, classes: Classes) -> npt.NDArray[np.int64]:

@@ -108,7 +108,7 @@ class Folder(Annotator):
             known = self._there_already(number, tasks)
             new = [task for task in tasks if not task.is_complete()]
             remove_leftovers(self._folder, below=True)
-            if new:
+            if not (self._folder / _MARKER).is_file():
                 write_json(self._folder / _MARKER, self._marker())
             for task in progress(new, f"tasks of round {number}") if len(new) >= _SHOW_PROGRESS_FROM else new:
                 known[task.folder] = task.write(rows[task.image_id], images, self._painted)

@@ -174,6 +174,12 @@ def test_a_send_that_was_cut_off_anywhere_is_completed(people, images, place, mo
     }
 
 
+def test_a_round_that_asks_for_nothing_is_fine(people, images, place):
+    people.send(selection(0), images)
+    Folder(place, CLASSES).send(selection(0), images)
+    assert not list(people.collect()) and "0 tasks" in Page(place / "index.html").text
+
+
 def test_regions_of_several_rounds_are_tasks_of_their_own(people, images, place):
     people.send(ASKED, images)
     people.send(selection(1, ("a", (5, 0, 20, 30))), images)
