@@ -161,4 +161,4 @@ def test_a_pool_that_grows_is_looked_at_again(tmp_path, pool):
     oracle.send(selection(0, ("a", (0, 0, 5, 5))), pool)
     write_pool(tmp_path, ("new",))
     oracle.send(selection(1, ("new", (0, 0, 5, 5))), ImageSource(tmp_path / "images"))
-    assert [answer.image_id for answer in oracle.collect()] == ["a", "new"]
+    assert [answer.image_id for answer in oracle.collect()] == ["new", "a"]
