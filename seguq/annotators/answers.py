@@ -28,13 +28,10 @@ def answer_file(folder: Path) -> Path | None:
     """The mask that a person has put into the folder of a task; None where there is none.
 
     Raises:
-        SeguqError: for two of them, one of a type that changes classes, or what is no file (a link to nothing).
+        SeguqError: for two of them, one of a type that changes classes, what is no file (a link to nothing), or a
+            folder that cannot be read.
     """
-    found = sorted(
-        Path(entry.path)
-        for entry in (os.scandir(folder) if folder.is_dir() else ())
-        if Path(entry.name).stem.lower() == STEM and not entry.is_dir()
-    )
+    found = [folder / name for name in files_in(folder) if Path(name).stem.lower() == STEM]
     masks = [path for path in found if path.suffix.lower() in _READ]
     if len(masks) > 1:
         raise SeguqError(f"{masks[0]} and {masks[1].name} are two answers to one task: remove one of them")
@@ -48,6 +45,20 @@ def answer_file(folder: Path) -> Path | None:
     if lossy:
         raise SeguqError(f"{lossy[0]} is of a type that changes colors: save it as {STEM}.png, and remove it")
     return None
+
+
+def files_in(folder: Path) -> list[str]:
+    """The names of what is no folder in a folder, sorted; none where that is missing.
+
+    Raises:
+        SeguqError: if it cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SeguqError(f"{folder} cannot be read, so that answers would be missed: {error.strerror}") from error
 
 
 def read_answer(path: Path, classes: Classes) -> npt.NDArray[np.int64] | None:

@@ -64,6 +64,14 @@ def round_of(selection: Selection) -> int:
     return int(number)
 
 
+def by_image(selection: Selection) -> dict[str, list[Row]]:
+    """The rows of each image, in order of their best region."""
+    found: dict[str, list[Row]] = {}
+    for row in selection.rows:
+        found.setdefault(row["image_id"], []).append(row)
+    return found
+
+
 class Sent:
     """What was sent to an annotator: the rows of each round and image."""
 
@@ -92,10 +100,8 @@ class Sent:
             SeguqError: as `require_same` does.
         """
         number = self.require_same(selection)
-        for image_id in selection.image_ids:
-            self.tasks[number, image_id] = []
-        for row in selection.rows:
-            self.tasks[number, row["image_id"]].append(row)
+        for image_id, rows in by_image(selection).items():
+            self.tasks[number, image_id] = rows
 
 
 def require_inside(selection: Selection, images: ImageSource) -> None:

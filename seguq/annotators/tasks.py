@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seguq.acquisition.selection import outlines, region_key
-from seguq.annotators.answers import STEM
+from seguq.annotators.answers import STEM, files_in
 from seguq.annotators.asked import Row, regions_of
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import file_sha256, write_bytes, write_json
@@ -112,8 +111,7 @@ class Task:
 
     def other_files(self) -> list[str]:
         """The names of files in its folder that are not its own, sorted."""
-        names = sorted(entry.name for entry in os.scandir(self.folder) if not entry.is_dir())
-        return [name for name in names if name not in _OURS and not name.startswith(".")]
+        return [name for name in files_in(self.folder) if name not in _OURS and not name.startswith(".")]
 
     def is_complete(self) -> bool:
         """Whether all its files are there."""

@@ -293,9 +293,29 @@ def test_tasks_behind_links_are_fine(people, images, place, tmp_path):
 def test_a_task_whose_folder_was_removed_is_open_until_it_is_sent_again(people, images, place):
     people.send(ASKED, images)
     shutil.rmtree(place / "round-00/a")
+    (place / "index.html").unlink()
     assert not list(people.collect())
+    assert "2 tasks: 2 open" in Page(place / "index.html").text
     people.send(ASKED, images)
     assert (place / "round-00/a/template.png").is_file()
+
+
+def test_a_folder_that_cannot_be_read_keeps_no_other_answer_back(people, images, place, monkeypatch):
+    people.send(ASKED, images)
+    for name in ("a", "deep/c"):
+        paint(place / "round-00" / name, np.zeros(SIZE))
+    scandir = os.scandir
+
+    def locked(folder):
+        if os.fspath(folder) == str(place / "round-00/a"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr("seguq.annotators.answers.os.scandir", locked)
+    found = people.collect()
+    assert next(found).image_id == "deep/c"
+    with pytest.raises(SeguqError, match=r"round-00/a cannot be read, so that answers would be missed"):
+        next(found)
 
 
 def test_answers_are_read_where_the_page_cannot_be_written(people, images, place, monkeypatch, said):
