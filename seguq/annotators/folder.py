@@ -21,7 +21,7 @@ from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers, write_bytes, write_json
 from seguq.core.locks import Lock
-from seguq.core.log import say_once
+from seguq.core.log import logger, say_once
 from seguq.core.progress import progress
 from seguq.core.reading import mapping, read_json, reading
 from seguq.data import Classes, ImageSource
@@ -115,6 +115,8 @@ class Folder(Annotator):
             self._tasks.update(known)
             self._sent.add(selection)
             self._write_page()
+        if new:
+            logger.info("%d tasks of round %d to label: open %s", len(new), number, self._folder / PAGE)
 
     @contextmanager
     def _written(self) -> Iterator[None]:

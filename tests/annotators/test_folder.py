@@ -89,7 +89,16 @@ def test_what_is_painted_comes_back_within_the_regions(people, images, place):
 def said(caplog, monkeypatch):
     monkeypatch.setattr("seguq.core.log._said", set())
     caplog.set_level(logging.INFO, "seguq")
-    return lambda: [record.getMessage() for record in caplog.records]
+    found = caplog.records
+    return lambda: [record.getMessage() for record in found if "to label" not in record.getMessage()]
+
+
+def test_where_the_tasks_are_is_said_when_there_are_new_ones(people, images, place, caplog):
+    caplog.set_level(logging.INFO, "seguq")
+    people.send(ASKED, images)
+    people.send(ASKED, images)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"2 tasks of round 0 to label: open {place / 'index.html'}"]
 
 
 def test_what_lies_outside_is_said_once_with_its_count(people, images, place, said):
