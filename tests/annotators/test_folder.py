@@ -89,8 +89,7 @@ def test_what_is_painted_comes_back_within_the_regions(people, images, place):
 def said(caplog, monkeypatch):
     monkeypatch.setattr("seguq.core.log._said", set())
     caplog.set_level(logging.INFO, "seguq")
-    found = caplog.records
-    return lambda: [record.getMessage() for record in found if "to label" not in record.getMessage()]
+    return lambda: [record.getMessage() for record in caplog.records if "to label" not in record.getMessage()]
 
 
 def test_where_the_tasks_are_is_said_when_there_are_new_ones(people, images, place, caplog):
