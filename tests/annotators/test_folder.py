@@ -157,6 +157,28 @@ def test_sending_again_completes_a_task(people, images, place, name):
     }
 
 
+def test_completing_a_task_replaces_nothing_that_a_person_has_changed(people, images, place):
+    people.send(ASKED, images)
+    (place / "round-00/a/asked.png").unlink()
+    for name in ("template.png", "image.png", "regions.jpg", "mask.png"):
+        (place / "round-00/a" / name).write_bytes(b"somebody's own")
+    people.send(ASKED, images)
+    task = place / "round-00/a"
+    assert {path.name for path in task.iterdir() if path.read_bytes() == b"somebody's own"} == {
+        "template.png", "image.png", "regions.jpg", "mask.png",
+    }  # fmt: skip
+    assert (task / "asked.png").is_file()
+
+
+def test_what_a_kill_has_left_is_removed(people, images, place):
+    people.send(ASKED, images)
+    left = [place / ".seguq-tmp-1.html", place / "round-00/a/.seguq-tmp-2.png"]
+    for path in left:
+        path.write_bytes(b"half")
+    Folder(place, CLASSES).send(ASKED, images)
+    assert not any(path.exists() for path in left)
+
+
 @pytest.mark.parametrize("steps", range(12))
 def test_a_send_that_was_cut_off_anywhere_is_completed(people, images, place, monkeypatch, steps):
     left = steps
