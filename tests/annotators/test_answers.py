@@ -22,14 +22,14 @@ RGB = np.array([[COLORS[int(index)] for index in line] for line in MASK], np.uin
 
 def palette(order):
     """A palette PNG whose colors stand in another order, as programs write them."""
-    image = Image.fromarray(np.vectorize(list(order).index)(MASK).astype(np.uint8), mode="P")
+    image = Image.fromarray(np.vectorize(list(order).index)(MASK).astype(np.uint8))
     image.putpalette([value for index in order for value in COLORS[index]])
     return image
 
 
 def of_other_colors():
     """Indices with a palette that has nothing to do with the classes, as labeling tools write them."""
-    image = Image.fromarray(MASK.astype(np.uint8), mode="P")
+    image = Image.fromarray(MASK.astype(np.uint8))
     image.putpalette([(37 * value) % 256 for value in range(768)])
     return image
 
