@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seguq.acquisition import Selection
+from seguq.active import Record, read_events, status
 from seguq.calibration import ConformalMargin, PredictionSets, TemperatureScaling, load, save_conformal
 from seguq.calibration.checkpoint import save_calibrator
 from seguq.cli.fit import _training_in
@@ -35,6 +36,7 @@ from seguq.store.folder import read_run
 from seguq.store.large import MapFiles
 from seguq.task import SegmentationTask
 from seguq.weights import read_checkpoint
+from tests.active.runs import Run
 
 
 class Reader(NamedTuple):
@@ -135,6 +137,19 @@ def _classes(path: Path) -> None:
     path.write_text(json.dumps({"ignore_index": 255, "classes": classes}))
 
 
+def _begun(path: Path) -> Run:
+    """The files of a loop, put beside the file that is asked for."""
+    run = Run(path.parent / "run", per_round=3)
+    run.step(0, "score")
+    for made in list(run.folder.iterdir()):
+        made.rename(path.parent / made.name)
+    return run
+
+
+def _judged(path: Path) -> None:
+    path.write_text(json.dumps(_begun(path).metrics(1)))
+
+
 def _cache(path: Path) -> None:
     import cv2
 
@@ -167,6 +182,9 @@ READERS = {
     "classes": Reader("classes.json", _classes, Classes.read, "classes.json"),
     "scale": Reader("scale.json", lambda path: path.write_text('{"a": {"low": 0, "high": 1}}'), read_scales, None),
     "cache": Reader("cache.json", _cache, _checked, None),
+    "loop": Reader("loop.json", _begun, lambda path: status(path.parent), "loop.json"),
+    "journal": Reader("journal.sqlite", _begun, lambda path: read_events(path.parent), "journal.sqlite"),
+    "metrics": Reader("metrics.json", _judged, Record.read, "metrics.json"),
     "checkpoint": Reader("a.ckpt", _calibrated, read_checkpoint, "a.ckpt"),
     "weights": Reader("a.ckpt", _calibrated, lambda path: load(path, network(1)), "a.ckpt"),
     "swag": Reader("a.ckpt", _collected, lambda path: SWAG(network(1), path, 2, [torch.zeros(2, 3, 4, 4)]), "a.ckpt"),

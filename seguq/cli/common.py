@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError, printable
+from seguq.core.files import require_replaceable
 from seguq.core.reading import reading
 
 
@@ -32,6 +33,15 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     """Raise where a file is there already and was not meant to be replaced."""
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists already: pass --overwrite to replace it, or another --out")
+
+
+def require_free(path: Path, what: str, option: str, suffixes: Sequence[str], overwrite: bool) -> None:
+    """Raise where a file cannot be written, must not be, or does not end as its kind does."""
+    if path.suffix not in suffixes:
+        raise UsageError(f"{what} is a {' or '.join(suffixes)} file, but {option} is {path}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already: pass --overwrite to replace it, or another {option}")
+    require_replaceable(path)
 
 
 def with_interval(value: Tensor | float, interval: tuple[Tensor, Tensor] | tuple[float, float], digits: int = 3) -> str:

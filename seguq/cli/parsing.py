@@ -6,6 +6,7 @@ import argparse
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from seguq.cli.classes import kinds_of, require_class, with_classes
@@ -20,6 +21,7 @@ def run_function(
     defaults: Mapping[str, Any] | None = None,
     epilog: str | None = None,
     check: Callable[[Mapping[str, Any], Collection[str]], None] | None = None,
+    groups: Mapping[str, tuple[type, set[str]]] = MappingProxyType({}),
 ) -> Any:
     """Parse the words after a command by the function's signature, and call it.
 
@@ -35,6 +37,8 @@ def run_function(
         defaults: of options, where a signature cannot have them.
         epilog: the last words of the help.
         check: looks at the options, and at the names of those that were typed, before the function is called.
+        groups: by the names of parameters, classes whose arguments are options after a dot (``--model.classes``), and
+            those of them that are none; the function is given them as a dict.
 
     Raises:
         UsageError: for a class that is not there, saying which there are.
@@ -48,7 +52,9 @@ def run_function(
     kinds = kinds_of(function)
     for kind in kinds.values():
         kind.names()  # imports them all: the parser knows a class by its name alone once it is there
-    parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    parser.add_function_arguments(function, as_group=False, fail_untyped=True, skip=set(groups))
+    for key, (owner, skip) in groups.items():
+        parser.add_class_arguments(owner, key, skip=skip, fail_untyped=False, instantiate=False)
     parser.set_defaults(dict(defaults or {}))
     if epilog and {"-h", "--help"} & set(words):
         parser.print_help()

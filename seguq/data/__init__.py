@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from seguq.data.folder import SegmentationFolder as SegmentationFolder
     from seguq.data.folder import list_images as list_images
     from seguq.data.image_source import ImageSource as ImageSource
+    from seguq.data.labeled import Labeled as Labeled
+    from seguq.data.labeled_data import LabeledData as LabeledData
     from seguq.data.large import ArrayReader as ArrayReader
     from seguq.data.large import RasterReader as RasterReader
     from seguq.data.module import SegmentationData as SegmentationData
@@ -30,6 +32,8 @@ _HOMES = {
     "Batch": "batches",
     "Classes": "classes",
     "ImageSource": "image_source",
+    "Labeled": "labeled",
+    "LabeledData": "labeled_data",
     "Normalization": "normalization",
     "RasterReader": "large",
     "SegmentationData": "module",

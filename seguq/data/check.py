@@ -102,11 +102,17 @@ def _records(jobs: Mapping[Path, Callable[[Path], Record]], folder: Path, contex
     cache = _load_cache(cache_path)
     keys: dict[Path, str] = {}
     stamps: dict[Path, list[int]] = {}
+    lacking: dict[Path, Record] = {}
     for path in jobs:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+            lacking[path] = {"error": f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"}
+            continue
         keys[path] = f"{context}|{path.resolve()}"
         stamps[path] = [stat.st_size, stat.st_mtime_ns]
     out = {path: cache[key]["record"] for path, key in keys.items() if cache.get(key, {}).get("stamp") == stamps[path]}
+    out |= lacking
     todo = [path for path in jobs if path not in out]
 
     def read(path: Path) -> Record:
@@ -138,6 +144,7 @@ def check_files(
     channels: int | None = None,
     scale: float | None = None,
     folder: str | os.PathLike[str],
+    partial: str | os.PathLike[str] | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Check images, and their masks where there are any, before work starts.
 
@@ -148,6 +155,8 @@ def check_files(
         channels: the number of channels that the model takes; None: not checked.
         scale: as in `read_image`; None where nobody has set one.
         folder: the folder that they lie in, for messages and for what is remembered between runs.
+        partial: of masks in which most pixels have no label yet, the folder that they lie in; ignored pixels are then
+            no sign of a mistake.
 
     Returns:
         The size (height, width) of each image, by id.
@@ -167,7 +176,9 @@ def check_files(
         known = classes
         context = f"mask|{known.colors}|{known.ignore_colors}|{known.ignore_index}"
         mask_records = _records(
-            dict.fromkeys(masks.values(), lambda path: _mask_record(path, known)), folder / "masks", context
+            dict.fromkeys(masks.values(), lambda path: _mask_record(path, known)),
+            folder / "masks" if partial is None else Path(partial),
+            context,
         )
 
     problems: list[str] = []
@@ -186,7 +197,7 @@ def check_files(
         more = f" (and {others} more {'problem' if others == 1 else 'problems'} like this)" if others else ""
         raise SeguqError(problems[0] + more)
     _warn_of_scale(image_records, scale)
-    if masks is not None and classes is not None:
+    if masks is not None and classes is not None and partial is None:
         _warn_of_labels(folder, mask_records, classes)
     return {image_id: tuple(image_records[path]["size"]) for image_id, path in images.items()}
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
@@ -18,7 +19,7 @@ from seguq.core.out_of_memory import memory_for
 from seguq.data.classes import Classes
 from seguq.data.reading import IMAGE_SUFFIXES, Picture, read_mask, read_picture, require_scale
 
-_SMALLER = "cut it into tiles, make it smaller (size), or load fewer at a time (batch_size, num_workers)"
+SMALLER = "cut it into tiles, make it smaller (size), or load fewer at a time (batch_size, num_workers)"
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp")
 _LOSSY_SUFFIXES = (".jpg", ".jpeg", ".gif")
 # pictures that are not read: left out of a folder, they are named
@@ -130,7 +131,77 @@ def _no_mask(image: Path, place: Path, names: Mapping[str, list[Path]]) -> str:
     return f"{missing}: add it, or move the image away"
 
 
-class SegmentationFolder(Dataset[dict[str, Any]]):
+class SegmentationFiles(Dataset[dict[str, Any]]):
+    """Images, and where there are labels their masks, by their ids.
+
+    Args:
+        images: files by image id.
+        masks: mask files by the same ids, or None for images without labels (a pool).
+        classes: the classes of the masks; needed with ``masks``.
+        transform: an albumentations pipeline (see `seguq.data.transforms`), or a function of
+            ``image=`` and ``mask=`` that gives a dict of the same keys.
+        channels: the number of channels of an image, or None for as the files have them.
+        scale: what the values of 16-bit and float files are divided by, as in `read_image`.
+
+    Pixels that a file says are without data (see `read_image`) are ignored in the mask.
+
+    Each item is a dict: ``image`` ``(channels, H, W)`` float32, ``mask`` ``(H, W)`` int64 where there are masks, and
+    ``image_id``.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, Path],
+        masks: Mapping[str, Path] | None = None,
+        classes: Classes | None = None,
+        transform: Callable[..., dict[str, Any]] | None = None,
+        channels: int | None = None,
+        scale: float | None = None,
+    ) -> None:
+        if masks is not None and classes is None:
+            raise SeguqError("masks need classes=, to tell what their values mean")
+        self.images = dict(images)
+        self.masks = None if masks is None else dict(masks)
+        self.ids = list(self.images)
+        self.classes = classes
+        self.transform = transform
+        self.channels = channels
+        self.scale = require_scale(scale)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image_id = self.ids[index]
+        picture = read_picture(self.images[image_id], self.channels, self.scale)
+        height, width = picture.pixels.shape[:2]
+        with memory_for(f"image {image_id!r} ({height} x {width})", SMALLER):
+            return self.item(image_id, picture.pixels, self.mask(image_id, picture))
+
+    def mask(self, image_id: str, picture: Picture) -> npt.NDArray[Any] | None:
+        """The mask of an image, ``(H, W)`` int64, without the pixels that have no data; None without masks."""
+        if self.masks is None or self.classes is None:
+            return None
+        mask = read_mask(self.masks[image_id], self.classes)
+        if picture.missing is not None and picture.missing.shape == mask.shape:
+            mask[picture.missing] = self.classes.ignore_index
+        return mask
+
+    def item(self, image_id: str, pixels: npt.NDArray[Any], mask: npt.NDArray[Any] | None) -> dict[str, Any]:
+        """Pixels ``(H, W, channels)`` and their mask as an item of the data set."""
+        item: dict[str, Any] = {"image": pixels} if mask is None else {"image": pixels, "mask": mask}
+        if self.transform is not None:
+            # OpenCV, behind the pipeline, knows no int64; class indices fit into int32
+            item |= {} if mask is None else {"mask": mask.astype("int32")}
+            item = self.transform(**item)
+        out: dict[str, Any] = {"image": torch.from_numpy(item["image"].transpose(2, 0, 1).copy()).float()}
+        if "mask" in item:
+            out["mask"] = torch.from_numpy(item["mask"]).long()
+        out["image_id"] = image_id
+        return out
+
+
+class SegmentationFolder(SegmentationFiles):
     """A folder of images, and beside it, where there are labels, a folder of masks of the same names.
 
     Args:
@@ -160,40 +231,6 @@ class SegmentationFolder(Dataset[dict[str, Any]]):
         channels: int | None = None,
         scale: float | None = None,
     ) -> None:
-        if masks is not None and classes is None:
-            raise SeguqError("masks need classes=, to tell what their values mean")
-        self.images = list_images(images)
-        self.ids = list(self.images)
-        self.classes = classes
-        self.transform = transform
-        self.channels = channels
-        self.scale = require_scale(scale)
-        self.masks: dict[str, Path] | None = None
-        if masks is not None:
-            self.masks = find_masks(Path(masks), self.images)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image_id = self.ids[index]
-        picture = read_picture(self.images[image_id], self.channels, self.scale)
-        height, width = picture.pixels.shape[:2]
-        with memory_for(f"image {image_id!r} ({height} x {width})", _SMALLER):
-            return self._item(image_id, picture)
-
-    def _item(self, image_id: str, picture: Picture) -> dict[str, Any]:
-        item: dict[str, Any] = {"image": picture.pixels}
-        if self.masks is not None and self.classes is not None:
-            item["mask"] = read_mask(self.masks[image_id], self.classes)
-            if picture.missing is not None and picture.missing.shape == item["mask"].shape:
-                item["mask"][picture.missing] = self.classes.ignore_index
-        if self.transform is not None:
-            # OpenCV, behind the pipeline, knows no int64; class indices fit into int32
-            item |= {"mask": item["mask"].astype("int32")} if "mask" in item else {}
-            item = self.transform(**item)
-        out: dict[str, Any] = {"image": torch.from_numpy(item["image"].transpose(2, 0, 1).copy()).float()}
-        if "mask" in item:
-            out["mask"] = torch.from_numpy(item["mask"]).long()
-        out["image_id"] = image_id
-        return out
+        found = list_images(images)
+        beside = None if masks is None else find_masks(Path(masks), found)
+        super().__init__(found, beside, classes, transform, channels, scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from seguq.core.log import say_once
 from seguq.core.reading import listing, reading, text
 from seguq.data.check import check_files
 from seguq.data.classes import Classes
-from seguq.data.folder import SegmentationFolder
+from seguq.data.folder import SegmentationFiles, SegmentationFolder
 from seguq.data.normalization import Normalization, imagenet_normalization
 from seguq.data.reading import require_scale
 from seguq.data.transforms import AUGMENTATIONS, Augmentation, evaluation_transform, training_transform
@@ -176,6 +176,20 @@ class SegmentationData(LightningDataModule):
         """Channels of an image."""
         return self.own_channels or len(self.normalization.mean)
 
+    def fitting_normalization(self) -> Normalization:
+        """The mean and deviation in force, of as many channels as the images are to have.
+
+        Raises:
+            SeguqError: if they are of another number.
+        """
+        normalization = self.normalization
+        if self.channels != len(normalization.mean):
+            raise SeguqError(
+                f"channels={self.channels}, but mean and std are for {len(normalization.mean)} channels: "
+                "give one number a channel"
+            )
+        return normalization
+
     @property
     def scale(self) -> float | None:
         """The value of 16-bit and float files that stands for 1; None: by the type of the file."""
@@ -211,25 +225,38 @@ class SegmentationData(LightningDataModule):
         self._sizes.clear()  # the folders may have changed since the last run of this data module
         for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
             self.folder(self.splits[split])
+        self.require_one_normalization()
+        if stage == "fit":
+            where = self.root / "images" / self.splits["train"]
+            self.require_stackable(self._sizes[self.splits["train"], True], where, "crop= or size=")
+
+    def require_one_normalization(self) -> None:
+        """Raise where the images would be normalized otherwise than the model says."""
         told = self._model_normalization()
         if self.own_normalization is not None and told is not None and told != self.own_normalization:
             raise SeguqError(
                 f"the data are normalized with {tuple(self.own_normalization)}, but the model with "
                 f"{tuple(told)}: give mean and std in one place"
             )
-        if stage == "fit" and self.augmentation == "d4":
-            fixed = self.crop or self.size
-            final = self._sizes[self.splits["train"], True] if fixed is None else {fixed}
-            if any(height != width for height, width in final):
-                raise SeguqError(
-                    "augmentation='d4' turns images by a quarter, so they must be square: "
-                    "pass a square crop= or size=, or augmentation='flip'"
-                )
-        stackable = self.crop is not None or self.size is not None
-        if stage == "fit" and not stackable and len(self._sizes[self.splits["train"], True]) > 1:
+
+    def require_stackable(self, sizes: Set[tuple[int, int]], where: Path, way_out: str) -> None:
+        """Raise where images of these sizes cannot be made batches of in training.
+
+        Args:
+            sizes: (height, width) of the images as stored.
+            where: the folder that they lie in.
+            way_out: the arguments that would help, for the message.
+        """
+        fixed = self.crop or self.size
+        final = sizes if fixed is None else {fixed}
+        if self.augmentation == "d4" and any(height != width for height, width in final):
             raise SeguqError(
-                f"the images in {self.root / 'images' / self.splits['train']} have different sizes, which cannot be "
-                "stacked into a batch: pass crop= (random crops) or size= (resized)"
+                "augmentation='d4' turns images by a quarter, so they must be square: "
+                f"pass a square {way_out}, or augmentation='flip'"
+            )
+        if len(final) > 1:
+            raise SeguqError(
+                f"the images in {where} have different sizes, which cannot be stacked into a batch: pass {way_out}"
             )
 
     def folder(self, split: str, *, masks: bool = True, training: bool = False) -> SegmentationFolder:
@@ -244,12 +271,7 @@ class SegmentationData(LightningDataModule):
             SeguqError: for a name that is no folder's, such as an empty one, by which all splits would be taken as one.
         """
         require_plain_name("the split", split)
-        normalization = self.normalization
-        if self.channels != len(normalization.mean):
-            raise SeguqError(
-                f"channels={self.channels}, but mean and std are for {len(normalization.mean)} channels: "
-                "give one number a channel"
-            )
+        normalization = self.fitting_normalization()
         if training:
             transform = training_transform(
                 normalization, self.size, self.crop, self.augmentation, self.classes.ignore_index
@@ -268,12 +290,27 @@ class SegmentationData(LightningDataModule):
             self._sizes[split, masks] = set(sizes.values())
         return data
 
+    def has_split(self, stage: str) -> bool:
+        """Whether there is a folder of the images of a split: ``"train"``, ``"val"``, ``"test"`` or ``"pool"``."""
+        require_plain_name("the split", self.splits[stage])
+        return (self.root / "images" / self.splits[stage]).is_dir()
+
     def dataloader(self, split: str, *, masks: bool = True) -> DataLoader[dict[str, Any]]:
         """Batches of any split, in the order of its image ids, without augmentation."""
         data = self.folder(split, masks=masks)
+        return self.in_order(data, self._sizes[split, masks], f"images of split {split!r}")
+
+    def in_order(self, data: SegmentationFiles, sizes: Set[tuple[int, int]], what: str) -> DataLoader[dict[str, Any]]:
+        """Batches of a data set in its order, of one image each where images differ in size.
+
+        Args:
+            data: the data set.
+            sizes: (height, width) of its images as stored.
+            what: what it holds, for a message.
+        """
         batch_size = self.batch_size
-        if self.size is None and len(self._sizes[split, masks]) > 1 and batch_size > 1:
-            say_once(f"images of split {split!r} differ in size: evaluated one at a time (size= would allow batches)")
+        if self.size is None and len(sizes) > 1 and batch_size > 1:
+            say_once(f"{what} differ in size: evaluated one at a time")
             batch_size = 1
         # by keyword: Lightning makes the loader anew (in predict, in several processes) and trips over a positional one
         return DataLoader(

@@ -49,7 +49,7 @@ def cached(partition: Partition, folder: str | os.PathLike[str]) -> Partition:
     """
     of_image_alone = partition.of_image_alone and partition.needs_image and not partition.needs
     made_of = _made_of(partition) if of_image_alone else None
-    return partition if made_of is None else _Cached(partition, Path(folder), made_of)
+    return partition if made_of is None or isinstance(partition, _Cached) else _Cached(partition, Path(folder), made_of)
 
 
 class _Cached(Partition):

@@ -1,0 +1,143 @@
+"""What comes back from annotators: taken in region by region, kept, and merged into the masks that are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seguq.acquisition.selection import box_of
+from seguq.annotators import Annotation
+from seguq.core.errors import SeguqError
+from seguq.data import Classes, ImageSource, read_mask
+from seguq.data.partial_masks import paste, unlabeled, write_mask
+from seguq.regions.polygons import PIXEL_CLICKS, border_clicks
+from seguq.regions.rle import region_mask
+
+Mask = npt.NDArray[np.int64]
+Row = Mapping[str, Any]
+
+
+def area_of(rows: Sequence[Row], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The pixels ``(H, W)`` of some regions of an image."""
+    out = np.zeros(size, dtype=bool)
+    for row in rows:
+        y0, x0, y1, x1 = box_of(row)
+        if y1 > size[0] or x1 > size[1]:
+            raise SeguqError(
+                f"a region of image {row['image_id']!r} reaches to row {y1} and column {x1}, but the image has "
+                f"{size[0]} x {size[1]} pixels now: put the image back that was there when the region was chosen"
+            )
+        out[y0:y1, x0:x1] |= region_mask(row)
+    return out
+
+
+def checked(answer: Annotation, images: ImageSource, classes: Classes, annotator: Any) -> Mask:
+    """The mask of an answer, of the image's size and of known classes in the regions that it answers.
+
+    Raises:
+        SeguqError: naming the annotator and the image.
+    """
+    mask, size = np.asarray(answer.mask), images.size(answer.image_id)
+    whose = f"{type(annotator).__name__}: the answer for image {answer.image_id!r}"
+    if mask.shape != size:
+        raise SeguqError(f"{whose} has {mask.shape} pixels, but the image {size}")
+    if mask.dtype.kind not in "iu":
+        raise SeguqError(f"{whose} must hold whole numbers, but is of type {mask.dtype}")
+    mask = mask.astype(np.int64)
+    values = np.unique(mask[area_of(answer.rows, size)])
+    wrong = values[((values < 0) | (values >= len(classes))) & (values != classes.ignore_index)]
+    if len(wrong):
+        raise SeguqError(
+            f"{whose} holds the class {wrong[0]}, but there are the classes 0..{len(classes) - 1}, and "
+            f"{classes.ignore_index} for what nobody can tell"
+        )
+    return mask
+
+
+def clicks_for(mask: Mask, rows: Sequence[Row], ignore_index: int) -> int:
+    """The clicks that it takes to draw what an answer says in some regions, and to name a class of each.
+
+    See `seguq.regions.polygons.border_clicks`; what nobody can tell takes none.
+    """
+    total = 0
+    for row in rows:
+        y0, x0, y1, x1 = box_of(row)
+        inside = region_mask(row)
+        if inside.sum() == 1:
+            total += PIXEL_CLICKS
+            continue
+        labels = np.where(inside, 0, -1)
+        part = np.where(mask[y0:y1, x0:x1] == ignore_index, -1, mask[y0:y1, x0:x1])
+        total += int(border_clicks(part, labels, 1)[0])
+    return total
+
+
+def add_answer(
+    folder: Path, answer: Annotation, mask: Mask, rows: Sequence[Row], images: ImageSource, classes: Classes
+) -> None:
+    """Write what an answer says of some regions beside what a folder knows of its image; doing it again is fine."""
+    path, size = folder / f"{answer.image_id}.png", images.size(answer.image_id)
+    before = _known(path, size, classes)
+    write_mask(path, paste(before, mask, area_of(rows, size)), classes)
+
+
+def merge(masks: Path, answers: Path, rows: Mapping[str, Sequence[Row]], classes: Classes) -> None:
+    """Put what came back in a round into the masks that are trained on; doing it again changes nothing.
+
+    Args:
+        masks: folder of all labels so far.
+        answers: folder of what came back.
+        rows: the regions that were answered, by image.
+        classes: of the masks.
+    """
+    for image_id, answered in rows.items():
+        new, path = read_mask(answers / f"{image_id}.png", classes), masks / f"{image_id}.png"
+        size = new.shape[0], new.shape[1]
+        write_mask(path, paste(_known(path, size, classes), new, area_of(answered, size)), classes)
+
+
+def _known(path: Path, size: tuple[int, int], classes: Classes) -> Mask:
+    """What a file holds; nothing where there is none yet."""
+    if not path.exists():
+        return unlabeled(size, classes.ignore_index)
+    mask = read_mask(path, classes)
+    if mask.shape != size:
+        raise SeguqError(
+            f"{path} has {mask.shape[0]} x {mask.shape[1]} pixels, but its image {size[0]} x {size[1]} now: put the "
+            "image back that was there when it was labeled"
+        )
+    return mask
+
+
+def by_image(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by their image, in their order."""
+    out: dict[str, list[Row]] = {}
+    for row in rows:
+        out.setdefault(row["image_id"], []).append(row)
+    return out
+
+
+class Unlabeled(ImageSource):
+    """Images, in which the pixels that are labeled, or asked for, already are in no region.
+
+    Args:
+        images: the pool.
+        rows: regions that were sent.
+    """
+
+    def __init__(self, images: ImageSource, rows: Iterable[Row]) -> None:
+        super().__init__(images.paths)
+        self._rows = by_image(rows)
+
+    def missing(self, image_id: str) -> npt.NDArray[Any] | None:
+        """Where an image has no data, or was asked for before, ``(H, W)``; None where neither."""
+        found = super().missing(image_id)
+        rows = self._rows.get(image_id)
+        if rows is None:
+            return found
+        taken = area_of(rows, self.size(image_id))
+        return taken if found is None else taken | found
