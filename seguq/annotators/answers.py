@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,22 +28,37 @@ def answer_file(folder: Path) -> Path | None:
     """The mask that a person has put into the folder of a task; None where there is none.
 
     Raises:
-        SeguqError: for two of them, or one of a type that changes classes.
+        SeguqError: for two of them, one of a type that changes classes, what is no file (a link to nothing), or a
+            folder that cannot be read.
     """
-    found = sorted(
-        Path(entry.path)
-        for entry in (os.scandir(folder) if folder.is_dir() else ())
-        if Path(entry.name).stem.lower() == STEM and not entry.is_dir()
-    )
+    found = [folder / name for name in files_in(folder) if Path(name).stem.lower() == STEM]
     masks = [path for path in found if path.suffix.lower() in _READ]
     if len(masks) > 1:
         raise SeguqError(f"{masks[0]} and {masks[1].name} are two answers to one task: remove one of them")
     if masks:
-        return masks[0]
+        if masks[0].is_file():
+            return masks[0]
+        if os.path.lexists(masks[0]):
+            raise SeguqError(f"{masks[0]} is no file, or a link to what is not there: remove it")
+        return None  # a program replaces it at this moment
     lossy = [path for path in found if path.suffix.lower() in _LOSSY]
     if lossy:
         raise SeguqError(f"{lossy[0]} is of a type that changes colors: save it as {STEM}.png, and remove it")
     return None
+
+
+def files_in(folder: Path) -> list[str]:
+    """The names of what is no folder in a folder, sorted; none where that is missing.
+
+    Raises:
+        SeguqError: if it cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SeguqError(f"{folder} cannot be read, so that answers would be missed: {error.strerror}") from error
 
 
 def read_answer(path: Path, classes: Classes) -> npt.NDArray[np.int64] | None:
@@ -79,8 +93,8 @@ def read_answer(path: Path, classes: Classes) -> npt.NDArray[np.int64] | None:
 def _is_being_saved(path: Path) -> bool:
     try:
         return abs(time.time() - path.stat().st_mtime) < _SAVING
-    except OSError:  # a program replaces it at this moment, or it is a link to nothing
-        return not path.is_symlink()
+    except OSError:  # a program replaces it at this moment
+        return True
 
 
 def _classes_in(path: Path, raster: Raster, classes: Classes) -> npt.NDArray[np.int64]:
@@ -108,7 +122,7 @@ def _by_color(path: Path, raster: Raster, classes: Classes) -> Raster:
     palette = (
         np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1) if raster.palette is None else raster.palette
     )
-    used: Any = np.unique(values)
+    used = np.flatnonzero(np.bincount(values.ravel()))
     known = dict(zip(classes.colors, range(len(classes)), strict=True))
     known |= dict.fromkeys(classes.ignore_colors, classes.ignore_index)
     colors = [tuple(color) for color in palette[used].tolist()] if used.max(initial=0) < len(palette) else [()]

@@ -14,14 +14,14 @@ import numpy as np
 from seguq.acquisition import Selection
 from seguq.annotators.annotator import Annotation, Annotator
 from seguq.annotators.answers import STEM, answer_file, read_answer
-from seguq.annotators.asked import Row, Sent, classes_of, regions_of, require_inside, require_mask, round_of
+from seguq.annotators.asked import Row, Sent, by_image, classes_of, regions_of, require_inside, require_mask
 from seguq.annotators.task_page import State, task_page
-from seguq.annotators.tasks import TEMPLATE, Task, painted_classes, tasks_below
+from seguq.annotators.tasks import TEMPLATE, Task, painted_classes, place_of, tasks_below
 from seguq.core.checks import require_plain_name
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers, write_bytes, write_json
 from seguq.core.locks import Lock
-from seguq.core.log import say_once
+from seguq.core.log import logger, say_once
 from seguq.core.progress import progress
 from seguq.core.reading import mapping, read_json, reading
 from seguq.data import Classes, ImageSource
@@ -66,7 +66,7 @@ class Folder(Annotator):
         self._folder = Path(dir)
         self._require_own()
         self._sent = Sent()
-        self._tasks: dict[tuple[int, str], Task] = {}
+        self._tasks: dict[Path, Task] = {}
         self._states: dict[Path, State] = {}
 
     def _require_own(self) -> None:
@@ -97,24 +97,26 @@ class Folder(Annotator):
     def send(self, selection: Selection, images: ImageSource) -> None:
         """Write the tasks that are not there yet, and the page."""
         images = ImageSource.of(images)
-        number = round_of(selection)
+        number = self._sent.require_same(selection)
         require_inside(selection, images)
-        rows = {image_id: selection.in_image(image_id) for image_id in selection.image_ids}
+        rows = by_image(selection)
         for image_id in rows:
             require_plain_name("the image id", image_id)
         tasks = [Task.of(self._folder, number, image_id, found, images) for image_id, found in rows.items()]
         self._require_own()
         with self._written():
             known = self._there_already(number, tasks)
-            self._sent.add(selection)
             new = [task for task in tasks if not task.is_complete()]
-            if new:
-                remove_leftovers(self._folder, below=True)
+            remove_leftovers(self._folder, below=True)
+            if not (self._folder / _MARKER).is_file():
                 write_json(self._folder / _MARKER, self._marker())
             for task in progress(new, f"tasks of round {number}") if len(new) >= _SHOW_PROGRESS_FROM else new:
-                known[task.image_id] = task.write(rows[task.image_id], images, self._painted)
-            self._tasks.update({(number, image_id): task for image_id, task in known.items()})
+                known[task.folder] = task.write(rows[task.image_id], images, self._painted)
+            self._tasks.update(known)
+            self._sent.add(selection)
             self._write_page()
+        if new:
+            logger.info("%d tasks of round %d to label: open %s", len(new), number, self._folder / PAGE)
 
     @contextmanager
     def _written(self) -> Iterator[None]:
@@ -129,18 +131,22 @@ class Folder(Annotator):
                 "again, what is there stays"
             ) from error
 
-    def _there_already(self, number: int, tasks: Sequence[Task]) -> dict[str, Task]:
-        """The tasks of a round that are there, by image; none may ask for anything else than now.
+    def _there_already(self, number: int, tasks: Sequence[Task]) -> dict[Path, Task]:
+        """The tasks of a round that are there, by folder; none may ask for anything else than now.
 
         Raises:
             SeguqError: naming the first that does.
         """
         asked = {task.folder: task for task in tasks}
-        known = {task.image_id: task for task in tasks_below(self._folder, number)}
-        for task in known.values():
-            if task.folder not in asked or not task.is_asked_alike(asked[task.folder]):
+        known = {task.folder: task for task in tasks_below(self._folder, number)}
+        # what lies behind a link is not found by a look below
+        known |= {
+            task.folder: Task.read(task.file) for task in tasks if task.folder not in known and task.file.exists()
+        }
+        for folder, task in known.items():
+            if folder not in asked or not task.is_asked_alike(asked[folder]):
                 raise SeguqError(
-                    f"{task.folder} asks for other regions, or another image, than this selection of round {number}: "
+                    f"{folder} asks for other regions, or another image, than this selection of round {number}: "
                     "give another loop, or a fork of one, a folder of its own"
                 )
         return known
@@ -151,8 +157,8 @@ class Folder(Annotator):
         notes = _Notes()
         self._states = {}
         try:
-            for key, rows in list(self._sent.tasks.items()):
-                task = self._tasks[key]
+            for (number, image_id), rows in list(self._sent.tasks.items()):
+                task = self._tasks[place_of(self._folder, number, image_id)]
                 try:
                     answer = self._answer(task, rows, notes)
                 except SeguqError as error:
@@ -189,8 +195,9 @@ class Folder(Annotator):
             say_once(f"{self._folder / PAGE} is not up to date: it cannot be written ({error.strerror or error})")
 
     def _write_page(self) -> None:
-        tasks = ((task, self._states.get(task.folder) or _at_first_sight(task)) for task in tasks_below(self._folder))
-        content = task_page(tasks, self._painted, self._folder).encode(errors="replace")
+        tasks = {task.folder: task for task in tasks_below(self._folder)} | self._tasks
+        states = [(tasks[place], self._states.get(place) or _at_first_sight(tasks[place])) for place in sorted(tasks)]
+        content = task_page(states, self._painted, self._folder).encode(errors="replace")
         path = self._folder / PAGE
         if not path.is_file() or path.read_bytes() != content:
             write_bytes(path, content)

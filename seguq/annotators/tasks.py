@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seguq.acquisition.selection import outlines, region_key
-from seguq.annotators.answers import STEM
+from seguq.annotators.answers import STEM, files_in
 from seguq.annotators.asked import Row, regions_of
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import file_sha256, write_bytes, write_json
@@ -26,7 +25,6 @@ TASK, TEMPLATE, REGIONS, ASKED = "task.json", "template.png", "regions.jpg", "as
 _IMAGES = ("image.png", "image.jpg")
 _OURS = (TASK, TEMPLATE, REGIONS, ASKED, *_IMAGES)
 _VERSION = 1
-_ROUND = "round-"
 _READABLE, _LONGEST = 1024, 4096  # pixels: of the shorter and of the longer side of the picture of the regions
 _DARK = 170  # of 255: how dark the layer is over what is not asked
 _BYTE = 255
@@ -66,7 +64,7 @@ class Task:
             raise SeguqError(
                 f"the image id {image_id!r} holds {taken[0]!r}, which is a file of each task: rename the image's folder"
             )
-        place = folder / f"{_ROUND}{number:02d}" / image_id
+        place = place_of(folder, number, image_id)
         is_photo = images.path(image_id).suffix.lower() in (".jpg", ".jpeg")
         regions = tuple((*map(int, region_key(row)[1:]), int(row["area"])) for row in rows)
         return cls(place, number, image_id, images.size(image_id), _IMAGES[is_photo], regions)
@@ -113,8 +111,7 @@ class Task:
 
     def other_files(self) -> list[str]:
         """The names of files in its folder that are not its own, sorted."""
-        names = sorted(entry.name for entry in os.scandir(self.folder) if not entry.is_dir())
-        return [name for name in names if name not in _OURS and not name.startswith(".")]
+        return [name for name in files_in(self.folder) if name not in _OURS and not name.startswith(".")]
 
     def is_complete(self) -> bool:
         """Whether all its files are there."""
@@ -147,11 +144,15 @@ class Task:
         return Task.read(self.file)
 
 
+def place_of(folder: Path, number: int, image_id: str = "") -> Path:
+    """The folder of a task, or of all tasks of a round."""
+    return folder / f"round-{number:02d}" / image_id
+
+
 def tasks_below(folder: Path, number: int | None = None) -> Iterator[Task]:
-    """All tasks that lie in a folder, or those of one round, in order of rounds."""
-    rounds = f"{_ROUND}*" if number is None else f"{_ROUND}{number:02d}"
-    for place in sorted(folder.glob(rounds), key=lambda path: (len(path.name), path.name)):
-        for path in sorted(place.rglob(TASK)):
+    """All tasks that lie in a folder, or those of one round."""
+    for place in folder.glob("round-*") if number is None else [place_of(folder, number)]:
+        for path in place.rglob(TASK):
             yield Task.read(path)
 
 

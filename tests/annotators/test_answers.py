@@ -22,14 +22,14 @@ RGB = np.array([[COLORS[int(index)] for index in line] for line in MASK], np.uin
 
 def palette(order):
     """A palette PNG whose colors stand in another order, as programs write them."""
-    image = Image.fromarray(np.vectorize(list(order).index)(MASK).astype(np.uint8), mode="P")
+    image = Image.fromarray(np.vectorize(list(order).index)(MASK).astype(np.uint8))
     image.putpalette([value for index in order for value in COLORS[index]])
     return image
 
 
 def of_other_colors():
     """Indices with a palette that has nothing to do with the classes, as labeling tools write them."""
-    image = Image.fromarray(MASK.astype(np.uint8), mode="P")
+    image = Image.fromarray(MASK.astype(np.uint8))
     image.putpalette([(37 * value) % 256 for value in range(768)])
     return image
 
@@ -170,10 +170,11 @@ def test_what_stays_cut_off_is_refused(tmp_path, apart):
         read_answer(path, PAINTED)
 
 
-def test_a_link_to_nothing_is_refused(tmp_path):
-    (tmp_path / "mask.png").symlink_to(tmp_path / "nothing.png")
-    with pytest.raises(SeguqError, match=r"mask\.png cannot be read"):
-        read_answer(answer_file(tmp_path), PAINTED)
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nothing")], ids=["pipe", "link to nothing"])
+def test_what_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / "mask.png")
+    with pytest.raises(SeguqError, match=r"mask\.png is no file, or a link to what is not there"):
+        answer_file(tmp_path)
 
 
 BLACK_AND_WHITE = painted_classes(Classes(("ground", "cell"), ((0, 0, 0), (255, 255, 255))))

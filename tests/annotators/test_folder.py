@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -88,7 +89,15 @@ def test_what_is_painted_comes_back_within_the_regions(people, images, place):
 def said(caplog, monkeypatch):
     monkeypatch.setattr("seguq.core.log._said", set())
     caplog.set_level(logging.INFO, "seguq")
-    return lambda: [record.getMessage() for record in caplog.records]
+    return lambda: [record.getMessage() for record in caplog.records if "to label" not in record.getMessage()]
+
+
+def test_where_the_tasks_are_is_said_when_there_are_new_ones(people, images, place, caplog):
+    caplog.set_level(logging.INFO, "seguq")
+    people.send(ASKED, images)
+    people.send(ASKED, images)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"2 tasks of round 0 to label: open {place / 'index.html'}"]
 
 
 def test_what_lies_outside_is_said_once_with_its_count(people, images, place, said):
@@ -148,6 +157,28 @@ def test_sending_again_completes_a_task(people, images, place, name):
     }
 
 
+def test_completing_a_task_replaces_nothing_that_a_person_has_changed(people, images, place):
+    people.send(ASKED, images)
+    (place / "round-00/a/asked.png").unlink()
+    for name in ("template.png", "image.png", "regions.jpg", "mask.png"):
+        (place / "round-00/a" / name).write_bytes(b"somebody's own")
+    people.send(ASKED, images)
+    task = place / "round-00/a"
+    assert {path.name for path in task.iterdir() if path.read_bytes() == b"somebody's own"} == {
+        "template.png", "image.png", "regions.jpg", "mask.png",
+    }  # fmt: skip
+    assert (task / "asked.png").is_file()
+
+
+def test_what_a_kill_has_left_is_removed(people, images, place):
+    people.send(ASKED, images)
+    left = [place / ".seguq-tmp-1.html", place / "round-00/a/.seguq-tmp-2.png"]
+    for path in left:
+        path.write_bytes(b"half")
+    Folder(place, CLASSES).send(ASKED, images)
+    assert not any(path.exists() for path in left)
+
+
 @pytest.mark.parametrize("steps", range(12))
 def test_a_send_that_was_cut_off_anywhere_is_completed(people, images, place, monkeypatch, steps):
     left = steps
@@ -171,6 +202,12 @@ def test_a_send_that_was_cut_off_anywhere_is_completed(people, images, place, mo
     assert {name: content for name, (content, _) in files_of(place).items()} == {
         name: content for name, (content, _) in files_of(whole).items()
     }
+
+
+def test_a_round_that_asks_for_nothing_is_fine(people, images, place):
+    people.send(selection(0), images)
+    Folder(place, CLASSES).send(selection(0), images)
+    assert not list(people.collect()) and "0 tasks" in Page(place / "index.html").text
 
 
 def test_regions_of_several_rounds_are_tasks_of_their_own(people, images, place):
@@ -269,6 +306,46 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(people, images, place, 
     monkeypatch.setattr("seguq.annotators.tasks.write_bytes", full)
     with pytest.raises(SeguqError, match=r"image\.png cannot be written: No space left on device"):
         people.send(ASKED, images)
+    assert not list(people.collect())
+
+
+def test_tasks_behind_links_are_fine(people, images, place, tmp_path):
+    people.send(ASKED, images)
+    os.replace(place / "round-00/a", tmp_path / "moved")
+    (place / "round-00/a").symlink_to(tmp_path / "moved")
+    paint(tmp_path / "moved", truth_of("a"))
+    people = Folder(place, CLASSES)
+    people.send(ASKED, images)
+    assert [answer.image_id for answer in people.collect()] == ["a"]
+    assert "2 tasks: 1 open, 1 answered" in Page(place / "index.html").text
+
+
+def test_a_task_whose_folder_was_removed_is_open_until_it_is_sent_again(people, images, place):
+    people.send(ASKED, images)
+    shutil.rmtree(place / "round-00/a")
+    (place / "index.html").unlink()
+    assert not list(people.collect())
+    assert "2 tasks: 2 open" in Page(place / "index.html").text
+    people.send(ASKED, images)
+    assert (place / "round-00/a/template.png").is_file()
+
+
+def test_a_folder_that_cannot_be_read_keeps_no_other_answer_back(people, images, place, monkeypatch):
+    people.send(ASKED, images)
+    for name in ("a", "deep/c"):
+        paint(place / "round-00" / name, np.zeros(SIZE))
+    scandir = os.scandir
+
+    def locked(folder):
+        if os.fspath(folder) == str(place / "round-00/a"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr("seguq.annotators.answers.os.scandir", locked)
+    found = people.collect()
+    assert next(found).image_id == "deep/c"
+    with pytest.raises(SeguqError, match=r"round-00/a cannot be read, so that answers would be missed"):
+        next(found)
 
 
 def test_answers_are_read_where_the_page_cannot_be_written(people, images, place, monkeypatch, said):
