@@ -184,8 +184,8 @@ def _images(
     parts = [_image(folder, number, image_id, of_image[image_id], images, classes) for image_id in list(rows)[:SHOWN]]
     return (
         "<h2>What was asked for, and what came back</h2>"
-        f"<p>Shown are {shown}. The numbers are ranks. In the middle each region has the color of its predicted class, "
-        "at the right its pixels have those of the answer; white is what nobody could tell.</p>"
+        f"<p>Shown are {shown}. The numbers are ranks. Then each region has the color of the class that was predicted "
+        "most often in it, and last its pixels have those of the answer; white is what nobody could tell.</p>"
         f'<div class="legend">{legend}</div>' + "".join(parts)
     )
 
@@ -203,7 +203,8 @@ def _image(
         return head + f"<p>It cannot be shown: {text(error)}.</p>"
     answered = "came back" if len(back) == len(outcomes) else f"came back: {len(back)} of {len(outcomes)} regions"
     pictures = [
-        (view.asked(), "asked for" if view.whole else "asked for; only what lies around the regions is shown"),
+        (view.asked(), "asked for"),
+        (view.asked_closer(), "closer"),
         (view.predicted(classes), "predicted, one class a region"),
         (view.answered(mask, outcomes, classes), answered),
     ]

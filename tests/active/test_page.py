@@ -240,15 +240,17 @@ def _even(path):
 @pytest.mark.parametrize("write", [_deep, _bands, _floats, _even])
 def test_images_of_many_channels_and_bits_are_shown(write, tmp_path):
     shown = pictures(One(tmp_path, [region()], {"a": mask(_1=(0, 0, 10, 10))}, write).page())
-    assert len(shown) == 3
+    assert len(shown) == 4
     assert write is _even or shown[0].std() > 30  # not black, though few of the bits are used
 
 
-def test_of_a_large_image_only_what_lies_around_the_regions_is_shown(tmp_path):
-    one = One(tmp_path, [region(box=(1500, 2000, 1520, 2020))], {}, png(1600, 2400))
+def test_of_a_large_image_what_lies_around_the_regions_is_shown_closer(tmp_path):
+    one = One(tmp_path, [region(box=(1500, 2000, 1520, 2030))], {}, png(1600, 2400))
     page = one.page()
-    assert "only what lies around the regions is shown" in words(page)
-    assert pictures(page)[0].shape == (round(SIDE * 196 / 212), SIDE, 3)
+    asked, closer, predicted = pictures(page)
+    assert "asked for" in words(page) and "closer" in words(page)
+    assert asked.shape == (round(SIDE * 1600 / 2400), SIDE, 3)
+    assert closer.shape == predicted.shape == (round(SIDE * 50 / 60), SIDE, 3)  # half of 30 pixels around
 
 
 def test_a_region_that_reaches_over_a_large_image_is_made_smaller(tmp_path):
@@ -271,12 +273,12 @@ def test_an_image_that_cannot_be_shown_is_told_of_and_the_rest_stands(change, to
     page = one.page()
     assert told in words(page)
     assert "labeled <b>disc</b> (100 %)" in words(page)
-    assert len(pictures(page)) == 2  # of the other
+    assert len(pictures(page)) == 3  # of the other
 
 
 def test_independent_labels_have_no_predicted_class(tmp_path):
     page = One(tmp_path, [region(predicted=None)], {"a": mask(_1=(0, 0, 10, 10))}, png()).page()
-    assert len(pictures(page)) == 2
+    assert len(pictures(page)) == 3
     assert "of another class" in words(page) and "none1100" in words(page)
 
 
