@@ -115,7 +115,7 @@ def _worth(records: Sequence[Record], number: int) -> str:
                 METRIC_NAMES.get(name, name),
                 "" if earlier is None else str(earlier),
                 str(value),
-                "" if gain is None else f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]",
+                "" if gain is None else gain.in_words("+"),
             ]
         )
     figure = learning_curve([curve_of(records, "this run")], "labeled pixels", METRIC_NAMES[MAIN_METRIC])
@@ -222,12 +222,11 @@ def _listed(outcomes: Sequence[Outcome], classes: Classes) -> str:
     for outcome in outcomes[:_LISTED]:
         row = outcome.row
         words = [f"<b>rank {row['rank']}</b>"]
-        if row["score"] is not None:
-            words.append(f"score {row['score']:.4g}")
-        if row.get("reason"):
+        if row.get("reason"):  # it names what it was scored by, and the predicted class
             words.append(text(row["reason"]))
-        if outcome.predicted is not None:
-            words.append(f"predicted {text(_name(outcome.predicted, classes))}")
+        else:
+            words += [] if row["score"] is None else [f"score {row['score']:.4g}"]
+            words += [] if outcome.predicted is None else [f"predicted {text(_name(outcome.predicted, classes))}"]
         words.append(text(_came(outcome, classes)))
         lines.append("; ".join(words))
     more = len(outcomes) - _LISTED
@@ -255,6 +254,8 @@ def _name(number: int | None, classes: Classes) -> str:
 
 
 def _ends(interval: Interval, sign: str = "") -> str:
+    if np.isnan([interval.low, interval.high]).any():
+        return "no interval"
     return f"95 % interval {interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
 
 
