@@ -11,7 +11,7 @@ import numpy as np
 
 from seguq.acquisition import Selection
 from seguq.active.curve import curve_of
-from seguq.active.outcomes import Outcome, answer_file, by_image, outcomes_of, read_answer, share_of_other
+from seguq.active.outcomes import Outcome, answer_file, by_image, late_answers, outcomes_of, read_answer, share_of_other
 from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Interval, Record, read_records, require_run, round_folder
 from seguq.active.status import SELECTION_FILE, labeled_in_words, percent
 from seguq.active.views import View
@@ -63,17 +63,18 @@ def round_page(run_dir: str | os.PathLike[str], round: int, images: ImageSource,
 
 def _head(folder: Path, number: int, selection: Selection, outcomes: Sequence[Outcome], record: Record | None) -> str:
     back = sum(outcome.answered for outcome in outcomes)
-    boxes = [
-        (f"{back} of {len(outcomes)}", "regions came back", f"asked for in {_count(selection.image_ids, 'image')}")
-    ]
+    late = late_answers(folder, number, selection)
+    asked = f"asked for in {_count(selection.image_ids, 'image')}"
+    asked += f"; and {late} that earlier rounds had asked for" if late else ""
+    boxes = [(f"{back} of {len(outcomes)}", "regions came back", asked)]
     if record is not None:
         found, gain = record.metrics.get(MAIN_METRIC), record.gain.get(MAIN_METRIC)
         if found is not None:
             note = f"{_ends(found)}, {record.images} {record.split} images"
-            boxes.append((f"{found.value:.3f}", f"{METRIC_NAMES[MAIN_METRIC]} after this round", note))
+            boxes.append((_value(found), f"{METRIC_NAMES[MAIN_METRIC]} after this round", note))
         if gain is not None:
             note = f"{_ends(gain, '+')}, paired"
-            boxes.append((f"{gain.value:+.3f}", f"gained since round {record.since}", note))
+            boxes.append((_value(gain, "+"), f"gained since round {record.since}", note))
         boxes.append(
             (percent(record.share), "of the pool's pixels labeled", f"{record.labeled.clicks:,} clicks so far")
         )
@@ -251,6 +252,10 @@ def _name(number: int | None, classes: Classes) -> str:
     if number is None:
         return "none"
     return classes.names[number] if 0 <= number < len(classes) else f"class {number}"
+
+
+def _value(interval: Interval, sign: str = "") -> str:
+    return "unknown" if np.isnan(interval.value) else f"{interval.value:{sign}.3f}"
 
 
 def _ends(interval: Interval, sign: str = "") -> str:

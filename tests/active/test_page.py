@@ -296,6 +296,37 @@ def test_a_round_that_waits_has_a_page(tmp_path):
     assert "It was not judged yet" in said
 
 
+def test_answers_to_earlier_rounds_are_counted_by_themselves(tmp_path):
+    made = Run(tmp_path / "run", per_round=6)
+    first = made.select(0)
+    made.answer(0, first, images=2)
+    second = made.select(1)
+    made.answer(1, first)
+    late = len(first.rows)
+    said = words(round_page(made.folder, 1, made.images, made.classes))
+    assert f"0 of {len(second)}regions came back" in said
+    assert f"and {late} that earlier rounds had asked for" in said
+
+
+def test_figures_that_are_not_known_say_so(tmp_path):
+    made = finished(tmp_path / "run", rounds=2, per_round=4)
+    path = made.round(1) / "metrics.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["miou"] |= {"low": None, "high": None}
+    content["gain"]["miou"] = {"value": None, "low": None, "high": None}
+    path.write_text(json.dumps(content))
+    said = words(round_page(made.folder, 1, made.images, made.classes))
+    assert "unknowngained since round 0no interval" in said
+    assert "no interval, 12 test images" in said
+    assert "+nan" not in said and "nan [" not in said
+
+
+def test_a_round_that_found_nothing_to_ask_for_has_a_page(tmp_path):
+    made = Run(tmp_path / "run")
+    Selection([], {"round": 0}).save(made.round(0) / "selection.json")
+    assert "0 of 0regions came back" in words(round_page(made.folder, 0, made.images, made.classes))
+
+
 def test_a_run_that_nothing_judges_has_a_page(tmp_path):
     made = Run(tmp_path / "run", per_round=6)
     made.answer(0, made.select(0))
