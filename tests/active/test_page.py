@@ -146,9 +146,19 @@ def test_an_answer_that_is_gone_is_one_sentence(tmp_path):
         one.page()
 
 
-def test_an_answer_of_another_size_is_one_sentence(tmp_path):
-    with pytest.raises(SeguqError, match=r"has 5 x 5 pixels, but a region .* reaches to row 10"):
-        One(tmp_path, [region()], {"a": mask(5, 5)}, png()).page()
+@pytest.mark.parametrize(("height", "width"), [(5, 60), (40, 5)])
+def test_an_answer_of_another_size_is_one_sentence(height, width, tmp_path):
+    with pytest.raises(SeguqError, match=rf"has {height} x {width} pixels, but a region .* reaches to row 10"):
+        One(tmp_path, [region()], {"a": mask(height, width)}, png()).page()
+
+
+def test_what_came_back_in_a_later_round_has_not_come_back_in_this(tmp_path):
+    made = Run(tmp_path / "run", per_round=6)
+    selection = made.select(0)
+    made.answer(0, selection, images=1)
+    made.answer(1, selection)
+    found = outcomes_of(made.folder, 0, selection, made.classes)
+    assert {outcome.row["image_id"] for outcome in found if outcome.answered} == {selection.image_ids[0]}
 
 
 # ---- the page ----
