@@ -211,6 +211,19 @@ def test_each_image_is_shown_as_it_was_asked_predicted_and_answered(tmp_path):
         np.testing.assert_allclose(shown[middle].mean((0, 1)), mixed, atol=3)
 
 
+def test_a_region_that_is_not_back_is_not_taken_for_one_that_nobody_could_tell(tmp_path):
+    black = lambda path: Image.new("RGB", (60, 40)).save(path.with_suffix(".png"))  # noqa: E731
+    one = One(tmp_path, [region(box=(0, 0, 20, 20)), region(box=(10, 30, 40, 60))], {}, black)
+    one.run.event(0, "collect", "answer", {"image_id": "a", "rows": [[1, 0, 0, 20, 20]], "clicks": 3})
+    (one.run.round(0) / "answers").mkdir()
+    write_index_png(one.run.round(0) / "answers" / "a.png", mask(_0=(0, 0, 10, 20)))
+    page = one.page()
+    answered = pictures(page)[-1]
+    at = {name: answered[y * 7 + 5, x * 7 + 5].tolist() for name, y, x in (("0", 2, 8), ("?", 15, 8), ("left", 25, 45))}
+    np.testing.assert_allclose([at["0"], at["?"], at["left"]], [[0] * 3, [153] * 3, [128] * 3], atol=6)
+    assert "came back: 1 of 2 regions" in words(page)
+
+
 def test_no_more_than_24_images_are_drawn_and_the_others_counted(tmp_path):
     rows = [region(f"i{number:02d}") for number in range(30)]
     page = One(tmp_path, rows, {}, png(10, 10)).page()
