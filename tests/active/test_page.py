@@ -249,6 +249,7 @@ def _deep(path):
 
 def _bands(path):
     pixels = np.random.default_rng(0).integers(0, 900, (40, 60, 7), np.uint16)
+    pixels[..., 6] *= 60  # which is not shown
     tifffile.imwrite(path.with_suffix(".tif"), pixels, photometric="minisblack", planarconfig="contig")
 
 
