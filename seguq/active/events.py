@@ -80,13 +80,21 @@ def answered_regions(event: Event, run_dir: str | os.PathLike[str]) -> list[tupl
 
 def _rows(path: Path) -> list[tuple[Any, ...]]:
     """All lines, read without leaving or changing a file."""
-    log = path.with_name(path.name + "-wal")  # of what was written last; while somebody writes, it is there
-    if not log.exists():
+    before = _untouched(path)
+    if before is not None:
         with suppress(sqlite3.DatabaseError):
             rows = _select(path, "immutable=1")  # else SQLite would make a log, of which this user is the owner
-            if not log.exists():
+            if _untouched(path) == before:
                 return rows
     return _select(path, "mode=ro")
+
+
+def _untouched(path: Path) -> tuple[int, int] | None:
+    """When a journal was changed last, and its size; None while there is a log beside it, as while somebody writes."""
+    if path.with_name(path.name + "-wal").exists():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _select(path: Path, how: str) -> list[tuple[Any, ...]]:

@@ -98,8 +98,7 @@ def outcomes_of(run_dir: str | os.PathLike[str], number: int, selection: Selecti
     Raises:
         SeguqError: for a file of the run that is missing or damaged.
     """
-    events = [event for event in read_events(run_dir) if event.round == number]
-    back = {key for event in events for key in answered_regions(event, run_dir)}
+    back = _back(run_dir, number)
     found: dict[tuple[Any, ...], Outcome] = {}
     for image_id, rows in by_image(selection).items():
         answered = [row for row in rows if region_key(row) in back]
@@ -108,6 +107,17 @@ def outcomes_of(run_dir: str | os.PathLike[str], number: int, selection: Selecti
             is_back = mask is not None and region_key(row) in back
             found[region_key(row)] = _outcome(row, mask if is_back else None, len(classes))
     return [found[region_key(row)] for row in selection.rows]
+
+
+def late_answers(run_dir: str | os.PathLike[str], number: int, selection: Selection) -> int:
+    """How many regions came back in a round that earlier ones had asked for."""
+    return len(_back(run_dir, number) - selection.keys())
+
+
+def _back(run_dir: str | os.PathLike[str], number: int) -> set[tuple[Any, ...]]:
+    """What identifies each region that came back in a round."""
+    events = [event for event in read_events(run_dir) if event.round == number]
+    return {key for event in events for key in answered_regions(event, run_dir)}
 
 
 def _outcome(row: dict[str, Any], mask: Mask | None, num_classes: int) -> Outcome:

@@ -11,7 +11,7 @@ import numpy as np
 
 from seguq.acquisition import Selection
 from seguq.active.curve import curve_of
-from seguq.active.outcomes import Outcome, answer_file, by_image, outcomes_of, read_answer, share_of_other
+from seguq.active.outcomes import Outcome, answer_file, by_image, late_answers, outcomes_of, read_answer, share_of_other
 from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Interval, Record, read_records, require_run, round_folder
 from seguq.active.status import SELECTION_FILE, labeled_in_words, percent
 from seguq.active.views import View
@@ -63,17 +63,18 @@ def round_page(run_dir: str | os.PathLike[str], round: int, images: ImageSource,
 
 def _head(folder: Path, number: int, selection: Selection, outcomes: Sequence[Outcome], record: Record | None) -> str:
     back = sum(outcome.answered for outcome in outcomes)
-    boxes = [
-        (f"{back} of {len(outcomes)}", "regions came back", f"asked for in {_count(selection.image_ids, 'image')}")
-    ]
+    late = late_answers(folder, number, selection)
+    asked = f"asked for in {_count(selection.image_ids, 'image')}"
+    asked += f"; and {late} that earlier rounds had asked for" if late else ""
+    boxes = [(f"{back} of {len(outcomes)}", "regions came back", asked)]
     if record is not None:
         found, gain = record.metrics.get(MAIN_METRIC), record.gain.get(MAIN_METRIC)
         if found is not None:
             note = f"{_ends(found)}, {record.images} {record.split} images"
-            boxes.append((f"{found.value:.3f}", f"{METRIC_NAMES[MAIN_METRIC]} after this round", note))
+            boxes.append((_value(found), f"{METRIC_NAMES[MAIN_METRIC]} after this round", note))
         if gain is not None:
             note = f"{_ends(gain, '+')}, paired"
-            boxes.append((f"{gain.value:+.3f}", f"gained since round {record.since}", note))
+            boxes.append((_value(gain, "+"), f"gained since round {record.since}", note))
         boxes.append(
             (percent(record.share), "of the pool's pixels labeled", f"{record.labeled.clicks:,} clicks so far")
         )
@@ -115,7 +116,7 @@ def _worth(records: Sequence[Record], number: int) -> str:
                 METRIC_NAMES.get(name, name),
                 "" if earlier is None else str(earlier),
                 str(value),
-                "" if gain is None else f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]",
+                "" if gain is None else gain.in_words("+"),
             ]
         )
     figure = learning_curve([curve_of(records, "this run")], "labeled pixels", METRIC_NAMES[MAIN_METRIC])
@@ -184,8 +185,8 @@ def _images(
     parts = [_image(folder, number, image_id, of_image[image_id], images, classes) for image_id in list(rows)[:SHOWN]]
     return (
         "<h2>What was asked for, and what came back</h2>"
-        f"<p>Shown are {shown}. The numbers are ranks. In the middle each region has the color of its predicted class, "
-        "at the right its pixels have those of the answer; white is what nobody could tell.</p>"
+        f"<p>Shown are {shown}. The numbers are ranks. Then each region has the color of the class that was predicted "
+        "most often in it, and last its pixels have those of the answer; white is what nobody could tell.</p>"
         f'<div class="legend">{legend}</div>' + "".join(parts)
     )
 
@@ -203,7 +204,8 @@ def _image(
         return head + f"<p>It cannot be shown: {text(error)}.</p>"
     answered = "came back" if len(back) == len(outcomes) else f"came back: {len(back)} of {len(outcomes)} regions"
     pictures = [
-        (view.asked(), "asked for" if view.whole else "asked for; only what lies around the regions is shown"),
+        (view.asked(), "asked for"),
+        (view.asked_closer(), "closer"),
         (view.predicted(classes), "predicted, one class a region"),
         (view.answered(mask, outcomes, classes), answered),
     ]
@@ -221,12 +223,11 @@ def _listed(outcomes: Sequence[Outcome], classes: Classes) -> str:
     for outcome in outcomes[:_LISTED]:
         row = outcome.row
         words = [f"<b>rank {row['rank']}</b>"]
-        if row["score"] is not None:
-            words.append(f"score {row['score']:.4g}")
-        if row.get("reason"):
+        if row.get("reason"):  # it names what it was scored by, and the predicted class
             words.append(text(row["reason"]))
-        if outcome.predicted is not None:
-            words.append(f"predicted {text(_name(outcome.predicted, classes))}")
+        else:
+            words += [] if row["score"] is None else [f"score {row['score']:.4g}"]
+            words += [] if outcome.predicted is None else [f"predicted {text(_name(outcome.predicted, classes))}"]
         words.append(text(_came(outcome, classes)))
         lines.append("; ".join(words))
     more = len(outcomes) - _LISTED
@@ -253,7 +254,13 @@ def _name(number: int | None, classes: Classes) -> str:
     return classes.names[number] if 0 <= number < len(classes) else f"class {number}"
 
 
+def _value(interval: Interval, sign: str = "") -> str:
+    return "unknown" if np.isnan(interval.value) else f"{interval.value:{sign}.3f}"
+
+
 def _ends(interval: Interval, sign: str = "") -> str:
+    if np.isnan([interval.low, interval.high]).any():
+        return "no interval"
     return f"95 % interval {interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
 
 

@@ -87,7 +87,7 @@ class Status:
             out += [f"cost, in the unit of the budget: {spent}"] if spent else []
             out += metric_in_words(last)
         if self.begun is not None:
-            out.append(f"work since {_minute(self.begun)}: {self.hours:.1f} hours, without waiting for answers")
+            out.append(f"work since {_minute(self.begun)}: {took(3600 * self.hours)}, without waiting for answers")
         return out
 
     def _now(self) -> str:
@@ -112,7 +112,7 @@ class Status:
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """A table of the rounds: its columns, and a row for each round that was judged."""
-        columns = ["round", "regions", "pixels", "clicks", "images", _name(MAIN_METRIC), "gain", "hours"]
+        columns = ["round", "regions", "pixels", "clicks", "images", _name(MAIN_METRIC), "gain", "time"]
         return columns, [_row(record) for record in self.records]
 
 
@@ -177,7 +177,7 @@ def metric_in_words(record: Record) -> list[str]:
         return ["there are no labeled images to judge it on"]
     out = [f"{_name(MAIN_METRIC)} {found} on {_count(record.images, f'{record.split} image')}"]
     if gain is not None and record.since is not None:
-        out.append(f"gain since round {record.since}: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], paired")
+        out.append(f"gain since round {record.since}: {gain.in_words('+')}, paired")
     return out
 
 
@@ -191,6 +191,18 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
+def took(seconds: float) -> str:
+    """How long something took, as people read it.
+
+    Example:
+        >>> took(41.3), took(754), took(9000)
+        ('41 s', '13 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _row(record: Record) -> list[str]:
     found, gain = record.metrics.get(MAIN_METRIC), record.gain.get(MAIN_METRIC)
     return [
@@ -200,8 +212,8 @@ def _row(record: Record) -> list[str]:
         f"{record.labeled.clicks:,}",
         f"{record.labeled.images:,}",
         "" if found is None else str(found),
-        "" if gain is None else f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]",
-        f"{sum(took for step, took in record.seconds.items() if step != _WAITS) / 3600:.2f}",
+        "" if gain is None else gain.in_words("+"),
+        took(sum(seconds for step, seconds in record.seconds.items() if step != _WAITS)),
     ]
 
 

@@ -19,15 +19,16 @@ from seguq.regions.rle import region_mask
 SIDE = 420
 """Pixels of the longer side of a picture."""
 
-_WHOLE = 640  # pixels of the longer side of what is shown whole
-_CONTEXT = 96  # pixels around the regions of a larger image
+_CONTEXT = 0.5  # around the regions, of the longer side of what they span
+_LEAST = 8  # pixels around them
+_NEARLY_ALL = 0.5  # of the image's pixels: then it is shown as it is, and not a second time closer
 _OPACITY = 0.6  # of classes over the image
 _FADED = 0.5  # of what is around, towards white
 _NOBODY_KNOWS = (255, 255, 255)
 
 
 class View:
-    """The part of an image that is shown: all of it, or what lies around its regions where it is large.
+    """An image, and the part of it that its regions lie in, with some of what is around.
 
     Args:
         image: as `seguq.data.read_image` gives it.
@@ -46,18 +47,24 @@ class View:
                 f"it has {height} x {width} pixels now, but a region that was asked for reaches to row {bottom} and "
                 f"column {right}"
             )
-        if max(height, width) <= _WHOLE:
+        around = max(_LEAST, round(_CONTEXT * max(bottom - top, right - left)))
+        top, left = max(0, top - around), max(0, left - around)
+        bottom, right = min(height, bottom + around), min(width, right + around)
+        self.closer = (bottom - top) * (right - left) < _NEARLY_ALL * height * width
+        if not self.closer:
             top, left, bottom, right = 0, 0, height, width
-        self.top, self.left = max(0, int(top) - _CONTEXT), max(0, int(left) - _CONTEXT)
-        self.bottom, self.right = min(height, int(bottom) + _CONTEXT), min(width, int(right) + _CONTEXT)
-        self.whole = (self.bottom - self.top, self.right - self.left) == (height, width)
         self.rows = rows
-        self._image = _shown(image[self.top : self.bottom, self.left : self.right])
-        self._times = SIDE / max(self._image.shape[:2])
+        self._all = _shown(image)
+        self._part = slice(int(top), int(bottom)), slice(int(left), int(right))
+        self._image = self._all[self._part]
 
     def asked(self) -> RGB:
-        """The regions with their ranks."""
-        return self._outlined(self._image)
+        """The whole image, and the regions with their ranks."""
+        return _outlined(self._all, self.rows, (0, 0), ranks=True)
+
+    def asked_closer(self) -> RGB | None:
+        """The part that the regions lie in; None where that is about the whole."""
+        return _outlined(self._image, self.rows, self._origin, ranks=True) if self.closer else None
 
     def predicted(self, classes: Classes) -> RGB | None:
         """The predicted class of each region over it; None where a region has none."""
@@ -68,7 +75,7 @@ class View:
             # a class that has no name has no color either
             number = row["predicted_class"] if 0 <= row["predicted_class"] < len(classes) else len(classes)
             mask[self._box(row)][region_mask(row)] = number
-        return self._outlined(_colored(self._image, mask, classes))
+        return _outlined(_colored(self._image, mask, classes), self.rows, self._origin)
 
     def answered(self, mask: Mask | None, outcomes: Sequence[Outcome], classes: Classes) -> RGB | None:
         """The classes of the answers over it; None where nothing came back."""
@@ -76,24 +83,31 @@ class View:
         if mask is None or not back:
             return None
         shown = np.full(self._image.shape[:2], -1, np.int64)
-        part = mask[self.top : self.bottom, self.left : self.right]
+        part = mask[self._part]
         for row in back:
             inside = region_mask(row)
             values = part[self._box(row)][inside]
             shown[self._box(row)][inside] = np.where((values >= 0) & (values < len(classes)), values, len(classes))
-        return self._outlined(_colored(self._image, shown, classes))
+        return _outlined(_colored(self._image, shown, classes), self.rows, self._origin)
+
+    @property
+    def _origin(self) -> tuple[int, int]:
+        """The first row and column of the part."""
+        return self._part[0].start, self._part[1].start
 
     def _box(self, row: dict[str, Any]) -> tuple[slice, slice]:
-        y0, x0, y1, x1 = box_of(row)
-        return slice(y0 - self.top, y1 - self.top), slice(x0 - self.left, x1 - self.left)
+        (y0, x0, y1, x1), (top, left) = box_of(row), self._origin
+        return slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
 
-    def _outlined(self, image: RGB) -> RGB:
-        shift = (self.left, self.top)
-        moved = [
-            [[[[x - shift[0], y - shift[1]] for x, y in ring] for ring in polygon] for polygon in outlines(row)]
-            for row in self.rows
-        ]
-        return outline_regions(image, moved, [str(row["rank"]) for row in self.rows], self._times)
+
+def _outlined(image: RGB, rows: Sequence[dict[str, Any]], origin: tuple[int, int], ranks: bool = False) -> RGB:
+    """A picture of `SIDE` with regions on it; numbers would hide what is in small ones."""
+    top, left = origin
+    moved = [
+        [[[[x - left, y - top] for x, y in ring] for ring in polygon] for polygon in outlines(row)] for row in rows
+    ]
+    labels = [str(row["rank"]) if ranks else "" for row in rows]
+    return outline_regions(image, moved, labels, SIDE / max(image.shape[:2]))
 
 
 def _shown(image: npt.NDArray[Any]) -> RGB:

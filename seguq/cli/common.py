@@ -12,6 +12,8 @@ from seguq.core.errors import SeguqError, UsageError, printable
 from seguq.core.files import require_replaceable
 from seguq.core.reading import reading
 
+_FIRST = 12  # letters that the first column of a table has at least, where it needs them
+
 
 def pick_device(name: str) -> torch.device:
     """``auto`` (a GPU where there is one), or a device of torch.
@@ -52,6 +54,7 @@ def with_interval(value: Tensor | float, interval: tuple[Tensor, Tensor] | tuple
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
     """A table on the terminal."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -71,7 +74,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_row(*map(plain, row))
     console = Console()
     # a table that is narrower than its numbers hides them, when the output goes to a file above all
-    console.width = max(console.width, 100)
+    first, *numbers = (max(map(cell_len, column)) for column in zip(columns, *rows, strict=True))
+    needed = min(first, _FIRST) + sum(numbers) + 3 * len(columns) + 1
+    console.width = max(console.width, 100, needed)
     console.print(table)
 
 

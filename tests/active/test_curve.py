@@ -57,6 +57,16 @@ def test_the_table_has_a_row_for_each_round_of_each_run(runs):
     assert (row["pixels"], row["clicks"], row["share"]) == (record.labeled.pixels, record.labeled.clicks, record.share)
 
 
+def test_what_is_not_known_is_an_empty_cell(tmp_path):
+    run = Run(tmp_path / "run")
+    content = run.metrics(0)
+    content["metrics"] = {"miou": {"value": 0.5, "low": None, "high": float("nan")}}
+    (run.round(0) / "metrics.json").write_text(json.dumps(content))
+    columns, (row,) = curve_table([run.folder])
+    assert [row[columns.index(name)] for name in ("miou", "miou_low", "miou_high")] == [0.5, None, None]
+    assert curve_csv([run.folder]).decode().splitlines()[1].endswith("0.5,,")
+
+
 def test_the_table_as_csv_is_read_back_and_no_name_is_a_formula(runs):
     first, *rows = csv.reader(io.StringIO(curve_csv(runs).decode()))
     columns, expected = curve_table(runs)

@@ -146,9 +146,19 @@ def test_an_answer_that_is_gone_is_one_sentence(tmp_path):
         one.page()
 
 
-def test_an_answer_of_another_size_is_one_sentence(tmp_path):
-    with pytest.raises(SeguqError, match=r"has 5 x 5 pixels, but a region .* reaches to row 10"):
-        One(tmp_path, [region()], {"a": mask(5, 5)}, png()).page()
+@pytest.mark.parametrize(("height", "width"), [(5, 60), (40, 5)])
+def test_an_answer_of_another_size_is_one_sentence(height, width, tmp_path):
+    with pytest.raises(SeguqError, match=rf"has {height} x {width} pixels, but a region .* reaches to row 10"):
+        One(tmp_path, [region()], {"a": mask(height, width)}, png()).page()
+
+
+def test_what_came_back_in_a_later_round_has_not_come_back_in_this(tmp_path):
+    made = Run(tmp_path / "run", per_round=6)
+    selection = made.select(0)
+    made.answer(0, selection, images=1)
+    made.answer(1, selection)
+    found = outcomes_of(made.folder, 0, selection, made.classes)
+    assert {outcome.row["image_id"] for outcome in found if outcome.answered} == {selection.image_ids[0]}
 
 
 # ---- the page ----
@@ -201,6 +211,19 @@ def test_each_image_is_shown_as_it_was_asked_predicted_and_answered(tmp_path):
         np.testing.assert_allclose(shown[middle].mean((0, 1)), mixed, atol=3)
 
 
+def test_a_region_that_is_not_back_is_not_taken_for_one_that_nobody_could_tell(tmp_path):
+    black = lambda path: Image.new("RGB", (60, 40)).save(path.with_suffix(".png"))  # noqa: E731
+    one = One(tmp_path, [region(box=(0, 0, 20, 20)), region(box=(10, 30, 40, 60))], {}, black)
+    one.run.event(0, "collect", "answer", {"image_id": "a", "rows": [[1, 0, 0, 20, 20]], "clicks": 3})
+    (one.run.round(0) / "answers").mkdir()
+    write_index_png(one.run.round(0) / "answers" / "a.png", mask(_0=(0, 0, 10, 20)))
+    page = one.page()
+    answered = pictures(page)[-1]
+    at = {name: answered[y * 7 + 5, x * 7 + 5].tolist() for name, y, x in (("0", 2, 8), ("?", 15, 8), ("left", 25, 45))}
+    np.testing.assert_allclose([at["0"], at["?"], at["left"]], [[0] * 3, [153] * 3, [128] * 3], atol=6)
+    assert "came back: 1 of 2 regions" in words(page)
+
+
 def test_no_more_than_24_images_are_drawn_and_the_others_counted(tmp_path):
     rows = [region(f"i{number:02d}") for number in range(30)]
     page = One(tmp_path, rows, {}, png(10, 10)).page()
@@ -226,6 +249,7 @@ def _deep(path):
 
 def _bands(path):
     pixels = np.random.default_rng(0).integers(0, 900, (40, 60, 7), np.uint16)
+    pixels[..., 6] *= 60  # which is not shown
     tifffile.imwrite(path.with_suffix(".tif"), pixels, photometric="minisblack", planarconfig="contig")
 
 
@@ -240,15 +264,17 @@ def _even(path):
 @pytest.mark.parametrize("write", [_deep, _bands, _floats, _even])
 def test_images_of_many_channels_and_bits_are_shown(write, tmp_path):
     shown = pictures(One(tmp_path, [region()], {"a": mask(_1=(0, 0, 10, 10))}, write).page())
-    assert len(shown) == 3
+    assert len(shown) == 4
     assert write is _even or shown[0].std() > 30  # not black, though few of the bits are used
 
 
-def test_of_a_large_image_only_what_lies_around_the_regions_is_shown(tmp_path):
-    one = One(tmp_path, [region(box=(1500, 2000, 1520, 2020))], {}, png(1600, 2400))
+def test_of_a_large_image_what_lies_around_the_regions_is_shown_closer(tmp_path):
+    one = One(tmp_path, [region(box=(1500, 2000, 1520, 2030))], {}, png(1600, 2400))
     page = one.page()
-    assert "only what lies around the regions is shown" in words(page)
-    assert pictures(page)[0].shape == (round(SIDE * 196 / 212), SIDE, 3)
+    asked, closer, predicted = pictures(page)
+    assert "asked for" in words(page) and "closer" in words(page)
+    assert asked.shape == (round(SIDE * 1600 / 2400), SIDE, 3)
+    assert closer.shape == predicted.shape == (round(SIDE * 50 / 60), SIDE, 3)  # half of 30 pixels around
 
 
 def test_a_region_that_reaches_over_a_large_image_is_made_smaller(tmp_path):
@@ -271,12 +297,12 @@ def test_an_image_that_cannot_be_shown_is_told_of_and_the_rest_stands(change, to
     page = one.page()
     assert told in words(page)
     assert "labeled <b>disc</b> (100 %)" in words(page)
-    assert len(pictures(page)) == 2  # of the other
+    assert len(pictures(page)) == 3  # of the other
 
 
 def test_independent_labels_have_no_predicted_class(tmp_path):
     page = One(tmp_path, [region(predicted=None)], {"a": mask(_1=(0, 0, 10, 10))}, png()).page()
-    assert len(pictures(page)) == 2
+    assert len(pictures(page)) == 3
     assert "of another class" in words(page) and "none1100" in words(page)
 
 
@@ -292,6 +318,37 @@ def test_a_round_that_waits_has_a_page(tmp_path):
     assert "0 of 6regions came back" in said
     assert "Nothing that was asked for in this round has come back in it" in said
     assert "It was not judged yet" in said
+
+
+def test_answers_to_earlier_rounds_are_counted_by_themselves(tmp_path):
+    made = Run(tmp_path / "run", per_round=6)
+    first = made.select(0)
+    made.answer(0, first, images=2)
+    second = made.select(1)
+    made.answer(1, first)
+    late = len(first.rows)
+    said = words(round_page(made.folder, 1, made.images, made.classes))
+    assert f"0 of {len(second)}regions came back" in said
+    assert f"and {late} that earlier rounds had asked for" in said
+
+
+def test_figures_that_are_not_known_say_so(tmp_path):
+    made = finished(tmp_path / "run", rounds=2, per_round=4)
+    path = made.round(1) / "metrics.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["miou"] |= {"low": None, "high": None}
+    content["gain"]["miou"] = {"value": None, "low": None, "high": None}
+    path.write_text(json.dumps(content))
+    said = words(round_page(made.folder, 1, made.images, made.classes))
+    assert "unknowngained since round 0no interval" in said
+    assert "no interval, 12 test images" in said
+    assert "+nan" not in said and "nan [" not in said
+
+
+def test_a_round_that_found_nothing_to_ask_for_has_a_page(tmp_path):
+    made = Run(tmp_path / "run")
+    Selection([], {"round": 0}).save(made.round(0) / "selection.json")
+    assert "0 of 0regions came back" in words(round_page(made.folder, 0, made.images, made.classes))
 
 
 def test_a_run_that_nothing_judges_has_a_page(tmp_path):

@@ -1,6 +1,7 @@
 """``seguq loop status`` and ``seguq loop plot``: what they print and write, and what they refuse."""
 
 import csv
+import json
 
 import pytest
 from PIL import Image
@@ -26,7 +27,20 @@ def test_status_says_how_a_loop_stands_with_a_table_of_its_rounds(tmp_path, caps
     printed = capsys.readouterr().out
     assert "round 1 waits for 3 of 6 regions in 2 images to come back: run it again then" in printed
     assert "mean IoU 0.4" in printed
-    assert "rounds" in printed
+    assert [word for word in ("round", "regions", "clicks", "images", "gain", "time") if word not in printed] == []
+    assert "…" not in printed  # no column is too narrow
+
+
+def test_a_table_of_many_digits_hides_none(tmp_path, capsys):
+    made = Run(tmp_path / "run")
+    content = made.metrics(1)
+    content["labeled"] = {"regions": 10**9, "pixels": 10**12, "clicks": 10**9, "images": 10**9}
+    for number in range(2):
+        (made.round(number) / "metrics.json").write_text(json.dumps(content | {"round": number, "gain": None}))
+    made.step(1, "report")
+    assert main(["loop", "status", "--run_dir", str(made.folder)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("1,000,000,000") >= 6 and "…" not in printed
 
 
 def test_status_of_a_run_that_has_only_begun(tmp_path, capsys):
