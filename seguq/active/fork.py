@@ -13,7 +13,7 @@ from seguq.acquisition import Selection
 from seguq.acquisition.selection import region_key
 from seguq.active.events import read_events
 from seguq.active.journal import Journal, ended
-from seguq.active.labels import by_image, merge
+from seguq.active.labels import Key, answered, by_image, merge
 from seguq.active.run_folder import RunFolder
 from seguq.core.checks import is_whole
 from seguq.core.errors import UsageError
@@ -56,20 +56,14 @@ def fork(
         made = RunFolder(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
         try:
             events = [event for event in history if event.round is not None and event.round <= round]
-            rows: dict[Any, Mapping[str, Any]] = {}
+            rows: dict[Key, Mapping[str, Any]] = {}
             for number in range(round + 1):
-                shutil.copytree(source.round(number), made.round(number), copy_function=_link)
-                rows |= {region_key(row): row for row in Selection.load(source.selection(number)).rows}
+                _copy(source.round(number), made.round(number))
+                rows |= {(number, region_key(row)): row for row in Selection.load(source.selection(number)).rows}
             if source.partitions.is_dir():
-                shutil.copytree(source.partitions, made.partitions, copy_function=_link)
-            for number in range(round + 1):
-                keys = [
-                    (event.content["image_id"], *row)
-                    for event in events
-                    if event.event == "answer" and event.round == number
-                    for row in event.content["rows"]
-                ]
-                merge(made.masks, made.answers(number), by_image(rows[key] for key in keys), classes)
+                _copy(source.partitions, made.partitions)
+            parts = [(made.answers(n), by_image(rows[key] for key in keys)) for n, keys in answered(events).items()]
+            merge(made.masks, parts, classes)
             written = Journal(made.path)
             for event in events:
                 if not (event.step == "stop" and event.round == round):
@@ -79,6 +73,11 @@ def fork(
             made.path.rename(target)
         finally:
             shutil.rmtree(made.path, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A folder as it is, without what somebody is writing in it."""
+    shutil.copytree(source, target, copy_function=_link, ignore=shutil.ignore_patterns(TEMPORARY_PREFIX + "*"))
 
 
 def _link(source: str, target: str) -> str:

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from seguq.acquisition.selection import box_of
+from seguq.active.events import Event
 from seguq.annotators import Annotation
+from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError
 from seguq.data import Classes, ImageSource, read_mask
 from seguq.data.partial_masks import paste, unlabeled, write_mask
@@ -43,6 +45,8 @@ def checked(answer: Annotation, images: ImageSource, classes: Classes, annotator
     """
     mask, size = np.asarray(answer.mask), images.size(answer.image_id)
     whose = f"{type(annotator).__name__}: the answer for image {answer.image_id!r}"
+    if not (answer.clicks is None or is_whole(answer.clicks, 0)):
+        raise SeguqError(f"{whose} took {answer.clicks!r} clicks: a whole number of at least 0, or None if not known")
     if mask.shape != size:
         raise SeguqError(f"{whose} has {mask.shape} pixels, but the image {size}")
     if mask.dtype.kind not in "iu":
@@ -82,22 +86,30 @@ def add_answer(
     """Write what an answer says of some regions beside what a folder knows of its image; doing it again is fine."""
     path, size = folder / f"{answer.image_id}.png", images.size(answer.image_id)
     before = _known(path, size, classes)
-    write_mask(path, paste(before, mask, area_of(rows, size)), classes)
+    after = paste(before, mask, area_of(rows, size))
+    if not (path.exists() and np.array_equal(before, after)):
+        write_mask(path, after, classes)
 
 
-def merge(masks: Path, answers: Path, rows: Mapping[str, Sequence[Row]], classes: Classes) -> None:
-    """Put what came back in a round into the masks that are trained on; doing it again changes nothing.
+def merge(masks: Path, parts: Sequence[tuple[Path, Mapping[str, Sequence[Row]]]], classes: Classes) -> None:
+    """Write the masks that are trained on anew, from all that has come back; doing it again changes nothing.
 
     Args:
         masks: folder of all labels so far.
-        answers: folder of what came back.
-        rows: the regions that were answered, by image.
+        parts: of each round the folder of what came back, and the regions that were answered, by image.
         classes: of the masks.
     """
-    for image_id, answered in rows.items():
-        new, path = read_mask(answers / f"{image_id}.png", classes), masks / f"{image_id}.png"
-        size = new.shape[0], new.shape[1]
-        write_mask(path, paste(_known(path, size, classes), new, area_of(answered, size)), classes)
+    for image_id in sorted({name for _, rows in parts for name in rows}):
+        merged: Mask | None = None
+        for answers, rows in parts:
+            if image_id not in rows:
+                continue
+            new = read_mask(answers / f"{image_id}.png", classes)
+            size = new.shape[0], new.shape[1]
+            merged = unlabeled(size, classes.ignore_index) if merged is None else merged
+            merged = paste(merged, new, area_of(rows[image_id], size))
+        assert merged is not None
+        write_mask(masks / f"{image_id}.png", merged, classes)
 
 
 def _known(path: Path, size: tuple[int, int], classes: Classes) -> Mask:
@@ -111,6 +123,21 @@ def _known(path: Path, size: tuple[int, int], classes: Classes) -> Mask:
             "image back that was there when it was labeled"
         )
     return mask
+
+
+Key = tuple[int, tuple[Any, ...]]
+"""A region in a run: the round that asked for it, and what identifies it among those of that round."""
+
+
+def answered(events: Iterable[Event]) -> dict[int, list[Key]]:
+    """The regions that came back, by the round in which they did."""
+    out: dict[int, list[Key]] = {}
+    for event in events:
+        if event.event == "answer":
+            came = event.round or 0
+            asked = event.content.get("asked", came)
+            out.setdefault(came, []).extend((asked, (event.content["image_id"], *row)) for row in event.content["rows"])
+    return out
 
 
 def by_image(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -141,3 +168,11 @@ class Unlabeled(ImageSource):
             return found
         taken = area_of(rows, self.size(image_id))
         return taken if found is None else taken | found
+
+    def any_left(self, *image_ids: str) -> bool:
+        """Whether some pixel of these images, or of any, is in no region yet."""
+        for image_id in image_ids or self:
+            taken = self.missing(image_id)
+            if taken is None or not taken.all():
+                return True
+        return False

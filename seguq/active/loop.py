@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 import os
+import re
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +16,13 @@ from seguq.acquisition import Budget, Selection, Strategy, select
 from seguq.acquisition.best_of_each_image import BestOfEachImage
 from seguq.acquisition.random_ import Random
 from seguq.acquisition.selection import region_key
-from seguq.active.events import STEPS, Event
+from seguq.active.events import STEPS, read_events
 from seguq.active.journal import Journal
 from seguq.active.judge import Judge, Judged
-from seguq.active.labels import Unlabeled, add_answer, by_image, checked, clicks_for, merge
+from seguq.active.labels import Key, Row, Unlabeled, add_answer, answered, by_image, checked, clicks_for, merge
 from seguq.active.run_folder import RunFolder
 from seguq.active.start import _EveryClassTwice
+from seguq.active.stopping import Stop
 from seguq.active.training import (
     MakeTrainer,
     calibrate,
@@ -25,11 +30,11 @@ from seguq.active.training import (
     checked_trainer,
     default_trainer,
     judge,
-    judged_split,
+    judged_splits,
     predict,
     train,
 )
-from seguq.annotators import Annotator
+from seguq.annotators import Annotation, Annotator
 from seguq.calibration import Calibrator, load
 from seguq.calibration.by_name import require_known
 from seguq.callbacks import RegionScorer
@@ -40,19 +45,20 @@ from seguq.core.groups import GroupOf, Groups
 from seguq.core.lightning import quiet, seed_everything
 from seguq.core.locks import Lock
 from seguq.core.log import logger
-from seguq.core.reading import listing, read_json, reading
+from seguq.core.reading import mapping, read_json, reading
 from seguq.core.seeds import derive_seed
 from seguq.data import ImageSource, Labeled
+from seguq.functional.aggregates import aggregate_named
 from seguq.inference import Estimator
 from seguq.inference.deterministic import Deterministic
 from seguq.regions import Grid, Partition, RegionTable, cached
 from seguq.regions.columns import COLUMNS
-from seguq.regions.scored_by import By
+from seguq.regions.scored_by import By, scores_named
+from seguq.regions.table import SCHEMA
 from seguq.store.writer import writing
 
 if TYPE_CHECKING:
     from seguq.active.status import Status
-    from seguq.active.stopping import Stop
 
 
 class _Waiting(Exception):
@@ -134,7 +140,7 @@ class ActiveLearningLoop:
             if not callable(value):
                 raise UsageError(f"{name} must be a function, but is {value!r}")
         require_count("rounds", rounds)
-        budgets = [budget] * rounds if isinstance(budget, Budget) else list(budget)
+        budgets: list[Any] = list(budget) if isinstance(budget, (list, tuple)) else [budget] * rounds
         if len(budgets) != rounds or not all(isinstance(item, Budget) for item in budgets):
             raise UsageError(
                 f"budget must be a seguq.acquisition.Budget, or a list of one for each of the {rounds} rounds, but is "
@@ -142,17 +148,20 @@ class ActiveLearningLoop:
             )
         if not is_whole(seed):
             raise UsageError(f"seed must be a whole number, but is {seed!r}")
-        if not isinstance(annotator, Annotator):
-            raise UsageError(f"annotator must be an Annotator (seguq.annotators), but is {annotator!r}")
-        kinds: dict[str, tuple[Any, type[Any], str]] = {
-            "estimator": (estimator, Estimator, "inference"),
-            "partition": (partition, Partition, "regions"),
-            "strategy": (strategy, Strategy, "acquisition"),
-            "start": (start, Strategy, "acquisition"),
-        }
-        for name, (given, kind, home) in kinds.items():
-            if not (given is None or isinstance(given, kind)):
-                raise UsageError(f"{name} must be a {kind.__name__} (seguq.{home}) or None, but is {given!r}")
+        aggregate_named(aggregate)
+        if by is not None:
+            scores_named(by)
+        kinds: tuple[tuple[str, Any, type[Any]], ...] = (
+            ("annotator", annotator, Annotator),
+            ("estimator", estimator, Estimator),
+            ("partition", partition, Partition),
+            ("strategy", strategy, Strategy),
+            ("start", start, Strategy),
+            ("stop", stop, Stop),
+        )
+        for name, item, kind in kinds:
+            if not (isinstance(item, kind) or (item is None and name != "annotator")):
+                raise UsageError(f"{name} must be {_article(kind.__name__)} (seguq.{_HOMES[name]}), but is {item!r}")
         if estimator is not None and not estimator.unbound:
             raise UsageError(f"{estimator!r} has a model, but each round trains its own: make it without one")
         if calibrator is not None:
@@ -167,9 +176,14 @@ class ActiveLearningLoop:
         self.budgets, self.rounds = budgets, rounds
         self.by, self.aggregate = by, aggregate
         self.calibrator, self.group, self.seed, self.fine_tune = calibrator, group, seed, fine_tune
-        self.stop, self.more_settings = stop, dict(settings or {})
+        self.stop = stop
+        if stop is not None:
+            for one in budgets:
+                stop.require_reachable(one, judged=True)
         self.classes = annotator.classes
         self.folder = RunFolder(run_dir)
+        self._last_trainer: weakref.ref[Any] | None = None
+        self.settings = self._settings(settings or {})
 
     # ---- the whole ----
 
@@ -204,46 +218,53 @@ class ActiveLearningLoop:
         return status(self.folder.path)
 
     def _open(self) -> None:
-        remove_leftovers(self.folder.path)
-        content = self.folder.content()
-        settings = self._settings()
+        content, settings = self.folder.content(), self.settings
         if content is None:
             self.folder.require_free()
             self.folder.begin(settings)
+        remove_leftovers(self.folder.path, below=True)
+        self.folder.require_known(read_events(self.folder.path))
         self.journal = Journal(self.folder.path)
         self._sent: dict[int, Selection] = {}
-        self._asked_again = False
-        done = sum(self.journal.ended(number, "report") is not None for number in range(self._begun()))
+        begun = self._begun()
+        done = sum(self.journal.ended(number, "report") is not None for number in range(begun))
         if content is not None and content["settings"] is None:  # a fork
             self.folder.begin(settings, content["forked_from"])
         elif content is not None:
             kept = dict(content["settings"])
-            begun = self._begun()
             same = {**settings, "budget": settings["budget"][:begun]}
             self.folder.require_same({**kept, "budget": kept["budget"][:begun]}, same, done)
             if kept != settings:  # rounds that have not begun
                 self.folder.begin(settings, content["forked_from"])
-        for number in range(begun_rounds := self._begun()):
+        for number in range(begun):
             if self.journal.ended(number, "select") is not None:
-                self._require_images(number, begun_rounds)
+                self._require_images(number)
 
     def _begun(self) -> int:
         """How many rounds have begun."""
         return 1 + max((event.round for event in self.journal.events() if event.round is not None), default=-1)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, more: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run is only gone on with where it is the same, as JSON gives it back."""
         found: dict[str, Any] = {
             "budget": [item.as_dict() for item in self.budgets],
             "classes": list(self.classes.names),
             "ignore_index": self.classes.ignore_index,
             "group": self.group if self.group is None or isinstance(self.group, str) else _name_of(self.group),
-            "by": None if self.by is None else repr(self.by),
+            "by": None if self.by is None else _words(self.by),
         }
         for name in ("partition", "strategy", "start", "estimator", "calibrator", "annotator"):
-            found[name] = repr(getattr(self, name))
+            found[name] = _words(getattr(self, name))
         for name in ("aggregate", "seed", "fine_tune"):
             found[name] = getattr(self, name)
-        return {**found, **self.more_settings}
+        taken = sorted(found.keys() & more)
+        if taken:
+            raise UsageError(f"settings has {taken[0]!r}, which the loop has of its own: call it otherwise")
+        try:
+            plain: dict[str, Any] = json.loads(json.dumps({**found, **more}, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"settings must be numbers, texts, lists and mappings of them: {error}") from error
+        return plain
 
     def _ends(self, number: int) -> bool:
         """Whether the loop has ended before a round, or ends now."""
@@ -252,12 +273,11 @@ class ActiveLearningLoop:
         last = number - 1
         if self.journal.ended(last, "report") is None:
             return False
-        told = self.journal.ended(last, "stop")
         reason = None if self.stop is None else self._reason(last)
-        if told is not None and (reason is not None or told.get("left") == 0):
-            return True
         if reason is None:
             return False
+        if self.journal.ended(last, "stop") == {"why": reason}:
+            return True
         self.journal.add(last, "stop", "end", why=reason)
         logger.info("the loop ends after round %d: %s", last, reason)
         return True
@@ -267,7 +287,7 @@ class ActiveLearningLoop:
 
         assert self.stop is not None
         records = [record for record in read_records(self.folder.path) if record.round <= number]
-        return self.stop.reason(records, lambda now, since: gain(self.folder.path, now, since))
+        return self.stop.reason(records, self._gain)
 
     def _round(self, number: int, enough: float) -> bool:
         """One round, from where it stands; False where nothing is left to choose."""
@@ -275,7 +295,6 @@ class ActiveLearningLoop:
             return True
         logger.info("round %d of %d", number, self.rounds)
         self.folder.round(number).mkdir(exist_ok=True)
-        remove_leftovers(self.folder.round(number))
         self._step(number, "score", self._score)
         self._step(number, "select", self._select)
         if not self._sent_in(number).rows:
@@ -307,31 +326,35 @@ class ActiveLearningLoop:
     def _earlier(self, number: int) -> list[Selection]:
         return [self._sent_in(earlier) for earlier in range(number)]
 
-    def _answered(self, most: int | None = None) -> dict[int, list[tuple[Any, ...]]]:
-        """The regions that were answered, by the round in which they were."""
-        out: dict[int, list[tuple[Any, ...]]] = {}
-        for event in self._answers(most):
-            keys = [(event.content["image_id"], *row) for row in event.content["rows"]]
-            out.setdefault(event.round or 0, []).extend(keys)
-        return out
+    def _regions(self, most: int) -> dict[Key, Row]:
+        """All regions that were asked for up to and with a round."""
+        return {(n, region_key(row)): row for n in range(most + 1) for row in self._sent_in(n).rows}
 
-    def _answers(self, most: int | None) -> list[Event]:
-        """What came back up to and with a round."""
-        told = [event for event in self.journal.events() if event.event == "answer"]
-        return [event for event in told if most is None or (event.round or 0) <= most]
+    def _answered(self, most: int) -> dict[int, list[Key]]:
+        """The regions that were answered up to and with a round, by the round in which they were."""
+        return answered(event for event in self.journal.events() if (event.round or 0) <= most)
 
-    def _require_images(self, number: int, begun: int) -> None:
-        """Raise where an image of a round is gone that labels are for."""
-        gone = [image_id for image_id in self._sent_in(number).image_ids if image_id not in self.pool]
+    def _require_images(self, number: int) -> None:
+        """Raise where an image of a round is gone that labels are for, or another one."""
+        wanted = self._sent_in(number).image_ids
+        gone = [image_id for image_id in wanted if image_id not in self.pool]
         if gone:
             raise SeguqError(
                 f"{len(gone)} images that regions were chosen of in round {number} are not in the pool any more, such "
                 f"as {gone[0]!r}: put them back (images without labels may come and go between rounds)"
             )
+        sizes = self._pool_of(number)
+        for image_id in wanted:
+            then, now = sizes.get(image_id), list(self.pool.size(image_id))
+            if then is not None and then != now:
+                raise SeguqError(
+                    f"{self.pool.path(image_id)} has {now[0]} x {now[1]} pixels (height x width), but had {then[0]} x "
+                    f"{then[1]} when regions of it were chosen in round {number}: put the image back that was there"
+                )
 
     def _labeled(self, number: int) -> Labeled:
         """All labels up to and with a round."""
-        images = dict.fromkeys(key[0] for keys in self._answered(number).values() for key in keys)
+        images = {key[0] for keys in self._answered(number).values() for _, key in keys}
         return Labeled(
             images={name: self.pool.path(name) for name in sorted(images)},
             masks={name: self.folder.masks / f"{name}.png" for name in sorted(images)},
@@ -354,9 +377,22 @@ class ActiveLearningLoop:
         """The model of a round."""
         return load(self.folder.model(number), self._made(number))
 
-    def _trainer(self, number: int) -> Any:
+    def _trainer(self, number: int, task: Any) -> Any:
         make = self.make_trainer
-        return checked_trainer(default_trainer(self.folder.round(number)) if make is None else make())
+        found = checked_trainer(default_trainer(self.folder.round(number)) if make is None else make(), task)
+        if self._last_trainer is not None and self._last_trainer() is found:
+            raise UsageError(
+                "trainer() has returned the same Trainer twice, which would count its epochs on: let it make a new "
+                "Trainer each time it is called, with callbacks and loggers of its own"
+            )
+        self._last_trainer = weakref.ref(found)
+        return found
+
+    def _data(self, number: int) -> Any:
+        found = self.data(self._labeled(number))
+        if not hasattr(found, "train_dataloader"):
+            raise UsageError(f"data(labeled) must return a LightningDataModule, but returned {found!r}")
+        return found
 
     # ---- the steps ----
 
@@ -368,9 +404,12 @@ class ActiveLearningLoop:
             estimator = type(estimator)(**{**estimator.arguments(), "features": True})
         earlier = [row for selection in self._earlier(number) for row in selection.rows]
         source = Unlabeled(self.pool, earlier)
+        counts = {"regions": len(earlier), "pixels": self._note_pool(number), "images": len(self.pool)}
+        if not source.any_left():
+            RegionTable(SCHEMA.empty_table()).save(self.folder.table(number))
+            return counts
         self._seeded(number, "score")
         task = self._made(number) if number == 0 else self._trained(number - 1)
-        data = self.data(self._labeled(number - 1))
         scorer = RegionScorer(
             self.folder.round(number),
             partition=cached(self.partition, self.folder.partitions),
@@ -382,30 +421,42 @@ class ActiveLearningLoop:
             columns=columns,
             overwrite=True,
         )
-        predict(self._trainer(number), task, data, [scorer])
+        predict(self._trainer(number, task), task, self._data(number - 1), [scorer])
         table = RegionTable.load(self.folder.table(number))
-        there = set(table.image_numbers()[1].to_pylist())
-        taken = {row["image_id"] for row in earlier}
-        lost = [image_id for image_id in self.pool if image_id not in there and image_id not in taken]
-        if lost:
-            raise SeguqError(
-                f"{len(lost)} of the {len(self.pool)} images of the pool have no scores, such as {lost[0]!r}: the "
-                "prediction loader of data(labeled) has to give all images of labeled.pool, with their ids"
-            )
-        self._note_pool(number)
-        pixels = int(table.column("area").sum())
-        return {"regions": len(table), "pixels": pixels, "images": len(self.pool)}
+        self._require_all(table, {row["image_id"] for row in earlier})
+        return {**counts, "regions": len(table) + len(earlier)}
 
-    def _note_pool(self, number: int) -> None:
-        """Write down the images of the pool, and say which have come and gone."""
-        ids, before = list(self.pool), self.folder.round(number - 1) / "pool.json"
+    def _require_all(self, table: RegionTable, taken: set[str]) -> None:
+        """Raise where images of the pool were not predicted."""
+        there = taken.union(table.image_numbers()[1].to_pylist())
+        lost = [image_id for image_id in self.pool if image_id not in there]
+        lost = [image_id for image_id in lost if Unlabeled(self.pool, []).any_left(image_id)]
+        if not lost:
+            return
+        said = f"{len(lost)} of the {len(self.pool)} images of the pool have no scores, such as {lost[0]!r}"
+        if self.partition.needs:  # it may find no region in an image
+            logger.info("%s: %r has found no region there", said, self.partition)
+            return
+        raise SeguqError(
+            f"{said}: the prediction loader of data(labeled) has to give all images of labeled.pool, with their ids"
+        )
+
+    def _note_pool(self, number: int) -> int:
+        """Write down the images of the pool and their sizes, and say which have come and gone; the number of pixels."""
+        sizes = {image_id: list(self.pool.size(image_id)) for image_id in self.pool}
         if number:
-            with reading(before):
-                known = set(listing(read_json(before), "its content"))
-            new, gone = len(set(ids) - known), len(known - set(ids))
+            known = self._pool_of(number - 1)
+            new, gone = len(sizes.keys() - known.keys()), len(known.keys() - sizes.keys())
             if new or gone:
                 logger.info("since the last round %d images were added to the pool, and %d removed", new, gone)
-        write_json(self.folder.round(number) / "pool.json", ids)
+        write_json(self.folder.pool(number), sizes)
+        return sum(height * width for height, width in sizes.values())
+
+    def _pool_of(self, number: int) -> dict[str, list[int] | None]:
+        """The images that a round has chosen from, with their sizes where these are known."""
+        with reading(self.folder.pool(number)):
+            content = read_json(self.folder.pool(number))
+            return dict.fromkeys(content) if isinstance(content, list) else mapping(content, "its content")
 
     def _strategy(self, number: int) -> Strategy:
         if number == 0:
@@ -435,65 +486,88 @@ class ActiveLearningLoop:
                 seed=derive_seed("select", self.seed, number),
                 classes=self.classes.names,
             )
+        if not chosen.rows and number == 0:
+            raise UsageError(
+                f"the first round asks for nothing: none of the {len(left)} regions fits into {self.budgets[0]!r}; "
+                "give a larger budget, and another run_dir"
+            )
         chosen.why["round"] = number
         chosen.save(self.folder.selection(number))
         if not chosen.rows:
-            self.journal.add(number - 1, "stop", "end", why="nothing is left to label within the budget", left=0)
+            self.journal.add(number - 1, "stop", "end", why="nothing is left to label within the budget")
         return {"regions": len(chosen), "images": len(chosen.image_ids), "spent": chosen.why.get("spent", 0)}
 
     def _send(self, number: int) -> None:
-        self._require_images(number, number)
+        self._require_images(number)
         self.annotator.send(self._sent_in(number), self.pool)
 
     def _collect(self, number: int, enough: float) -> dict[str, Any]:
         """Take in what has come back; raises where that is not enough yet."""
-        open_rows: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-        done = {key for keys in self._answered().values() for key in keys}
+        came = self._answered(number)
+        done, here = {key for keys in came.values() for key in keys}, set(came.get(number, []))
+        sent, opened = self._regions(number), dict[Any, Key]()
         for earlier in range(number + 1):
-            sent = {region_key(row): row for row in self._sent_in(earlier).rows}
-            if sent.keys() - done:
+            keys = [key for key in sent if key[0] == earlier and (key not in done or key in here)]
+            if any(key not in done for key in keys):
                 self.annotator.send(self._sent_in(earlier), self.pool)  # which this process may not have
-                open_rows |= {key: row for key, row in sent.items() if key not in done}
-        classes, answers = self.classes, self.folder.answers(number)
-        if open_rows:
+                opened |= {_identity(sent[key]): key for key in keys}
+        if opened:
             for answer in self.annotator.collect():
-                rows = [open_rows[key] for key in map(region_key, answer.rows) if key in open_rows]
-                if not rows:
-                    continue
-                mask = checked(answer, self.pool, classes, self.annotator)
-                add_answer(answers, answer, mask, rows, self.pool, classes)
-                clicks = clicks_for(mask, rows, classes.ignore_index) if answer.clicks is None else answer.clicks
-                boxes = [list(region_key(row)[1:]) for row in rows]
-                self.journal.add(number, "collect", "answer", image_id=answer.image_id, rows=boxes, clicks=int(clicks))
-                for row in rows:
-                    del open_rows[region_key(row)]
-        answered = self._answered()
-        done = {key for keys in answered.values() for key in keys}
-        asked = self._sent_in(number).rows
-        back = sum(region_key(row) in done for row in asked)
-        if back < enough * len(asked) or not done:
+                keys = list(dict.fromkeys(opened[i] for i in map(_identity, answer.rows) if i in opened))
+                if keys:
+                    self._take(number, answer, keys, sent, done)
+        back, asked = sum(key in done for key in sent if key[0] == number), len(self._sent_in(number))
+        if back < math.ceil(enough * asked - 1e-9) or not done:
             raise _Waiting(
-                f"round {number} waits for answers: {back} of {len(asked)} regions are back; run it again when more are"
+                f"round {number} waits for answers: {back} of {asked} regions are back; run it again when more are"
             )
-        known = {region_key(row): row for selection in self._earlier(number + 1) for row in selection.rows}
-        merge(self.folder.masks, answers, by_image(known[key] for key in answered.get(number, [])), classes)
+        came = self._answered(number)
+        images = {key[0] for _, key in came.get(number, [])}
+        parts = [
+            (self.folder.answers(n), by_image(sent[key] for key in keys if key[1][0] in images))
+            for n, keys in came.items()
+        ]
+        merge(self.folder.masks, parts, self.classes)
         return {"regions": back}
 
+    def _take(
+        self, number: int, answer: Annotation, keys: Sequence[Key], sent: Mapping[Key, Row], done: set[Key]
+    ) -> None:
+        """Take in an answer to some regions; of those that it answers anew in this round the mask alone."""
+        if any(key[0] != answer.image_id for _, key in keys):
+            raise SeguqError(
+                f"{type(self.annotator).__name__}: an answer for image {answer.image_id!r} has rows of another image"
+            )
+        mask = checked(answer, self.pool, self.classes, self.annotator)
+        rows = [sent[key] for key in keys]
+        add_answer(self.folder.answers(number), answer, mask, rows, self.pool, self.classes)
+        for asked in sorted({key[0] for key in keys}):
+            new = [key for key in keys if key[0] == asked and key not in done]
+            if not new:
+                continue
+            clicks = answer.clicks
+            if clicks is None or len(new) < len(set(map(_identity, answer.rows))):  # of these alone nobody knows
+                clicks = clicks_for(mask, [sent[key] for key in new], self.classes.ignore_index)
+            boxes = [list(key[1][1:]) for key in new]
+            self.journal.add(
+                number, "collect", "answer", image_id=answer.image_id, rows=boxes, clicks=int(clicks), asked=asked
+            )
+            done.update(new)
+
     def _train(self, number: int) -> None:
-        labeled = self._labeled(number)
         self._seeded(number, "train")
         task = self._made(number)
         if self.fine_tune and number:
             task = load(self.folder.model(number - 1), task)
-        train(self._trainer(number), task, self.data(labeled), self.folder.model(number))
+        train(self._trainer(number, task), task, self._data(number), self.folder.model(number))
 
     def _calibrate(self, number: int) -> dict[str, Any]:
-        task, data = self._trained(number), self.data(self._labeled(number))
+        task, data = self._trained(number), self._data(number)
         if self.calibrator is None or not can_calibrate(task, data):
             return {"method": None}
         self._seeded(number, "calibrate")
         calibrate(
-            self._trainer(number),
+            self._trainer(number, task),
             task,
             data,
             self.folder.model(number),
@@ -505,21 +579,24 @@ class ActiveLearningLoop:
         return {"method": str(self.calibrator)}
 
     def _evaluate(self, number: int) -> dict[str, Any]:
-        task, data = self._trained(number), self.data(self._labeled(number))
-        split = judged_split(task, data)
-        if split is None:
-            return {"split": None}
-        self._seeded(number, "evaluate")
-        callback = Judge(
-            self.folder.states(number),
-            self.estimator,
-            # a calibrator was fitted on the validation images: its figures there would not be out of sample
-            calibrator="auto" if split == "test" else None,
-            ignore_index=self.classes.ignore_index,
-            group=self.group,
-        )
-        judge(self._trainer(number), task, data, split, callback)
-        return {"split": split}
+        task, data = self._trained(number), self._data(number)
+        for split in judged_splits(task, data):
+            self._seeded(number, "evaluate")
+            callback = Judge(
+                self.folder.states(number),
+                self.estimator,
+                # not on the images that it was fitted on
+                calibrator=None if split == "val" else "auto",
+                ignore_index=self.classes.ignore_index,
+                group=self.group,
+            )
+            judge(self._trainer(number, task), task, data, split, callback)
+            if self.folder.states(number).exists() and Judged(self.folder.states(number)).images:
+                return {"split": split}
+            task, data = self._trained(number), self._data(number)
+        if self.stop is not None:
+            self.stop.require_reachable(self.budgets[number], judged=False)
+        return {"split": None}
 
     def _report(self, number: int) -> None:
         write_json(self.folder.metrics(number), self._figures(number))
@@ -530,15 +607,13 @@ class ActiveLearningLoop:
 
     def _figures(self, number: int) -> dict[str, Any]:
         """What ``metrics.json`` holds."""
-        answered = self._answered(number)
-        keys = {key for found in answered.values() for key in found}
-        known = {region_key(row): row for selection in self._earlier(number + 1) for row in selection.rows}
-        clicks = sum(event.content["clicks"] for event in self._answers(number))
+        keys = {key for found in self._answered(number).values() for key in found}
+        sent, told = self._regions(number), [event for event in self.journal.events() if event.event == "answer"]
+        clicks = sum(event.content["clicks"] for event in told if (event.round or 0) <= number)
         chosen = self._sent_in(number)
         judged = self._judged(number)
-        first = self.journal.ended(0, "score") or {}
-        since = number - 1 if number and judged is not None else None
-        change = None if since is None else gain(self.folder.path, number, since)
+        pool = self.journal.ended(number, "score") or {}
+        change = self._gain(number, number - 1) if number else None
         return {
             "version": 1,
             "round": number,
@@ -546,17 +621,17 @@ class ActiveLearningLoop:
             "images": 0 if judged is None else judged.images,
             "groups": 0 if judged is None else judged.groups,
             "metrics": {} if judged is None else _finite(judged.values()),
-            "gain": None if change is None else {**_finite({"miou": _as_dict(change)}), "since": since},
+            "gain": None if change is None else {**_finite({"miou": _as_dict(change)}), "since": number - 1},
             "labeled": {
                 "regions": len(keys),
-                "pixels": sum(int(known[key]["area"]) for key in keys),
+                "pixels": sum(int(sent[key]["area"]) for key in keys),
                 "clicks": clicks,
-                "images": len({key[0] for key in keys}),
+                "images": len({key[0] for _, key in keys}),
             },
-            "pool": {"regions": first["regions"], "pixels": first["pixels"], "images": len(self.pool)},
+            "pool": {name: pool[name] for name in ("regions", "pixels", "images")},
             "selected": {
                 "regions": len(chosen),
-                "answered": sum(region_key(row) in keys for row in chosen.rows),
+                "answered": sum(key[0] == number for key in keys),
                 "spent": chosen.why["spent"],
                 "budget": chosen.why["budget"],
             },
@@ -571,20 +646,15 @@ class ActiveLearningLoop:
         told = self.journal.ended(number, "evaluate")
         return None if told is None or told["split"] is None else Judged(self.folder.states(number))
 
+    def _gain(self, number: int, since: int) -> tuple[float, float, float] | None:
+        """The main metric of a round minus that of an earlier one on the same images, and the interval of the pair.
 
-def gain(run_dir: str | os.PathLike[str], number: int, since: int) -> tuple[float, float, float] | None:
-    """The main metric of a round minus that of an earlier one on the same images, and the interval of the pair.
-
-    Returns:
-        Value, low and high; None where either round was not judged.
-    """
-    folder = RunFolder(run_dir)
-    paths = [folder.states(number), folder.states(since)]
-    if not all(path.exists() for path in paths):
-        return None
-    now, before = map(Judged, paths)
-    found = now.gain(before)
-    return None if found is None else (found["value"], found["low"], found["high"])
+        Returns:
+            Value, low and high; None where either round was not judged, or they were on other images.
+        """
+        now, before = self._judged(number), self._judged(since)
+        found = None if now is None or before is None else now.gain(before)
+        return None if found is None else (found["value"], found["low"], found["high"])
 
 
 def _as_dict(change: tuple[float, float, float]) -> dict[str, float]:
@@ -594,10 +664,35 @@ def _as_dict(change: tuple[float, float, float]) -> dict[str, float]:
 def _finite(values: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     """Values as JSON has them: what is no number is null."""
     return {
-        name: {key: number if number == number else None for key, number in item.items()}
+        name: {key: number if math.isfinite(number) else None for key, number in item.items()}
         for name, item in values.items()
     }
 
 
+_HOMES = {
+    "annotator": "annotators",
+    "estimator": "inference",
+    "partition": "regions",
+    "strategy": "acquisition",
+    "start": "acquisition",
+    "stop": "active",
+}
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIO" else f"a {name}"
+
+
 def _name_of(function: Any) -> str:
     return f"a function {getattr(inspect.unwrap(function), '__qualname__', type(function).__name__)}"
+
+
+def _words(value: Any) -> str:
+    """What settings are told apart by: without addresses, which differ between processes."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _identity(row: Row) -> tuple[Any, ...]:
+    """What tells a region from those of earlier rounds, too, which may have its number and its box."""
+    shape = row.get("rle")
+    return (*region_key(row), None if shape is None else tuple(shape))

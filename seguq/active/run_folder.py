@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seguq.core.errors import UsageError
+from seguq.active.events import JOURNAL_FILE, Event
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import write_json
 from seguq.core.reading import listing, mapping, read_json, reading, text, whole
 from seguq.data import Classes
@@ -41,6 +42,10 @@ class RunFolder:
     def partitions(self) -> Path:
         """Regions of images, where they follow from the image alone."""
         return self.path / "partitions"
+
+    def pool(self, number: int) -> Path:
+        """The images that a round has chosen from, with their sizes."""
+        return self.round(number) / "pool.json"
 
     def table(self, number: int) -> Path:
         """The scores that the choice of a round was made from."""
@@ -131,6 +136,20 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} holds {there[0]}, but no loop ({SETTINGS}): a loop is begun in a new or empty folder"
             )
+
+    def require_known(self, events: Sequence[Event]) -> None:
+        """Raise where there are rounds that the journal does not know: it is lost, or an old one.
+
+        Raises:
+            SeguqError: naming the first of them.
+        """
+        known = {self.round(event.round) for event in events if event.round is not None}
+        for path in sorted(self.path.glob("round-*")):
+            if path not in known and any(path.iterdir()):
+                raise SeguqError(
+                    f"{self.path / JOURNAL_FILE} knows nothing of {path.name}, and without it nobody knows what was "
+                    "done in this folder: put it back as it was, or begin another run_dir"
+                )
 
     def require_same(self, kept: Mapping[str, Any], settings: Mapping[str, Any], rounds_done: int) -> None:
         """Raise where a loop would go on with other settings than it was begun with.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from seguq.active.judge import Judge
 from seguq.calibration import Calibrator
 from seguq.calibration.checkpoint import carried, save_calibrator
 from seguq.callbacks import Calibrate
@@ -40,14 +41,21 @@ def default_trainer(folder: Path | None, **options: Any) -> Any:
     return Trainer(**found)
 
 
-def checked_trainer(trainer: Any) -> Any:
+def checked_trainer(trainer: Any, task: Any) -> Any:
     """A Trainer, if a loop can stand around it.
 
     Raises:
-        UsageError: for one that starts the script anew in each process, and with it the loop.
+        UsageError: for one that starts the script anew in each process, and with it the loop, and for one of the other
+            name of Lightning than the module.
     """
     if not all(hasattr(trainer, name) for name in ("fit", "validate", "test", "predict")):
         raise UsageError(f"trainer() must return a Trainer, but returned {trainer!r}")
+    package, packages = _package(type(trainer)), {_package(kind) for kind in type(task).__mro__} & _PACKAGES
+    if package in _PACKAGES and packages and package not in packages:
+        raise UsageError(
+            f"make_task() makes a module of {packages.pop()}, which a Trainer of {package} does not take: pass "
+            "trainer=, a function that makes a Trainer of the same package"
+        )
     launcher = type(getattr(trainer.strategy, "launcher", None)).__name__
     if trainer.world_size > 1 and "Multi" not in launcher and "Spawn" not in launcher:
         raise UsageError(
@@ -56,6 +64,13 @@ def checked_trainer(trainer: Any) -> Any:
             "training and prediction"
         )
     return trainer
+
+
+_PACKAGES = {"pytorch_lightning", "lightning"}
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 class _SaveAtEnd(Callback):
@@ -93,11 +108,17 @@ def train(trainer: Any, task: Any, data: Any, out: Path) -> None:
 
     Raises:
         KeyboardInterrupt: if the training was stopped by hand.
+        SeguqError: if it has ended without having begun.
     """
-    trainer.callbacks.append(_SaveAtEnd(out))
+    out.unlink(missing_ok=True)  # of a training that was killed
+    _add(trainer, _SaveAtEnd(out))
     trainer.fit(task, datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    _require_end(trainer)
+    if not out.exists():
+        raise SeguqError(
+            f"the training has ended without {out}, as if it had no step to do: let trainer() make a Trainer that "
+            "trains, for one epoch at least"
+        )
     best = trainer.checkpoint_callback
     if best is not None and getattr(best, "monitor", None) and getattr(best, "best_model_path", ""):
         with whole_file(out) as temporary:
@@ -106,50 +127,51 @@ def train(trainer: Any, task: Any, data: Any, out: Path) -> None:
 
 def calibrate(trainer: Any, task: Any, data: Any, checkpoint: Path, method: str | Calibrator, **settings: Any) -> None:
     """Fit a calibrator on the validation images, and put it into the checkpoint."""
-    trainer.callbacks.append(_KeptCalibrate(checkpoint, method, **settings))
+    _add(trainer, _KeptCalibrate(checkpoint, method, **settings))
     trainer.validate(task, datamodule=data, verbose=False)
+    _require_end(trainer)
 
 
-def judge(trainer: Any, task: Any, data: Any, split: str, callback: Any) -> None:
-    """Measure on the test or the validation images."""
-    trainer.callbacks.append(callback)
+def judge(trainer: Any, task: Any, data: Any, split: str, callback: Judge) -> None:
+    """Measure on the test or the validation images; where there are none, the file of figures is not written."""
+    callback.out.unlink(missing_ok=True)
+    _add(trainer, callback)
     run = trainer.test if split == "test" else trainer.validate
     run(task, datamodule=data, verbose=False)
+    _require_end(trainer)
 
 
 def predict(trainer: Any, task: Any, data: Any, callbacks: Sequence[Any]) -> None:
     """Run over the pool."""
-    trainer.callbacks.extend(callbacks)
+    _add(trainer, *callbacks)
     if not _gives(data, "predict_dataloader"):
         raise SeguqError(
             f"{type(data).__name__} has no predict_dataloader, but the pool is scored by it: give one of all images of "
             "labeled.pool, with their ids"
         )
     trainer.predict(task, datamodule=data, return_predictions=False)
+    _require_end(trainer)
 
 
-def judged_split(task: Any, data: Any) -> str | None:
-    """The labeled images that a round is judged on: those of the test, or else of the validation; None: there are none.
+def _add(trainer: Any, *callbacks: Any) -> None:
+    """Give a Trainer further callbacks; the list may be a user's own."""
+    trainer.callbacks = [*trainer.callbacks, *callbacks]
 
-    A data module says by ``has_split("test")`` whether it has them, where giving the loader does not.
-    """
-    for split, loader, step in (
-        ("test", "test_dataloader", "test_step"),
-        ("val", "val_dataloader", "validation_step"),
-    ):
-        if _gives(data, loader) and has_own(task, step) and _has_split(data, split):
-            return split
-    return None
+
+def _require_end(trainer: Any) -> None:
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def judged_splits(task: Any, data: Any) -> list[str]:
+    """Where labeled images to judge on may be: in the test, or else in the validation."""
+    loaders = {"test": ("test_dataloader", "test_step"), "val": ("val_dataloader", "validation_step")}
+    return [split for split, (loader, step) in loaders.items() if _gives(data, loader) and has_own(task, step)]
 
 
 def can_calibrate(task: Any, data: Any) -> bool:
-    """Whether there are validation images to fit a calibrator on."""
-    return _gives(data, "val_dataloader") and has_own(task, "validation_step") and _has_split(data, "val")
-
-
-def _has_split(data: Any, split: str) -> bool:
-    told = getattr(data, "has_split", None)
-    return bool(told(split)) if callable(told) else True
+    """Whether there may be validation images to fit a calibrator on."""
+    return "val" in judged_splits(task, data)
 
 
 def _gives(data: Any, name: str) -> bool:
