@@ -81,7 +81,7 @@ def test_all_labels_are_a_line_with_its_share_below():
 
 
 def test_names_are_text_and_no_formulas():
-    assert names(drawn(curve("cost in $ and $x^2\n"))) == ["cost in $ and $x^2\\n"]
+    assert names(drawn(curve("cost in $ and \\foo $\n"))) == ["cost in $ and \\foo $\\n"]
 
 
 def test_a_long_name_keeps_both_ends():
