@@ -224,6 +224,10 @@ def test_a_region_that_is_not_back_is_not_taken_for_one_that_nobody_could_tell(t
     assert "came back: 1 of 2 regions" in words(page)
 
 
+def test_a_region_that_nobody_could_tell_says_so(tmp_path):
+    assert "nobody could tell" in words(One(tmp_path, [region()], {"a": mask()}, png()).page()).split("rank 1")[1]
+
+
 def test_no_more_than_24_images_are_drawn_and_the_others_counted(tmp_path):
     rows = [region(f"i{number:02d}") for number in range(30)]
     page = One(tmp_path, rows, {}, png(10, 10)).page()
