@@ -8,7 +8,7 @@ require = $(if $(problem),$(error $(problem)))
 help:
 	@echo "make demo    train a small model, look at what it does not know, and at what to label next"
 	@echo "make test    run the tests"
-	@echo "make test-slow   runs the slow ones: processes that are killed, simulations of coverage (some minutes)"
+	@echo "make test-slow   runs the slow ones: processes that are killed, simulations of coverage, the examples (some minutes)"
 	@echo "make test-lowest   runs the tests with the lowest versions that pyproject.toml allows, in an environment of its own"
 	@echo "make bench   measure what is measured in benchmarks/README.md (some minutes; hours with SEGUQ_DATA)"
 	@echo "make bench-peers    the same of MC dropout, metrics and calibrators beside other libraries, in an environment of its own"

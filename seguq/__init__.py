@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seguq import acquisition as acquisition
+    from seguq import active as active
     from seguq import annotators as annotators
     from seguq import calibration as calibration
     from seguq import callbacks as callbacks
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from seguq import regions as regions
     from seguq import store as store
     from seguq import weights as weights
+    from seguq.active.loop import ActiveLearningLoop as ActiveLearningLoop
     from seguq.calibration import load as load
     from seguq.calibration.conformal_margin import ConformalMargin as ConformalMargin
     from seguq.calibration.conformal_risk_control import ConformalRiskControl as ConformalRiskControl
@@ -52,6 +54,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "acquisition",
+    "active",
     "annotators",
     "calibration",
     "callbacks",
@@ -65,6 +68,7 @@ _MODULES = (
     "weights",
 )
 _NAMES = {
+    "ActiveLearningLoop": "seguq.active",
     "ConformalMargin": "seguq.calibration",
     "ConformalRiskControl": "seguq.calibration",
     "DirichletCalibration": "seguq.calibration",

@@ -1,4 +1,4 @@
-"""Each script in examples/ is run as a newcomer would."""
+"""Each script in examples/ is run as a newcomer would; they train, so that it takes minutes."""
 
 import importlib.util
 import subprocess
@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from seguq.active.curve import curve_csv, curve_table, plot_runs
 from seguq.active.events import Event, read_events
 from seguq.active.fork import fork
+from seguq.active.page import round_page
 from seguq.active.records import Counts, Interval, Record, read_records
 from seguq.active.status import Status, status
 from seguq.active.stopping import Stop
@@ -42,6 +43,7 @@ __all__ = [
     "plot_runs",
     "read_events",
     "read_records",
+    "round_page",
     "status",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,36 +12,16 @@ import numpy.typing as npt
 from seguq.active.experiment import FULL, Point
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
+from seguq.export.learning_curve import Curve
 
 UNITS = ("regions", "pixels", "clicks", "images")
 
 Floats = npt.NDArray[np.float64]
-Curves = dict[int, tuple[Floats, Floats]]
+_Curves = dict[int, tuple[Floats, Floats]]
 
 # Student's t, 95 % two-sided, by degrees of freedom from 1 on
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 _DRAWS = 2000
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The mean over seeds of what one way of choosing has reached with some labels.
-
-    Attributes:
-        name: of the way of choosing.
-        labels: how much was labeled, the mean over seeds, one a round.
-        value: the main metric.
-        low: of its 95 % interval over seeds (Student's t); NaN for a single seed.
-        high: of that interval.
-        seeds: how many there are.
-    """
-
-    name: str
-    labels: Floats
-    value: Floats
-    low: Floats
-    high: Floats
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +54,7 @@ class Comparison:
     def __init__(self, points: Sequence[Point], by: str = "clicks", seed: int = 0) -> None:
         require_choice("by", by, UNITS)
         self.by, self.seed = by, seed
-        self._curves: dict[str, Curves] = {}
+        self._curves: dict[str, _Curves] = {}
         for point in sorted(points, key=lambda point: point.round):
             if point.value is not None:
                 self._curves.setdefault(point.arm, {}).setdefault(point.seed, (np.zeros(0), np.zeros(0)))
@@ -91,7 +71,10 @@ class Comparison:
             raise SeguqError("there is nothing to compare yet: no seed was gone through by every way of choosing")
 
     def curves(self) -> list[Curve]:
-        """The curve of each way of choosing, in the order in which they were given."""
+        """The mean over seeds of each way of choosing, in the order in which they were given.
+
+        The interval is 95 %, over seeds, by Student's t; NaN for a single seed.
+        """
         return [self._curve(name) for name in self.arms]
 
     def full(self) -> Curve | None:
@@ -101,7 +84,7 @@ class Comparison:
     def _curve(self, name: str) -> Curve:
         labels, values = self._of(name, self.seeds)
         mean, half = values.mean(0), _half(values)
-        return Curve(name, labels.mean(0), mean, mean - half, mean + half, len(self.seeds))
+        return Curve(name, labels.mean(0), mean, mean - half, mean + half)
 
     def _of(self, name: str, seeds: Sequence[int]) -> tuple[Floats, Floats]:
         """Labels and values ``(seeds, rounds)``."""
@@ -165,14 +148,3 @@ def _summary(value: float, draws: Sequence[float]) -> Needed:
     ordered = np.sort(np.array(draws))
     low, high = ordered[int(0.025 * len(ordered))], ordered[min(int(0.975 * len(ordered)), len(ordered) - 1)]
     return Needed(value, float(low), float(high))
-
-
-def shares_of(points: Sequence[Point], by: str) -> float | None:
-    """How much of a unit the whole pool has; None for clicks, of which nobody knows that without all labels.
-
-    Raises:
-        SeguqError: for an unknown unit.
-    """
-    require_choice("by", by, UNITS)
-    pools: list[Mapping[str, int]] = [point.pool for point in points]
-    return float(pools[0][by]) if pools and by in pools[0] else None

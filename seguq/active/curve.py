@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Record, read_records
-from seguq.core.checks import require_choice
 from seguq.core.errors import UsageError
 from seguq.export.learning_curve import Curve, learning_curve
 
@@ -41,7 +40,7 @@ def curve_of(records: Sequence[Record], name: str, by: str = "pixels", metric: s
     Raises:
         UsageError: for another ``by``.
     """
-    require_choice("by", by, AXES)
+    _require_axis(by)
     unknown = (math.nan, math.nan, math.nan)
     value, low, high = zip(*(record.metrics.get(metric, unknown) for record in records), strict=True)
     return Curve(name, [_AXES[by][1](record) for record in records], value, low, high)
@@ -69,7 +68,7 @@ def plot_runs(
         UsageError: for a folder that is no run, another ``by``, a metric that no round has, or a folder given twice.
         SeguqError: for a file that is damaged.
     """
-    require_choice("by", by, AXES)
+    _require_axis(by)
     runs = _read(run_dirs)
     for run_dir, records in zip(run_dirs, runs, strict=True):
         _require_metric(run_dir, records, metric)
@@ -134,6 +133,11 @@ def run_names(run_dirs: Sequence[str | os.PathLike[str]]) -> list[str]:
     names = [Path(run_dir).resolve().name for run_dir in run_dirs]
     shared = {name for name, count in Counter(names).items() if count > 1}
     return [os.fspath(run_dir) if name in shared else name for run_dir, name in zip(run_dirs, names, strict=True)]
+
+
+def _require_axis(by: str) -> None:
+    if by not in AXES:
+        raise UsageError(f"by must be one of {', '.join(AXES)}, but is {by!r}")
 
 
 def _read(run_dirs: Sequence[str | os.PathLike[str]]) -> list[list[Record]]:

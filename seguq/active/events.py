@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from seguq.core.errors import SeguqError
-from seguq.core.reading import mapping, reading, text, whole
+from seguq.core.reading import listing, mapping, reading, text, whole
 
 JOURNAL_FILE = "journal.sqlite"
 STEPS = ("score", "select", "send", "collect", "train", "calibrate", "evaluate", "report")
 """The steps of a round, in order."""
 
+_BOX = 5  # numbers of a row of an answer: region_id, y0, x0, y1, x1
 _PATIENCE = 30.0  # seconds, while another process takes the journal for itself
 
 
@@ -57,15 +58,43 @@ def read_events(run_dir: str | os.PathLike[str]) -> list[Event]:
         return [_event(number, row) for number, row in enumerate(_rows(path), 1)]
 
 
+def answered_regions(event: Event, run_dir: str | os.PathLike[str]) -> list[tuple[Any, ...]]:
+    """What identifies each region that came back with an event, as `seguq.acquisition.selection.region_key` says it.
+
+    Args:
+        event: any; only an ``answer`` has some.
+        run_dir: the folder of the loop, for the message.
+
+    Raises:
+        SeguqError: if the journal does not say it as it should.
+    """
+    if event.event != "answer":
+        return []
+    with reading(Path(run_dir) / JOURNAL_FILE):
+        image_id = text(event.content["image_id"], "'image_id'")
+        rows = [listing(row, "a row of an answer") for row in listing(event.content["rows"], "'rows'")]
+        if any(len(row) != _BOX for row in rows):
+            raise ValueError("a row of an answer must be region_id, y0, x0, y1, x1")
+        return [(image_id, *(whole(value, "a number of a row") for value in row)) for row in rows]
+
+
 def _rows(path: Path) -> list[tuple[Any, ...]]:
     """All lines, read without leaving or changing a file."""
-    log = path.with_name(path.name + "-wal")  # of what was written last; while somebody writes, it is there
-    if not log.exists():
+    before = _untouched(path)
+    if before is not None:
         with suppress(sqlite3.DatabaseError):
             rows = _select(path, "immutable=1")  # else SQLite would make a log, of which this user is the owner
-            if not log.exists():
+            if _untouched(path) == before:
                 return rows
     return _select(path, "mode=ro")
+
+
+def _untouched(path: Path) -> tuple[int, int] | None:
+    """When a journal was changed last, and its size; None while there is a log beside it, as while somebody writes."""
+    if path.with_name(path.name + "-wal").exists():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _select(path: Path, how: str) -> list[tuple[Any, ...]]:

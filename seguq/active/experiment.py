@@ -25,7 +25,6 @@ from seguq.inference import Estimator
 from seguq.regions import Partition
 
 _START, FULL = "start", "all"
-_EVERYTHING = 2**40  # regions
 _PAUSE = 5.0  # seconds between two looks at what other processes do
 
 
@@ -212,7 +211,7 @@ class Experiment:
 
     def _loop(self, name: str, seed: int) -> ActiveLearningLoop:
         arm = None if name in (_START, FULL) else self._arm(name)
-        first = Budget(regions=_EVERYTHING) if name == FULL else self.first
+        first = Budget(images=len(self.pool)) if name == FULL else self.first
         return ActiveLearningLoop(
             self.make_task,
             self.data,

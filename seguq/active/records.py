@@ -34,7 +34,22 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return self.in_words()
+
+    def in_words(self, sign: str = "") -> str:
+        """The figure as people read it, its interval in brackets.
+
+        Args:
+            sign: ``"+"`` shows that of a gain.
+
+        Example:
+            >>> Interval(0.02, -0.01, 0.05).in_words("+"), Interval(0.4, math.nan, math.nan).in_words()
+            ('+0.020 [-0.010, +0.050]', '0.400')
+        """
+        if math.isnan(self.value):
+            return "unknown"
+        ends = "" if math.isnan(self.low + self.high) else f" [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+        return f"{self.value:{sign}.3f}{ends}"
 
 
 class Counts(NamedTuple):

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from seguq.acquisition import Selection
-from seguq.active.events import JOURNAL_FILE, STEPS, Event, read_events
+from seguq.active.events import JOURNAL_FILE, STEPS, Event, answered_regions, read_events
 from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Record, read_records, require_run, round_folder
 from seguq.core.errors import SeguqError
 from seguq.core.locks import is_held
-from seguq.core.reading import listing, mapping, read_json, reading, text, whole
+from seguq.core.reading import mapping, read_json, reading, text, whole
 
 SELECTION_FILE, LOOP_FILE = "selection.json", "loop.json"
 _STOP, _WAITS = "stop", "collect"
-_BOX = 5  # numbers of a row of an answer: region_id, y0, x0, y1, x1
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Status:
             out += [f"cost, in the unit of the budget: {spent}"] if spent else []
             out += metric_in_words(last)
         if self.begun is not None:
-            out.append(f"work since {_minute(self.begun)}: {self.hours:.1f} hours, without waiting for answers")
+            out.append(f"work since {_minute(self.begun)}: {took(3600 * self.hours)}, without waiting for answers")
         return out
 
     def _now(self) -> str:
@@ -113,7 +112,7 @@ class Status:
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """A table of the rounds: its columns, and a row for each round that was judged."""
-        columns = ["round", "regions", "pixels", "clicks", "images", _name(MAIN_METRIC), "gain", "hours"]
+        columns = ["round", "regions", "pixels", "clicks", "images", _name(MAIN_METRIC), "gain", "time"]
         return columns, [_row(record) for record in self.records]
 
 
@@ -142,7 +141,7 @@ def status(run_dir: str | os.PathLike[str]) -> Status:
     begun, done = _open_steps(mine), [event.step for event in mine if event.event == "end"]
     step = next(reversed(begun), None)
     asked = _asked(folder, number)
-    left = asked - _answered(events, folder / JOURNAL_FILE)
+    left = asked - {key for event in events for key in answered_regions(event, folder)}
     return Status(
         run_dir=folder,
         round=number,
@@ -178,7 +177,7 @@ def metric_in_words(record: Record) -> list[str]:
         return ["there are no labeled images to judge it on"]
     out = [f"{_name(MAIN_METRIC)} {found} on {_count(record.images, f'{record.split} image')}"]
     if gain is not None and record.since is not None:
-        out.append(f"gain since round {record.since}: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], paired")
+        out.append(f"gain since round {record.since}: {gain.in_words('+')}, paired")
     return out
 
 
@@ -192,6 +191,18 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
+def took(seconds: float) -> str:
+    """How long something took, as people read it.
+
+    Example:
+        >>> took(41.3), took(754), took(9000)
+        ('41 s', '13 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _row(record: Record) -> list[str]:
     found, gain = record.metrics.get(MAIN_METRIC), record.gain.get(MAIN_METRIC)
     return [
@@ -201,8 +212,8 @@ def _row(record: Record) -> list[str]:
         f"{record.labeled.clicks:,}",
         f"{record.labeled.images:,}",
         "" if found is None else str(found),
-        "" if gain is None else f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]",
-        f"{sum(took for step, took in record.seconds.items() if step != _WAITS) / 3600:.2f}",
+        "" if gain is None else gain.in_words("+"),
+        took(sum(seconds for step, seconds in record.seconds.items() if step != _WAITS)),
     ]
 
 
@@ -235,20 +246,6 @@ def _asked(folder: Path, number: int | None) -> set[tuple[Any, ...]]:
     """What identifies each region that a round has asked for."""
     path = round_folder(folder, number or 0) / SELECTION_FILE
     return Selection.load(path).keys() if number is not None and path.exists() else set()
-
-
-def _answered(events: Sequence[Event], path: Path) -> set[tuple[Any, ...]]:
-    """What identifies each region that came back."""
-    with reading(path):
-        return {key for event in events if event.event == "answer" for key in _keys(event.content)}
-
-
-def _keys(content: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    image_id = text(content["image_id"], "'image_id'")
-    rows = [listing(row, "a row of an answer") for row in listing(content["rows"], "'rows'")]
-    if any(len(row) != _BOX for row in rows):
-        raise ValueError("a row of an answer must be region_id, y0, x0, y1, x1")
-    return [(image_id, *(whole(value, "a number of a row") for value in row)) for row in rows]
 
 
 def _hours(events: Sequence[Event]) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from seguq.acquisition import Budget
-from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Record
+from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Interval, Record
 from seguq.core.checks import is_number, is_whole
 from seguq.core.errors import UsageError
 
@@ -125,10 +125,10 @@ class Stop:
         found = gain(last, last - self.gain_over)
         if found is None or not found[1] <= 0:
             return None
-        value, low, high = found
+        gained = Interval(*found)
         rounds = "the last round has" if self.gain_over == 1 else f"the last {self.gain_over} rounds have"
-        where = "lies below 0" if high < 0 else "holds 0"
+        where = "lies below 0" if gained.high < 0 else "holds 0"
         return (
-            f"{rounds} gained {value:+.3f} [{low:+.3f}, {high:+.3f}] in {METRIC_NAMES[MAIN_METRIC]}: the interval "
+            f"{rounds} gained {gained.in_words('+')} in {METRIC_NAMES[MAIN_METRIC]}: the interval "
             f"{where}, so more of the same labels are not seen to help"
         )

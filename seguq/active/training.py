@@ -20,16 +20,16 @@ from seguq.core.lightning import Callback, CSVLogger, RichProgressBar, Trainer, 
 MakeTrainer = Callable[[], Any]
 
 
-def default_trainer(folder: Path, **options: Any) -> Any:
+def default_trainer(folder: Path | None, **options: Any) -> Any:
     """A Trainer for those who have none: one epoch, as long as the data say, with its log in the folder.
 
     Args:
-        folder: where the log goes.
+        folder: where the log goes; None: there is none.
         **options: of the Trainer, in place of these.
     """
     found: dict[str, Any] = {
         "max_epochs": 1,
-        "logger": CSVLogger(str(folder), name="logs"),
+        "logger": False if folder is None else CSVLogger(str(folder), name="logs"),
         "enable_checkpointing": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,

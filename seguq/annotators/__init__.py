@@ -8,6 +8,7 @@ from seguq.annotators.annotator import Annotation, Annotator
 from seguq.core.named import hand_on
 
 if TYPE_CHECKING:
+    from seguq.annotators.folder import Folder as Folder
     from seguq.annotators.oracle import Oracle as Oracle
 
 __all__ = ["Annotation", "Annotator"]

@@ -64,17 +64,25 @@ def round_of(selection: Selection) -> int:
     return int(number)
 
 
+def by_image(selection: Selection) -> dict[str, list[Row]]:
+    """The rows of each image, in order of their best region."""
+    found: dict[str, list[Row]] = {}
+    for row in selection.rows:
+        found.setdefault(row["image_id"], []).append(row)
+    return found
+
+
 class Sent:
     """What was sent to an annotator: the rows of each round and image."""
 
     def __init__(self) -> None:
         self.tasks: dict[tuple[int, str], list[Row]] = {}
 
-    def add(self, selection: Selection) -> None:
-        """Take in a selection; one that was taken in already changes nothing.
+    def require_same(self, selection: Selection) -> int:
+        """Raise where other regions of the same round were sent; gives the number of the round.
 
         Raises:
-            SeguqError: if other regions of the same round were sent.
+            SeguqError: with that number.
         """
         number = round_of(selection)
         before = {region_key(row) for (of, _), rows in self.tasks.items() if of == number for row in rows}
@@ -83,10 +91,17 @@ class Sent:
                 f"other regions were sent for round {number} before: a round is sent once, and another choice takes "
                 "another round"
             )
-        for image_id in selection.image_ids:
-            self.tasks[number, image_id] = []
-        for row in selection.rows:
-            self.tasks[number, row["image_id"]].append(row)
+        return number
+
+    def add(self, selection: Selection) -> None:
+        """Take in a selection; one that was taken in already changes nothing.
+
+        Raises:
+            SeguqError: as `require_same` does.
+        """
+        number = self.require_same(selection)
+        for image_id, rows in by_image(selection).items():
+            self.tasks[number, image_id] = rows
 
 
 def require_inside(selection: Selection, images: ImageSource) -> None:
@@ -138,8 +153,7 @@ def require_mask(mask: npt.NDArray[Any], size: tuple[int, int], classes: Classes
         raise SeguqError(
             f"{what} is {mask.shape[1]} x {mask.shape[0]} pixels, but its image is {size[1]} x {size[0]}: {advice}"
         )
-    values = np.unique(mask)
-    wrong = values[((values < 0) | (values >= len(classes))) & (values != classes.ignore_index)]
+    wrong = mask[((mask < 0) | (mask >= len(classes))) & (mask != classes.ignore_index)]
     if len(wrong):
         raise SeguqError(
             f"{what} holds the class index {wrong[0]}, but there are the classes 0..{len(classes) - 1}, and "

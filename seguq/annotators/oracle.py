@@ -90,8 +90,8 @@ class Oracle(Annotator):
         self._of.update(files)
 
     def collect(self) -> Iterator[Annotation]:
-        """The masks of all regions that were asked for."""
-        for (_, image_id), rows in self._sent.tasks.items():
+        """The masks of all regions that were asked for, those of the latest selection first."""
+        for (_, image_id), rows in reversed(list(self._sent.tasks.items())):
             truth = read_mask(self._of[image_id], self.classes)
             numbers = regions_of(rows, truth.shape)
             mask = np.where(numbers < 0, self.classes.ignore_index, self._named(truth, numbers, rows))

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from seguq.core.errors import SeguqError, UsageError, printable
+from seguq.core.files import require_replaceable
 from seguq.core.reading import reading
+
+_FIRST = 12  # letters that the first column of a table has at least, where it needs them
 
 
 def pick_device(name: str) -> torch.device:
@@ -34,6 +37,15 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
         raise UsageError(f"{path} exists already: pass --overwrite to replace it, or another --out")
 
 
+def require_free(path: Path, what: str, option: str, suffixes: Sequence[str], overwrite: bool) -> None:
+    """Raise where a file cannot be written, must not be, or does not end as its kind does."""
+    if path.suffix not in suffixes:
+        raise UsageError(f"{what} is a {' or '.join(suffixes)} file, but {option} is {path}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already: pass --overwrite to replace it, or another {option}")
+    require_replaceable(path)
+
+
 def with_interval(value: Tensor | float, interval: tuple[Tensor, Tensor] | tuple[float, float], digits: int = 3) -> str:
     """A number as people read it: value, and the interval in brackets."""
     low, high = (float(item) for item in interval)
@@ -42,6 +54,7 @@ def with_interval(value: Tensor | float, interval: tuple[Tensor, Tensor] | tuple
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
     """A table on the terminal."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -61,7 +74,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_row(*map(plain, row))
     console = Console()
     # a table that is narrower than its numbers hides them, when the output goes to a file above all
-    console.width = max(console.width, 100)
+    first, *numbers = (max(map(cell_len, column)) for column in zip(columns, *rows, strict=True))
+    needed = min(first, _FIRST) + sum(numbers) + 3 * len(columns) + 1
+    console.width = max(console.width, 100, needed)
     console.print(table)
 
 

@@ -17,7 +17,7 @@ from seguq.annotators import Annotator
 from seguq.cli.common import require_folder
 from seguq.cli.parsing import run_function
 from seguq.core.errors import UsageError
-from seguq.core.lightning import Trainer
+from seguq.core.lightning import Trainer, quiet
 from seguq.data import LabeledData
 from seguq.inference import Estimator
 from seguq.regions import Partition
@@ -37,6 +37,7 @@ _DEFAULTS = {
 
 def run(words: Sequence[str]) -> None:
     """Run the command."""
+    quiet()
     run_function(loop_run, "loop run", words, _DEFAULTS, groups=GROUPS)
 
 
@@ -136,8 +137,13 @@ def data_maker(options: Mapping[str, Any]) -> Callable[[Any], LabeledData]:
     return lambda labeled: LabeledData(labeled, **options)
 
 
-def trainer_maker(options: Mapping[str, Any], folder: Path) -> Callable[[], Any]:
-    """What makes the Trainer of each step, its callbacks and loggers anew each time."""
+def trainer_maker(options: Mapping[str, Any], folder: Path | None) -> Callable[[], Any]:
+    """What makes the Trainer of each step, its callbacks and loggers anew each time.
+
+    Args:
+        options: of the Trainer.
+        folder: for its log; None: no log unless the options say so.
+    """
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from seguq import __version__
+from seguq.cli import loop
 from seguq.core.errors import SeguqError, UsageError, printable
 from seguq.core.log import to_terminal
 from seguq.core.out_of_memory import not_enough_memory, ran_out_of_memory
@@ -24,7 +25,10 @@ _COMMANDS = {
     "predict": "uncertainty maps and pictures for any folder of images",
     "score": "from maps to a table of scored regions",
     "select": "from scores to the list of regions to label next",
+    "loop": f"active learning, round after round: {', '.join(loop.COMMANDS)}",
+    "benchmark": "compare ways of choosing what to label, on a data set with all labels",
 }
+_GROUPS = {"loop": loop.COMMANDS}  # commands of two words
 _MODULES = {"demo": "seguq.demo.run"}  # it stands above the command line, whose commands it calls
 _TAKES_LESS = {
     "demo": "pass fewer --images",
@@ -33,6 +37,9 @@ _TAKES_LESS = {
     "predict": "pass a smaller --batch_size, a --size, fewer --measures, or fewer --num_workers",
     "score": "predict with fewer --measures and without --save_probs",
     "select": "leave --predictions out, so that nothing is drawn",
+    "loop run": "pass a smaller --data.batch_size, a --data.crop, or fewer --data.num_workers",
+    "loop plot": "draw fewer runs",
+    "benchmark": "pass a smaller --data.batch_size, a --data.crop, or fewer --data.num_workers",
 }
 _DEBUG, _IMPORT = "--debug", "--import"
 
@@ -52,6 +59,13 @@ def _overview() -> str:
             "--debug, after any command, shows the whole traceback of an error.",
         ]
     )
+
+
+def _overview_of(group: str) -> str:
+    """The commands of two words that begin with one."""
+    lines = [f"  {name:<11}{summary}" for name, summary in _GROUPS[group].items()]
+    head = [f"usage: seguq {group} COMMAND [options]", ""]
+    return "\n".join([*head, *lines, "", f"seguq {group} COMMAND --help explains one of them."])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,9 +97,16 @@ def _main(words: list[str]) -> int:
         return 0
     command, *rest = words
     if command not in _COMMANDS:
-        close = difflib.get_close_matches(command, list(_COMMANDS), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"commands are {', '.join(_COMMANDS)}"
-        return _complain(f"seguq: there is no command {command!r}; {hint}", 2)
+        return _no_command("seguq", command, list(_COMMANDS))
+    module = _MODULES.get(command, f"seguq.cli.{command}")
+    if command in _GROUPS:
+        if not rest or rest[0] in ("-h", "--help", "help"):
+            print(_overview_of(command))
+            return 0 if rest else 2
+        word, *rest = rest
+        if word not in _GROUPS[command]:
+            return _no_command(f"seguq {command}", word, list(_GROUPS[command]))
+        module, command = f"{module}_{word}", f"{command} {word}"
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it has to say comes as a sentence of ours
     if os.getcwd() not in sys.path and "" not in sys.path:  # a script has its own folder there instead
         sys.path.append(os.getcwd())  # for classes of one's own, by their import paths
@@ -94,7 +115,7 @@ def _main(words: list[str]) -> int:
             if not debug:
                 _plain_warnings()
             rest = _without_imports(rest)
-            importlib.import_module(_MODULES.get(command, f"seguq.cli.{command}")).run(rest)
+            importlib.import_module(module).run(rest)
     except KeyboardInterrupt:
         return _complain(f"seguq {command}: stopped", 130)
     except SystemExit as stop:
@@ -104,6 +125,12 @@ def _main(words: list[str]) -> int:
             raise
         return _explain(command, error)
     return 0
+
+
+def _no_command(name: str, command: str, commands: Sequence[str]) -> int:
+    close = difflib.get_close_matches(command, commands, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"commands are {', '.join(commands)}"
+    return _complain(f"{name}: there is no command {command!r}; {hint}", 2)
 
 
 def _without_imports(words: list[str]) -> list[str]:
@@ -140,7 +167,8 @@ def _explain(command: str, error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
         raise error
     if ran_out_of_memory(error):
-        return _complain(f"{name}: {not_enough_memory(error, 'this run', _TAKES_LESS[command])}", 1)
+        less = _TAKES_LESS.get(command, "close other programs")
+        return _complain(f"{name}: {not_enough_memory(error, 'this run', less)}", 1)
     if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to read without care
         return _complain(f"{name}: a file holds what is not loaded from files that may be anybody's", 1)
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word for wrong options of its Trainer

@@ -10,11 +10,11 @@ from typing import Any
 
 from seguq.acquisition import Budget, Selection, Strategy
 from seguq.acquisition import select as select_regions
-from seguq.cli.common import print_table, require_folder
+from seguq.cli.common import print_table, require_folder, require_free
 from seguq.cli.parsing import run_function
 from seguq.cli.sheets import draw_selection, sheet_name, sheet_names, sheet_pages
 from seguq.core.errors import SeguqError, UsageError
-from seguq.core.files import remove_leftovers, require_replaceable, write_bytes
+from seguq.core.files import remove_leftovers, write_bytes
 from seguq.core.log import logger
 from seguq.data import Classes, list_images
 from seguq.store.folder import read_run
@@ -63,11 +63,11 @@ def select(
         overwrite: replace the selection, CSV and sheet if they exist.
     """
     target = Path(out)
-    _require_free(target, "a selection", "--out", ".json", overwrite)
+    require_free(target, "a selection", "--out", (".json",), overwrite)
     if csv is not None:
-        _require_free(Path(csv), "a table for spreadsheets", "--csv", ".csv", overwrite)
+        require_free(Path(csv), "a table for spreadsheets", "--csv", (".csv",), overwrite)
     if sheet is not None:
-        _require_free(Path(sheet), "a contact sheet", "--sheet", ".png", overwrite)
+        require_free(Path(sheet), "a contact sheet", "--sheet", (".png",), overwrite)
     drawings = target.with_suffix("")
     pictures = OwnFiles(drawings)
     if predictions is not None and not overwrite and drawings.is_dir() and any(drawings.iterdir()):
@@ -93,7 +93,7 @@ def select(
     if sheet is not None:
         paths = sheet_names(Path(sheet), len(selection.image_ids))
         for path in paths[1:]:
-            _require_free(path, "a contact sheet", "--sheet", ".png", overwrite)
+            require_free(path, "a contact sheet", "--sheet", (".png",), overwrite)
         files = _as_found(selection) if shown is None else shown
         pages = dict(zip(paths, sheet_pages(selection, files, title), strict=True))
     if drawn is not None:
@@ -118,15 +118,6 @@ def select(
         logger.info("contact sheet: %s", ", ".join(map(str, pages)))
     if drawn is not None:
         draw_selection(selection, drawn, drawings)
-
-
-def _require_free(path: Path, what: str, option: str, suffix: str, overwrite: bool) -> None:
-    """Raise where a file cannot be written, or must not be."""
-    if path.suffix != suffix:
-        raise UsageError(f"{what} is a {suffix} file, but {option} is {path}")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists already: pass --overwrite to replace it, or another {option}")
-    require_replaceable(path)
 
 
 def _images_of(predictions: str | None) -> Mapping[str, Path] | None:

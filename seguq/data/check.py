@@ -102,11 +102,17 @@ def _records(jobs: Mapping[Path, Callable[[Path], Record]], folder: Path, contex
     cache = _load_cache(cache_path)
     keys: dict[Path, str] = {}
     stamps: dict[Path, list[int]] = {}
+    lacking: dict[Path, Record] = {}
     for path in jobs:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+            lacking[path] = {"error": f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"}
+            continue
         keys[path] = f"{context}|{path.resolve()}"
         stamps[path] = [stat.st_size, stat.st_mtime_ns]
     out = {path: cache[key]["record"] for path, key in keys.items() if cache.get(key, {}).get("stamp") == stamps[path]}
+    out |= lacking
     todo = [path for path in jobs if path not in out]
 
     def read(path: Path) -> Record:

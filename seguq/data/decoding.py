@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from seguq.core.errors import SeguqError
 from seguq.core.out_of_memory import ran_out_of_memory
 from seguq.data.raster import Raster
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # a marker between the segments of a JPEG: not a stuffed 0, a restart marker or a fill byte
@@ -69,6 +71,8 @@ def decode_mask(path: Path) -> Raster:
     depth, color_type = _png_type(content)
     if depth == 16 and color_type != 0:  # Pillow would keep 8 of the 16 bits
         return decode_image(path)
+    if content.startswith(_PNG) and not _checksums_fit(content):  # Pillow leaves those of pixels out
+        raise SeguqError(f"{path} is damaged: a checksum of the PNG does not fit what it holds")
     header = _header(content)
     if header is None:
         raise SeguqError(f"{path} cannot be read as a mask: it is damaged, or no PNG, TIFF, BMP or WebP")
@@ -85,7 +89,9 @@ def decode_mask(path: Path) -> Raster:
         array = array // (255 // (2**depth - 1))
     alpha = header.mode in ("LA", "PA", "RGBA")
     array = array if array.ndim == 3 else array[..., None]
-    raster = Raster(array, alpha, rgb=array.shape[2] - alpha == 3, bits=8 * array.itemsize, lossy=lossy)
+    colors = header.getpalette() if header.mode in ("P", "PA") else None
+    palette = None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
+    raster = Raster(array, alpha, array.shape[2] - alpha == 3, 8 * array.itemsize, palette, lossy=lossy)
     return raster.upright(_orientation(content, header))
 
 
@@ -152,6 +158,23 @@ def _jpeg_is_whole(content: bytes) -> bool:
 def _png_type(content: bytes) -> tuple[int | None, int | None]:
     """Bit depth and color type of a PNG; None of other files."""
     return (content[24], content[25]) if content.startswith(b"\x89PNG") and len(content) > 25 else (None, None)
+
+
+def _checksums_fit(content: bytes) -> bool:
+    """Whether the chunks of a PNG that decide on its pixels hold what was written."""
+    at, end = len(_PNG), len(content)
+    while at + 12 <= end:
+        size = int.from_bytes(content[at : at + 4], "big")
+        name, data_end = content[at + 4 : at + 8], at + 8 + size
+        if name == b"IEND" or data_end + 4 > end:  # where it is cut off, decoding says so
+            break
+        critical = not name[0] & 0x20  # by the case of its first letter
+        if critical and zlib.crc32(memoryview(content)[at + 4 : data_end]) != int.from_bytes(
+            content[data_end : data_end + 4], "big"
+        ):
+            return False
+        at = data_end + 4
+    return True
 
 
 def _is_lossy_webp(content: bytes) -> bool:

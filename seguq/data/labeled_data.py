@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from seguq.core.checks import require_count, require_plain_name
+from seguq.core.checks import require_count
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data.check import check_files
 from seguq.data.classes import Classes
@@ -88,6 +88,7 @@ class LabeledData(SegmentationData):
             scale=scale,
         )
         require_count("steps", steps)
+        require_count("batch_size", batch_size)
         if steps * batch_size > sys.maxsize:
             raise UsageError(f"steps={steps} of {batch_size} images are more than can be counted: give fewer")
         self.labeled, self.steps, self.has_root = labeled, steps, root is not None
@@ -102,17 +103,16 @@ class LabeledData(SegmentationData):
         if stage == "fit":
             self._labeled_pixels()
         for split in {"fit": ("val",), "validate": ("val",), "test": ("test",)}.get(stage, ()):
-            if self._has(self.splits[split]):
+            if self.has_split(split):
                 self.folder(self.splits[split])
 
-    def _has(self, split: str) -> bool:
-        """Whether there are images to judge on."""
+    def has_split(self, stage: str) -> bool:
+        """Whether there are images of a split, ``"val"`` or ``"test"``, to judge on."""
         if not self.has_root:
             return False
         if not self.root.is_dir():
             raise SeguqError(f"{self.root} is no folder: pass the root of a data set with images/ and masks/, or none")
-        require_plain_name("the split", split)
-        return (self.root / "images" / split).is_dir()
+        return super().has_split(stage)
 
     def folder(self, split: str, *, masks: bool = True, training: bool = False) -> SegmentationFolder:
         """The data set of a split of ``root``, checked; see `SegmentationData.folder`."""
@@ -137,21 +137,14 @@ class LabeledData(SegmentationData):
             return self._counts
         images, masks, classes = self.labeled.images, self.labeled.masks, self.labeled.classes
         self.fitting_normalization()
-        if images:
-            folder = _common(masks.values())
-            sizes = check_files(
-                images,
-                masks,
-                classes,
-                channels=self.channels,
-                scale=self.scale,
-                folder=self.pool_folder,
-                partial=folder,
-            )
-            counts = count_labeled(images, masks, classes)
-        if not images or not any(counts.values()):
-            what = f"the {len(images)} masks in {folder}" if images else "no images, and so no masks"
-            raise SeguqError(f"no pixel is labeled: {what}")
+        if not images:
+            raise SeguqError("no image is labeled: label some pixels before training")
+        folder = _common(masks.values())
+        settings: dict[str, Any] = {"channels": self.channels, "scale": self.scale, "partial": folder}
+        sizes = check_files(images, masks, classes, folder=self.pool_folder, **settings)
+        counts = count_labeled(images, masks, classes)
+        if not any(counts.values()):
+            raise SeguqError(f"no pixel is labeled in the {len(masks)} masks in {folder}: label some before training")
         shown = {sizes[image_id] for image_id, count in counts.items() if count}
         self.require_stackable(shown, self.pool_folder, "crop=")
         self._counts = counts
@@ -182,11 +175,11 @@ class LabeledData(SegmentationData):
 
     def val_dataloader(self) -> Any:
         """Batches of the validation split; none where there is no such folder."""
-        return self.dataloader(self.splits["val"]) if self._has(self.splits["val"]) else []
+        return self.dataloader(self.splits["val"]) if self.has_split("val") else []
 
     def test_dataloader(self) -> Any:
         """Batches of the test split; none where there is no such folder."""
-        return self.dataloader(self.splits["test"]) if self._has(self.splits["test"]) else []
+        return self.dataloader(self.splits["test"]) if self.has_split("test") else []
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of all images of the pool, without masks."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -78,9 +78,11 @@ class LabeledItems(SegmentationFiles):
         scale: float | None = None,
     ) -> None:
         self.transform: Any  # a pipeline whose seed can be set
+        self.masks: Any  # there always are some
         shown = sorted(image_id for image_id, count in counts.items() if count)
         images, masks = ({one: files[one] for one in shown} for files in (labeled.images, labeled.masks))
         super().__init__(images, masks, labeled.classes, transform, channels, scale)
+        self.ignore_index = labeled.classes.ignore_index
         self.seed, self.length, self.crop = labeled.seed, length, crop
         self.ends = list(accumulate(counts[image_id] for image_id in shown))
         self._turn: tuple[int, Array] = (-1, np.empty(0, np.int64))
@@ -95,10 +97,15 @@ class LabeledItems(SegmentationFiles):
         picture = read_picture(self.images[image_id], self.channels, self.scale)
         height, width = picture.pixels.shape[:2]
         with memory_for(f"image {image_id!r} ({height} x {width})", SMALLER):
-            pixels, mask = picture.pixels, self.mask(image_id, picture)
-            assert mask is not None
+            pixels, mask = picture.pixels, cast(Array, self.mask(image_id, picture))
+            known = np.flatnonzero(mask != self.ignore_index)
+            if mask.shape != (height, width) or pixel >= len(known):
+                raise SeguqError(
+                    f"{self.masks[image_id]} or its image has changed since the training began: start it again"
+                )
             if self.crop is not None:
-                pixels, mask = self._crop(image_id, pixels, mask, pixel, self.crop, draw)
+                place = np.unravel_index(known[pixel], mask.shape)
+                pixels, mask = self._crop(pixels, mask, place, self.crop, draw)
             self.transform.set_random_seed(int(draw.integers(2**32)))
             return self.item(image_id, pixels, mask)
 
@@ -117,16 +124,9 @@ class LabeledItems(SegmentationFiles):
         return index, number - (self.ends[index - 1] if index else 0)
 
     def _crop(
-        self, image_id: str, pixels: Array, mask: Array, pixel: int, crop: tuple[int, int], draw: np.random.Generator
+        self, pixels: Array, mask: Array, place: Sequence[Any], crop: tuple[int, int], draw: np.random.Generator
     ) -> tuple[Array, Array]:
-        """One of the crops that contain a labeled pixel, padded to its size."""
-        assert self.masks is not None and self.classes is not None
-        known = np.flatnonzero(mask != self.classes.ignore_index)
-        if pixel >= len(known) or mask.shape != pixels.shape[:2]:
-            raise SeguqError(
-                f"{self.masks[image_id]} or its image has changed since the training began: start it again"
-            )
-        place = np.unravel_index(known[pixel], mask.shape)
+        """One of the crops that contain a pixel, padded to its size."""
         part, padding = [], []
         for at, size, wanted in zip(place, mask.shape, crop, strict=True):
             lowest, highest = max(0, int(at) - wanted + 1), max(0, min(int(at), size - wanted))
@@ -137,7 +137,7 @@ class LabeledItems(SegmentationFiles):
         rows, columns = part
         return (
             np.pad(pixels[rows, columns], [*padding, (0, 0)]),
-            np.pad(mask[rows, columns], padding, constant_values=self.classes.ignore_index),
+            np.pad(mask[rows, columns], padding, constant_values=self.ignore_index),
         )
 
 

@@ -290,6 +290,11 @@ class SegmentationData(LightningDataModule):
             self._sizes[split, masks] = set(sizes.values())
         return data
 
+    def has_split(self, stage: str) -> bool:
+        """Whether there is a folder of the images of a split: ``"train"``, ``"val"``, ``"test"`` or ``"pool"``."""
+        require_plain_name("the split", self.splits[stage])
+        return (self.root / "images" / self.splits[stage]).is_dir()
+
     def dataloader(self, split: str, *, masks: bool = True) -> DataLoader[dict[str, Any]]:
         """Batches of any split, in the order of its image ids, without augmentation."""
         data = self.folder(split, masks=masks)
@@ -305,7 +310,7 @@ class SegmentationData(LightningDataModule):
         """
         batch_size = self.batch_size
         if self.size is None and len(sizes) > 1 and batch_size > 1:
-            say_once(f"{what} differ in size: evaluated one at a time (size= would allow batches)")
+            say_once(f"{what} differ in size: evaluated one at a time")
             batch_size = 1
         # by keyword: Lightning makes the loader anew (in predict, in several processes) and trips over a positional one
         return DataLoader(

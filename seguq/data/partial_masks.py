@@ -73,7 +73,7 @@ def write_mask(path: str | os.PathLike[str], mask: Array, classes: Classes) -> N
     if ignored < 0 or most > np.iinfo(np.uint16).max:
         raise SeguqError(
             f"a mask file holds 0 to 65535, but the classes are 0..{len(classes) - 1} and {ignored} is ignored: set an "
-            " ignore_index that no class has, such as 255 or 65535, in classes.json"
+            "ignore_index that no class has, such as 255 or 65535, in classes.json"
         )
     if mask.ndim != 2 or mask.dtype.kind not in "ui" or 0 in mask.shape:
         raise SeguqError(f"a mask must be (H, W) whole numbers, but is {mask.shape} of {mask.dtype}")

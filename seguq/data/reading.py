@@ -208,11 +208,20 @@ def read_mask(path: str | os.PathLike[str], classes: Classes) -> Array:
 def read_indices(path: str | os.PathLike[str], classes: Classes) -> Array:
     """What `read_mask` reads, in the type that the file has."""
     with memory_for(f"the mask {os.fspath(path)}", _SMALLER):
-        return _mask(Path(path), classes)
+        return indices_of(Path(path), decode_mask(Path(path)), classes)
 
 
-def _mask(path: Path, classes: Classes) -> Array:
-    raster = decode_mask(path)
+def indices_of(path: Path, raster: Raster, classes: Classes) -> Array:
+    """The class indices of a decoded mask, ``(H, W)``.
+
+    Args:
+        path: its file, for messages.
+        raster: as `seguq.data.decoding.decode_mask` gives it.
+        classes: as for `read_mask`.
+
+    Raises:
+        SeguqError: naming the file.
+    """
     if raster.lossy:
         raise SeguqError(
             f"{path} is a mask stored as {raster.lossy}, which changes class indices: export masks as PNG, or as TIFF "

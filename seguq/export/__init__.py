@@ -2,10 +2,12 @@
 
 from seguq.export.heatmap import color_bar, colorize, heatmap, outline, overlay, picture, tint
 from seguq.export.images import to_rgb, write_index_png, write_png
+from seguq.export.learning_curve import Curve, learning_curve
 from seguq.export.scale import Scale, ScaleFinder
 from seguq.export.sheet import Tile, contact_sheet, outline_regions
 
 __all__ = [
+    "Curve",
     "Scale",
     "ScaleFinder",
     "Tile",
@@ -13,6 +15,7 @@ __all__ = [
     "colorize",
     "contact_sheet",
     "heatmap",
+    "learning_curve",
     "outline",
     "outline_regions",
     "overlay",

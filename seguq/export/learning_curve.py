@@ -136,7 +136,7 @@ def _draw(axes: Any, i: int, x: Floats, value: Floats, low: Floats, high: Floats
     marker = _MARKERS[i % len(_MARKERS)]
     known = np.isfinite(value)
     inside = np.isfinite(low) & np.isfinite(high)
-    axes.fill_between(x, low, high, where=inside, color=color, alpha=opacity, linewidth=0, zorder=1)
+    axes.fill_between(x, low, high, color=color, alpha=opacity, linewidth=0, zorder=1)
     beside = np.pad(inside, 1)
     alone = inside & ~beside[:-2] & ~beside[2:]  # a band has no width at one point
     axes.vlines(x[alone], low[alone], high[alone], color=color, alpha=0.6, linewidth=2, zorder=1)

@@ -70,7 +70,7 @@ def outline_regions(image: RGB, regions: Sequence[Polygons], labels: Sequence[st
     Args:
         image: ``(H, W, 3)`` uint8.
         regions: the polygons of each region, in pixels of the image.
-        labels: a short text for each.
+        labels: a short text for each; an empty one is not shown.
         times: how many times as large the picture is.
 
     Returns:
@@ -93,6 +93,8 @@ def outline_regions(image: RGB, regions: Sequence[Polygons], labels: Sequence[st
     side = 2 * _RING + 4
     badges = [(place[0] - side // 2, place[1] - side // 2, side, side) for place in shown if place is not None]
     for region, place, label in zip(rings, shown, labels, strict=True):
+        if not label:
+            continue
         if place is not None:
             _badge(out, place, label, badges, beside=side // 2 + 1)
         elif region:

@@ -10,7 +10,7 @@ import pytest
 
 from seguq.active import curve_csv, curve_table, plot_runs, read_records
 from seguq.active.curve import AXES, curve_of, run_names
-from seguq.core.errors import SeguqError, UsageError
+from seguq.core.errors import UsageError
 from tests.active.runs import Run, finished
 
 
@@ -57,6 +57,16 @@ def test_the_table_has_a_row_for_each_round_of_each_run(runs):
     assert (row["pixels"], row["clicks"], row["share"]) == (record.labeled.pixels, record.labeled.clicks, record.share)
 
 
+def test_what_is_not_known_is_an_empty_cell(tmp_path):
+    run = Run(tmp_path / "run")
+    content = run.metrics(0)
+    content["metrics"] = {"miou": {"value": 0.5, "low": None, "high": float("nan")}}
+    (run.round(0) / "metrics.json").write_text(json.dumps(content))
+    columns, (row,) = curve_table([run.folder])
+    assert [row[columns.index(name)] for name in ("miou", "miou_low", "miou_high")] == [0.5, None, None]
+    assert curve_csv([run.folder]).decode().splitlines()[1].endswith("0.5,,")
+
+
 def test_the_table_as_csv_is_read_back_and_no_name_is_a_formula(runs):
     first, *rows = csv.reader(io.StringIO(curve_csv(runs).decode()))
     columns, expected = curve_table(runs)
@@ -97,5 +107,5 @@ def test_what_cannot_be_drawn_is_wrong_use(make, settings, told, tmp_path):
 
 
 def test_another_axis_is_refused_with_those_that_there_are(runs):
-    with pytest.raises(SeguqError, match="by must be one of pixels, regions, clicks, images, share, but is 'nonsense'"):
+    with pytest.raises(UsageError, match="by must be one of pixels, regions, clicks, images, share, but is 'nonsense'"):
         plot_runs(runs, by="nonsense")

@@ -28,6 +28,7 @@ def test_rounds_come_in_order_with_what_they_hold(three):
     assert records[2].metrics["miou"] == tuple(content["metrics"]["miou"][part] for part in ("value", "low", "high"))
     assert (records[0].gain, records[0].since) == ({}, None)
     assert (records[2].since, set(records[2].gain)) == (1, {"miou"})
+    assert records[2].labeled._asdict() == content["labeled"]
     assert records[2].share == content["labeled"]["pixels"] / content["pool"]["pixels"]
     assert (records[1].unit, records[1].spent) == ("regions", 24)
 
@@ -96,3 +97,12 @@ def test_what_is_no_run_is_wrong_use(make, told, tmp_path):
     make(tmp_path / "x")
     with pytest.raises(UsageError, match=told):
         read_records(tmp_path / "x")
+
+
+def test_a_gain_is_since_an_earlier_round(run):
+    path = run / "round-01" / "metrics.json"
+    content = json.loads(path.read_text())
+    content["gain"]["since"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(SeguqError, match="'since' must be a round before 1, but is 1"):
+        Record.read(path)

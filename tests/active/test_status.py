@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from seguq.active import read_events, status
+from seguq.active import events, read_events, status
 from seguq.core.errors import SeguqError
 from seguq.core.locks import Lock
 from tests.active.runs import STEPS, Run, finished
@@ -34,6 +34,11 @@ def test_a_run_that_has_only_begun_says_so(run):
 
 def test_a_run_without_a_journal_has_not_begun(run):
     (run.folder / "journal.sqlite").unlink()
+    assert first_line(run) == "has not begun its first round"
+
+
+def test_a_journal_that_was_made_a_moment_ago_holds_nothing_yet(run):
+    (run.folder / "journal.sqlite").write_bytes(b"")
     assert first_line(run) == "has not begun its first round"
 
 
@@ -166,6 +171,14 @@ def test_the_table_has_a_row_for_each_round(run):
     assert rows[0][columns.index("gain")] == "" and rows[1][columns.index("gain")].startswith("+0.135")
 
 
+def test_the_time_of_a_round_is_without_that_of_people(run):
+    content = run.metrics(0) | {"seconds": {"train": 600, "collect": 86400}}
+    (run.round(0) / "metrics.json").write_text(json.dumps(content))
+    run.step(0, "report")
+    columns, (row,) = status(run.folder).rows()
+    assert row[columns.index("time")] == "10 min"
+
+
 def test_it_reads_what_another_connection_has_written_and_not_what_it_is_writing(run):
     with contextlib.closing(sqlite3.connect(run.folder / "journal.sqlite")) as writer:
         insert = (
@@ -176,6 +189,31 @@ def test_it_reads_what_another_connection_has_written_and_not_what_it_is_writing
         writer.execute(insert, ("select",))  # not committed yet
         assert (run.folder / "journal.sqlite-wal").exists()
         assert status(run.folder).step == "score"
+
+
+def _begins_to_write(run):
+    (run.folder / "journal.sqlite-wal").touch()
+
+
+def _writes(run):
+    run.event(0, "select", "begin")
+
+
+@pytest.mark.parametrize("other", [_begins_to_write, _writes])
+def test_what_is_written_while_it_is_read_is_read_again(other, run, monkeypatch):
+    run.event(0, "score", "begin")
+    asked = []
+
+    def torn(path, how):
+        asked.append(how)
+        if len(asked) == 1:
+            other(run)
+            return []
+        return select(path, how)
+
+    select = events._select
+    monkeypatch.setattr(events, "_select", torn)
+    assert "score" in [event.step for event in read_events(run.folder)]
 
 
 def test_nothing_in_the_folder_is_made_or_changed(run):

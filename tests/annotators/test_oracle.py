@@ -82,6 +82,12 @@ def test_noise_is_the_share_of_classes_that_are_named_wrongly(ask, noise):
     assert abs(wrong / total - noise) < 4 * np.sqrt(noise * (1 - noise) / total) + 1e-12
 
 
+def test_noise_differs_from_region_to_region(ask):
+    found = ask(selection(0, *many(24)), noise=0.5)["a"].mask
+    for index in range(len(CLASSES)):
+        assert set(np.unique(found[truth_of("a") == index])) == {0, 1, 2}
+
+
 def test_noise_does_not_depend_on_what_else_is_asked_nor_on_the_round(ask):
     asked = many(24)
     together = ask(selection(0, *asked), noise=0.5)["a"].mask
@@ -161,4 +167,4 @@ def test_a_pool_that_grows_is_looked_at_again(tmp_path, pool):
     oracle.send(selection(0, ("a", (0, 0, 5, 5))), pool)
     write_pool(tmp_path, ("new",))
     oracle.send(selection(1, ("new", (0, 0, 5, 5))), ImageSource(tmp_path / "images"))
-    assert [answer.image_id for answer in oracle.collect()] == ["a", "new"]
+    assert [answer.image_id for answer in oracle.collect()] == ["new", "a"]

@@ -7,11 +7,11 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from seguq.cli import main
+from seguq.cli import loop, main
 from seguq.core.errors import SeguqError
 from tests.cli.conftest import run_process
 
-COMMANDS = ("demo", "fit", "calibrate", "predict", "score", "select")
+COMMANDS = ("demo", "fit", "calibrate", "predict", "score", "select", *(f"loop {word}" for word in loop.COMMANDS))
 
 
 def test_the_console_script_is_the_main_function():
@@ -22,7 +22,24 @@ def test_the_console_script_is_the_main_function():
 def test_the_overview_names_every_command(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert [command for command in COMMANDS if command not in printed] == []
+    assert [command for command in COMMANDS if command.split()[0] not in printed] == []
+
+
+def test_the_overview_of_a_group_names_its_commands(capsys):
+    assert main(["loop", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert [word for word in loop.COMMANDS if word not in printed] == []
+
+
+@pytest.mark.parametrize("words", [["loop"], ["loop", "statsu"], ["loop", "--run_dir", "x"]])
+def test_a_group_without_one_of_its_commands_is_wrong_use(words, capsys):
+    assert main(words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_misspelled_second_word_gets_the_nearest_one(capsys):
+    assert main(["loop", "statsu"]) == 2
+    assert capsys.readouterr().err == "seguq loop: there is no command 'statsu'; did you mean 'status'?\n"
 
 
 def test_no_command_is_wrong_use():
@@ -41,7 +58,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_the_options(command, capsys):
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     printed = capsys.readouterr().out
     assert f"usage: seguq {command}" in printed
     assert "--config" in printed
@@ -49,7 +66,7 @@ def test_help_explains_the_options(command, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_option_is_wrong_use_in_one_sentence(command, capsys):
-    assert main([command, "--no_such_option", "1"]) == 2
+    assert main([*command.split(), "--no_such_option", "1"]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith(f"seguq {command}: ")
     assert "no_such_option" in error
@@ -58,7 +75,7 @@ def test_an_unknown_option_is_wrong_use_in_one_sentence(command, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS[1:])
 def test_missing_options_are_wrong_use_in_one_sentence(command, capsys):
-    assert main([command]) == 2
+    assert main(command.split()) == 2
     error = capsys.readouterr().err
     assert "required" in error
     assert "Traceback" not in error

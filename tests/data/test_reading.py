@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from collections.abc import Callable
@@ -427,3 +428,14 @@ def test_text_under_the_name_of_a_mask_is_an_error_that_names_it(tmp_path: Path,
     with pytest.raises(SeguqError) as error:
         read_mask(path, classes)
     assert_one_sentence_that_names(error, path)
+
+
+@pytest.mark.parametrize("what", ["image", "mask"])
+def test_no_byte_of_a_png_can_change_and_give_other_pixels(tmp_path: Path, what: str) -> None:
+    pixels = random_mask(12, 14) if what == "mask" else random_pixels(8, 9, 3)
+    read: Any = (lambda path: read_mask(path, Classes.unnamed(256, -1))) if what == "mask" else read_image
+    whole = write(tmp_path / "a.png", pixels).read_bytes()
+    for at in range(len(whole)):
+        (tmp_path / "a.png").write_bytes(bytes(byte ^ 16 * (i == at) for i, byte in enumerate(whole)))
+        with contextlib.suppress(SeguqError):
+            assert_array_equal(read(tmp_path / "a.png"), pixels)

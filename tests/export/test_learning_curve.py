@@ -61,10 +61,16 @@ def test_a_round_that_is_not_known_leaves_the_others():
     assert list(axes.get_lines()[0].get_xdata()) == [1, 3, 4]
 
 
+def bars(axes):
+    return [segment for item in axes.collections if hasattr(item, "get_segments") for segment in item.get_segments()]
+
+
 def test_a_point_by_itself_has_its_interval_too():
-    axes = drawn(curve(x=(5,), value=(0.3,)))
-    ends = [segment for item in axes.collections if hasattr(item, "get_segments") for segment in item.get_segments()]
-    np.testing.assert_allclose(ends, [[[5, 0.25], [5, 0.35]]])
+    np.testing.assert_allclose(bars(drawn(curve(x=(5,), value=(0.3,)))), [[[5, 0.25], [5, 0.35]]])
+
+
+def test_points_in_a_band_have_no_bars():
+    assert bars(drawn(curve())) == []
 
 
 def test_all_labels_are_a_line_with_its_share_below():
@@ -75,7 +81,7 @@ def test_all_labels_are_a_line_with_its_share_below():
 
 
 def test_names_are_text_and_no_formulas():
-    assert names(drawn(curve("cost in $ and $x^2\n"))) == ["cost in $ and $x^2\\n"]
+    assert names(drawn(curve("cost in $ and \\foo $\n"))) == ["cost in $ and \\foo $\\n"]
 
 
 def test_a_long_name_keeps_both_ends():

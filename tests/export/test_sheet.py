@@ -98,3 +98,10 @@ def test_numbers_of_single_pixels_do_not_hide_each_other():
         shown[y, x] = (0, 0, 255)
     out = outline_regions(shown, pixels, ["1", "2", "3"])
     assert all((out[y, x] == (0, 0, 255)).all() for x, y in places)
+
+
+def test_an_empty_label_hides_nothing():
+    image = np.full((100, 100, 3), 200, np.uint8)
+    box = [[[[20, 20], [80, 20], [80, 80], [20, 80]]]]
+    assert (outline_regions(image, [box], [""])[26:74, 26:74] == 200).all()
+    assert (outline_regions(image, [box], ["7"])[26:74, 26:74] != 200).any()
