@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from seguq.active import Comparison
-from seguq.active.comparison import shares_of
 from seguq.active.experiment import Point
 from seguq.core.errors import SeguqError
 
@@ -36,8 +35,8 @@ TWO = [
 
 def test_curves_are_means_over_seeds_with_students_interval():
     a, b = Comparison(TWO).curves()
-    assert (a.name, b.name, a.seeds) == ("a", "b", 2)
-    np.testing.assert_allclose(a.labels, [10, 100, 1000])
+    assert (a.name, b.name) == ("a", "b")
+    np.testing.assert_allclose(a.x, [10, 100, 1000])
     np.testing.assert_allclose(a.value, [0.4, 0.75, 0.8])
     # two values 0.1 apart: standard deviation 0.1 / sqrt 2, of the mean 0.05; t of one degree of freedom is 12.706
     np.testing.assert_allclose(a.high - a.value, [0, 12.706 * 0.05, 0], atol=1e-12)
@@ -86,8 +85,6 @@ def test_only_seeds_that_all_have_completed_count():
 
 def test_labels_may_be_counted_in_other_units():
     assert Comparison(TWO, by="regions").needed("b").value == pytest.approx(100)
-    assert shares_of(TWO, "regions") == 500
-    assert shares_of(TWO, "clicks") is None
     for wrong in ("hours", None):
         with pytest.raises(SeguqError, match="by must be one of"):
             Comparison(TWO, by=wrong)

@@ -228,7 +228,7 @@ def test_more_than_the_pool_holds_is_a_sentence(root, tmp_path):
 def test_it_can_be_compared(done):
     found = Comparison(done.points(), by="regions")
     assert found.arms == ["random", "top"]
-    assert [curve.labels.tolist() for curve in found.curves()] == [[6, 10], [6, 10]]
+    assert [curve.x.tolist() for curve in found.curves()] == [[6, 10], [6, 10]]
 
 
 WRONG = [
