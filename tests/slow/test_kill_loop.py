@@ -94,6 +94,7 @@ def root(tmp_path_factory):
 def undisturbed(root, start, tmp_path_factory):
     """The outcome of a run that nobody has killed, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("runs") / "run"
+    assert start(time.sleep, 0) == 0  # all is imported then
     begin = time.monotonic()
     assert start(whole, root, folder) == 0
     return outcome(folder), time.monotonic() - begin
