@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -76,6 +77,11 @@ def answered_regions(event: Event, run_dir: str | os.PathLike[str]) -> list[tupl
         if any(len(row) != _BOX for row in rows):
             raise ValueError("a row of an answer must be region_id, y0, x0, y1, x1")
         return [(image_id, *(whole(value, "a number of a row") for value in row)) for row in rows]
+
+
+def begun(events: Sequence[Event]) -> int:
+    """How many rounds have begun."""
+    return 1 + max((event.round for event in events if event.round is not None), default=-1)
 
 
 def _rows(path: Path) -> list[tuple[Any, ...]]:

@@ -205,8 +205,8 @@ class Experiment:
         loop.run()
         if not self._done(name, seed):
             raise SeguqError(f"{folder} has ended before its last round: {name!r} asks for more than the pool holds")
-        if name != _START:  # of models only what was measured is of use
-            for number in range(self._rounds(name)):
+        if name != _START:  # further rounds begin with the last model alone
+            for number in range(self._rounds(name) - 1):
                 loop.folder.model(number).unlink(missing_ok=True)
 
     def _loop(self, name: str, seed: int) -> ActiveLearningLoop:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seguq.acquisition.selection import box_of
+from seguq.acquisition.selection import box_of, region_key
 from seguq.active.events import Event
 from seguq.annotators import Annotation
 from seguq.core.checks import is_whole
@@ -176,3 +176,9 @@ class Unlabeled(ImageSource):
             if taken is None or not taken.all():
                 return True
         return False
+
+
+def identity(row: Row) -> tuple[Any, ...]:
+    """What tells a region from those of earlier rounds, too, which may have its number and its box."""
+    shape = row.get("rle")
+    return (*region_key(row), None if shape is None else tuple(shape))
