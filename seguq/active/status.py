@@ -141,7 +141,8 @@ def status(run_dir: str | os.PathLike[str]) -> Status:
     begun, done = _open_steps(mine), [event.step for event in mine if event.event == "end"]
     step = next(reversed(begun), None)
     asked = _asked(folder, number)
-    left = asked - {key for event in events for key in answered_regions(event, folder)}
+    to_it = [event for event in events if event.content.get("asked", number) == number]
+    left = asked - {key for event in to_it for key in answered_regions(event, folder)}
     return Status(
         run_dir=folder,
         round=number,
