@@ -12,15 +12,15 @@ from tests.core.test_out_of_memory import TOO_MUCH
 # (where memory runs out, what is named, the option that helps)
 PLACES = {
     "fit": ("seguq.task.SegmentationTask.training_step", "this run", "--data.batch_size"),
-    "fit, an image": ("seguq.data.folder.SegmentationFolder._item", "(64 x 64)", "batch_size"),
+    "fit, an image": ("seguq.data.folder.SegmentationFiles.item", "(64 x 64)", "batch_size"),
     "calibrate": ("seguq.inference.Deterministic.pool", "this run", "--batch_size"),
-    "calibrate, an image": ("seguq.data.folder.SegmentationFolder._item", "image 'val0' (64 x 64)", "batch_size"),
+    "calibrate, an image": ("seguq.data.folder.SegmentationFiles.item", "image 'val0' (64 x 64)", "batch_size"),
     "predict": (
         "seguq.inference.Deterministic.pool",
         "a batch of 4 images, such as 'pool0' (64 x 64)",
         "SlidingWindow",
     ),
-    "predict, an image": ("seguq.data.folder.SegmentationFolder._item", "image 'pool0' (64 x 64)", "batch_size"),
+    "predict, an image": ("seguq.data.folder.SegmentationFiles.item", "image 'pool0' (64 x 64)", "batch_size"),
     "predict, a file": ("seguq.data.reading.decode_image", "pool0.png", "tiles"),
     "score": ("seguq.regions.grid.Grid.__call__", "the maps of image 'pool0'", "--measures"),
 }
