@@ -28,8 +28,6 @@ pytestmark = pytest.mark.slow
 
 resource = pytest.importorskip("resource", reason="there is no kill -9")
 
-_KILLS = [0]  # of all tests of this file
-
 
 def loop(root, run_dir):
     return make_loop(root, run_dir, rounds=2, budget=Budget(regions=6))
@@ -75,7 +73,6 @@ def start():
             assert seconds is not None, "it hangs"
             process.kill()
             process.join()
-        _KILLS[0] += process.exitcode == -signal.SIGKILL
         return process.exitcode
 
     yield run
@@ -119,7 +116,7 @@ def test_killed_at_every_boundary_of_a_step(root, start, undisturbed, tmp_path, 
     is_the_same(root, tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(12))  # with those at every event a hundred kills
 def test_killed_at_random_moments_again_and_again(root, start, undisturbed, tmp_path, seed):
     """At first so soon that little is done; later there is time for a step, and for several."""
     draw, seconds = random.Random(seed), undisturbed[1]
@@ -130,12 +127,8 @@ def test_killed_at_random_moments_again_and_again(root, start, undisturbed, tmp_
             break
         assert code == -signal.SIGKILL
     assert code == 0
+    assert number >= 3
     is_the_same(root, tmp_path / "run", undisturbed)
-
-
-def test_there_were_a_hundred_kills():
-    """Of the tests before; it says nothing where it runs alone."""
-    assert _KILLS[0] >= 100 or _KILLS[0] == 0
 
 
 def on_a_small_disk(root, run_dir, size):
