@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from seguq.active.curve import curve_csv, curve_table, plot_runs
 from seguq.active.events import Event, read_events
 from seguq.active.fork import fork
-from seguq.active.page import round_page
-from seguq.active.records import Counts, Interval, Record, read_records
-from seguq.active.status import Status, status
+from seguq.active.reports.curve import curve_csv, curve_table, plot_runs
+from seguq.active.reports.page import round_page
+from seguq.active.reports.records import Counts, Interval, Record, read_records
+from seguq.active.reports.status import Status, status
 from seguq.active.stopping import Stop
 
 if TYPE_CHECKING:

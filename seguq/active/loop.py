@@ -34,7 +34,7 @@ from seguq.regions import Partition
 from seguq.regions.scored_by import By
 
 if TYPE_CHECKING:
-    from seguq.active.status import Status
+    from seguq.active.reports.status import Status
 
 
 class ActiveLearningLoop:
@@ -161,7 +161,7 @@ class ActiveLearningLoop:
                             break
                 except Waiting as waiting:
                     logger.info("%s", waiting)
-        from seguq.active.status import status
+        from seguq.active.reports.status import status
 
         return status(self.folder.path)
 
@@ -226,7 +226,7 @@ class ActiveLearningLoop:
         return True
 
     def _reason(self, number: int) -> str | None:
-        from seguq.active.records import read_records
+        from seguq.active.reports.records import read_records
 
         assert self._plan.stop is not None
         records = [record for record in read_records(self.folder.path) if record.round <= number]
@@ -268,7 +268,7 @@ class ActiveLearningLoop:
 
     def _report(self, number: int) -> None:
         write_json(self.folder.metrics(number), self._figures.of(number))
-        from seguq.active.page import round_page
+        from seguq.active.reports.page import round_page
 
         content = round_page(self.folder.path, number, self._plan.pool, self._plan.classes)
         write_bytes(self.folder.page(number), content.encode(errors="xmlcharrefreplace"))

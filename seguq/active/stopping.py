@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from seguq.acquisition import Budget
-from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Interval, Record
+from seguq.active.reports.records import MAIN_METRIC, METRIC_NAMES, Interval, Record
 from seguq.core.checks import is_number, is_whole
 from seguq.core.errors import UsageError
 

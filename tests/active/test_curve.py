@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seguq.active import curve_csv, curve_table, plot_runs, read_records
-from seguq.active.curve import AXES, curve_of, run_names
+from seguq.active.reports.curve import AXES, curve_of, run_names
 from seguq.core.errors import UsageError
 from tests.active.runs import Run, finished
 

@@ -13,8 +13,8 @@ from PIL import Image
 from seguq.acquisition import Selection
 from seguq.acquisition.selection import box_of
 from seguq.active import round_page
-from seguq.active.outcomes import outcomes_of, share_of_other
-from seguq.active.views import SIDE
+from seguq.active.reports.outcomes import outcomes_of, share_of_other
+from seguq.active.reports.views import SIDE
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data import Classes, ImageSource
 from seguq.export import write_index_png
@@ -187,7 +187,7 @@ def test_it_says_what_the_round_was_worth(run):
 
 def test_the_curve_ends_with_the_round(run, monkeypatch):
     drawn = []
-    monkeypatch.setattr("seguq.active.page.plot_tag", lambda figure, _: drawn.append(figure) or "")
+    monkeypatch.setattr("seguq.active.reports.page.plot_tag", lambda figure, _: drawn.append(figure) or "")
     round_page(run.folder, 1, run.images, run.classes)
     assert len(drawn[0].axes[0].get_lines()[0].get_xdata()) == 2
 

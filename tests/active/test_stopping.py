@@ -6,7 +6,7 @@ import pytest
 
 from seguq.acquisition import Budget
 from seguq.active import Interval, Record, Stop
-from seguq.active.records import Counts
+from seguq.active.reports.records import Counts
 from seguq.core.errors import UsageError
 
 

@@ -10,11 +10,27 @@ from typing import Any
 import numpy as np
 
 from seguq.acquisition import Selection
-from seguq.active.curve import curve_of
-from seguq.active.outcomes import Outcome, answer_file, by_image, late_answers, outcomes_of, read_answer, share_of_other
-from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Interval, Record, read_records, require_run, round_folder
-from seguq.active.status import SELECTION_FILE, labeled_in_words, percent
-from seguq.active.views import View
+from seguq.active.reports.curve import curve_of
+from seguq.active.reports.outcomes import (
+    Outcome,
+    answer_file,
+    by_image,
+    late_answers,
+    outcomes_of,
+    read_answer,
+    share_of_other,
+)
+from seguq.active.reports.records import (
+    MAIN_METRIC,
+    METRIC_NAMES,
+    Interval,
+    Record,
+    read_records,
+    require_run,
+    round_folder,
+)
+from seguq.active.reports.status import SELECTION_FILE, labeled_in_words, percent
+from seguq.active.reports.views import View
 from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data import Classes, ImageSource

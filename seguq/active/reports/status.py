@@ -12,7 +12,7 @@ from typing import Any
 
 from seguq.acquisition import Selection
 from seguq.active.events import JOURNAL_FILE, STEPS, Event, answered_regions, read_events
-from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Record, read_records, require_run, round_folder
+from seguq.active.reports.records import MAIN_METRIC, METRIC_NAMES, Record, read_records, require_run, round_folder
 from seguq.core.errors import SeguqError
 from seguq.core.locks import is_held
 from seguq.core.reading import mapping, read_json, reading, text, whole

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seguq.acquisition.selection import box_of, outlines
-from seguq.active.outcomes import Mask, Outcome
+from seguq.active.reports.outcomes import Mask, Outcome
 from seguq.core.errors import SeguqError
 from seguq.data import Classes
 from seguq.export import outline_regions, picture, to_rgb

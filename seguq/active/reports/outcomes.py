@@ -15,7 +15,7 @@ import numpy.typing as npt
 from seguq.acquisition import Selection
 from seguq.acquisition.selection import box_of, region_key
 from seguq.active.events import answered_regions, read_events
-from seguq.active.records import Interval, round_folder
+from seguq.active.reports.records import Interval, round_folder
 from seguq.core.errors import SeguqError
 from seguq.data import Classes, read_mask
 from seguq.regions.rle import region_mask

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from seguq.active.records import MAIN_METRIC, METRIC_NAMES, Record, read_records
+from seguq.active.reports.records import MAIN_METRIC, METRIC_NAMES, Record, read_records
 from seguq.core.errors import UsageError
 from seguq.export.learning_curve import Curve, learning_curve
 

@@ -1,0 +1,1 @@
+"""How a loop stands and what came of it: read from its folder, while it runs or afterwards."""
