@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -172,20 +173,16 @@ class Judged:
                 self.metrics = made
 
     def values(self) -> dict[str, dict[str, float]]:
-        """Value, and low and high of its interval (95 %, over groups of images), of each metric."""
-        found = {}
-        for name, metric in self.metrics.items():
-            low, high = metric.compute_interval()
-            found[name] = _numbers(metric.compute(), low, high)
-        return found
+        """Value, and low and high of its interval (95 %, over groups of images; NaN of one group), of each metric."""
+        return {name: self._numbers(item.compute(), item.compute_interval()) for name, item in self.metrics.items()}
 
     def gain(self, before: Judged, name: str = MAIN) -> dict[str, float] | None:
         """A metric minus that of an earlier round, with the interval of the pair; None if on other images."""
         if name not in self.metrics or name not in before.metrics or self.names != before.names:
             return None
-        value, (low, high) = self.metrics[name].compute_difference(before.metrics[name])
-        return _numbers(value, low, high)
+        return self._numbers(*self.metrics[name].compute_difference(before.metrics[name]))
 
-
-def _numbers(value: Any, low: Any, high: Any) -> dict[str, float]:
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    def _numbers(self, value: Any, interval: Any) -> dict[str, float]:
+        # all draws of a single group are alike, and say nothing of other images
+        low, high = interval if self.groups > 1 else (math.nan, math.nan)
+        return {"value": float(value), "low": float(low), "high": float(high)}

@@ -56,7 +56,8 @@ class ActiveLearningLoop:
             between rounds, or calls, it must not depend on.
         data: from a `seguq.data.Labeled` to a LightningDataModule: its training loader gives what is labeled, its
             prediction loader all images of the pool with their ids, its validation and test loaders labeled images of
-            their own, where there are any. `seguq.LabeledData` is one.
+            their own, where there are any. `seguq.LabeledData` is one. It is called before anything is labeled, too, to
+            score the pool for the first time.
         pool: the images: a folder, files by id, or a `seguq.data.ImageSource`.
         annotator: who labels (`seguq.annotators`).
         estimator: asked for the uncertainty by which is chosen, without a model; None: one deterministic pass.
@@ -175,8 +176,8 @@ class ActiveLearningLoop:
             self.folder.require_known([])  # before one without events is made
         self._wire(Journal(self.folder.path))
         self.folder.require_known(self._journal.events())
-        if content is not None and content["settings"] is not None:
-            self._require_same(content["settings"])
+        if content is not None:
+            self._require_same(content)
         if content is not None and content["settings"] != settings:  # a fork, or rounds that have not begun
             self.folder.begin(settings, content["forked_from"])
         for number in range(begun(self._journal.events())):
@@ -199,10 +200,14 @@ class ActiveLearningLoop:
             UsageError: saying what differs.
         """
         content = self.folder.content()
-        if content is not None and content["settings"] is not None:
-            self._require_same(content["settings"])
+        if content is not None:
+            self._require_same(content)
 
-    def _require_same(self, kept: Mapping[str, Any]) -> None:
+    def _require_same(self, content: Mapping[str, Any]) -> None:
+        kept = content["settings"]
+        if kept is None:
+            self.folder.require_same_classes(self._plan.classes)
+            return
         events = read_events(self.folder.path)
         rounds = begun(events)
         done = sum((event.step, event.event) == ("report", "end") for event in events)
@@ -238,8 +243,9 @@ class ActiveLearningLoop:
             return True
         logger.info("round %d of %d", number, self._plan.rounds)
         self.folder.round(number).mkdir(exist_ok=True)
-        self._step(number, "score", self._score)
-        self._step(number, "select", self._choosing.select)
+        had_nothing = (self._journal.ended(number, "select") or {}).get("regions") == 0  # images may have come since
+        self._step(number, "score", self._score, again=had_nothing)
+        self._step(number, "select", self._choosing.select, again=had_nothing)
         if not self._history.sent_in(number).rows:
             return False
         self._step(number, "send", self._send)
@@ -258,8 +264,10 @@ class ActiveLearningLoop:
         self._choosing.require_images(number)
         self._collecting.send(number)
 
-    def _step(self, number: int, name: str, action: Callable[[int], dict[str, Any] | None]) -> None:
-        if self._journal.ended(number, name) is not None:
+    def _step(
+        self, number: int, name: str, action: Callable[[int], dict[str, Any] | None], again: bool = False
+    ) -> None:
+        if self._journal.ended(number, name) is not None and not again:
             return
         self._journal.add(number, name, "begin")
         begin = time.monotonic()

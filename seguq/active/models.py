@@ -162,7 +162,8 @@ class Models:
         if not hasattr(task, "state_dict") or not hasattr(task, "training_step"):
             raise UsageError(f"make_task() must return a LightningModule, but returned {task!r}")
         told, names = getattr(task, "num_classes", None), self._plan.classes.names
-        if is_whole(told) and told != len(names):  # said before people have labeled anything
+        wanted = {len(names), 1} if self._plan.estimator.task == "binary" else {len(names)}
+        if is_whole(told) and told not in wanted:  # said before people have labeled anything
             raise UsageError(
                 f"the module has {told} classes, but what is labeled has {len(names)} ({', '.join(names)}): make both "
                 "the same"
