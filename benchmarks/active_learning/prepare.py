@@ -1,7 +1,7 @@
 """Images and encoder weights for the benchmarks of active learning, in a folder.
 
-CamVid (research use only) at 160 x 128, every second of its test images; nuclei as they are; and ImageNet's weights of
-EfficientNet-lite0, from a package of the ``bench`` extra.
+CamVid (research use only) at 160 x 128, every second of its test images; and ImageNet's weights of EfficientNet-lite0,
+from a package of the ``bench`` extra.
 
     python benchmarks/active_learning/prepare.py --data DATA --out CACHE
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from seguq.active.history import History
@@ -13,6 +13,7 @@ from seguq.active.plan import Plan
 from seguq.active.run_folder import RunFolder
 from seguq.annotators import Annotation
 from seguq.core.errors import SeguqError
+from seguq.data import read_mask
 
 
 class Waiting(Exception):
@@ -42,7 +43,7 @@ class Collecting:
         sent, opened = self._history.regions(number), dict[Any, Key]()
         for earlier in range(number + 1):
             keys = [key for key in sent if key[0] == earlier and (key not in done or key in here)]
-            if any(key not in done for key in keys):  # this process may not have sent them
+            if keys:  # this process may not have sent them
                 self._plan.annotator.send(self._history.sent_in(earlier), self._plan.pool)
                 opened |= {identity(sent[key]): key for key in keys}
         if opened:
@@ -62,7 +63,18 @@ class Collecting:
             for n, keys in came.items()
         ]
         merge(self._folder.masks, parts, self._plan.classes)
+        if number == 0 and not self._any_labeled(images):
+            raise SeguqError(
+                f"{self._plan.annotator.name}: all {back} regions of round 0 came back with no pixel labeled "
+                f"({self._plan.classes.ignore_index}, nobody could tell), and nothing can be trained on that: mend the "
+                "answers, and run it again"
+            )
         return {"regions": back}
+
+    def _any_labeled(self, images: Iterable[str]) -> bool:
+        classes = self._plan.classes
+        masks = (read_mask(self._folder.masks / f"{image_id}.png", classes) for image_id in images)
+        return any((mask != classes.ignore_index).any() for mask in masks)
 
     def _take(
         self, number: int, answer: Annotation, keys: Sequence[Key], sent: Mapping[Key, Row], done: set[Key]

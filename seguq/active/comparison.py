@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ class Needed:
 
     Attributes:
         value: by the mean curve.
-        low: of the 95 % interval, bootstrapped over seeds.
+        low: of the 95 % interval, bootstrapped over seeds; NaN for a single seed.
         high: of that interval.
     """
 
@@ -96,7 +96,7 @@ class Comparison:
 
         Between rounds the value is taken to rise in a straight line over the logarithm of the labels.
         """
-        return _summary(self._needed(name, share, self.seeds), [self._needed(name, share, s) for s in self._drawn()])
+        return self._summary(lambda seeds: self._needed(name, share, seeds))
 
     def ratio(self, name: str, other: str, share: float = 0.95) -> Needed:
         """Labels that one needs, over those that another needs; in each draw by the same seeds.
@@ -108,7 +108,7 @@ class Comparison:
             most = float(self._of(other, seeds)[0].mean(0)[-1])
             return self._needed(name, share, seeds) / min(self._needed(other, share, seeds), most)
 
-        return _summary(of(self.seeds), [of(seeds) for seeds in self._drawn()])
+        return self._summary(of)
 
     def reached(self, name: str, share: float = 0.95) -> bool:
         """Whether its mean curve comes so far."""
@@ -128,10 +128,14 @@ class Comparison:
         part = (target - values[at - 1]) / (values[at] - values[at - 1])
         return float(np.exp(np.log(labels[at - 1]) + part * (np.log(labels[at]) - np.log(labels[at - 1]))))
 
-    def _drawn(self) -> list[list[int]]:
-        generator = np.random.default_rng(self.seed)
-        draws = generator.integers(0, len(self.seeds), (_DRAWS, len(self.seeds)))
-        return [[self.seeds[i] for i in row] for row in draws.tolist()]
+    def _summary(self, of: Callable[[Sequence[int]], float]) -> Needed:
+        """A function of seeds, for those that there are, with its interval over draws of them."""
+        value, n = of(self.seeds), len(self.seeds)
+        if n < 2:
+            return Needed(value, math.nan, math.nan)
+        draws = np.random.default_rng(self.seed).integers(0, n, (_DRAWS, n)).tolist()
+        ordered = np.sort([of([self.seeds[i] for i in row]) for row in draws])
+        return Needed(value, float(ordered[int(0.025 * _DRAWS)]), float(ordered[int(0.975 * _DRAWS)]))
 
 
 def _half(values: Floats) -> Floats:
@@ -142,9 +146,3 @@ def _half(values: Floats) -> Floats:
     quantile = _T[min(n - 2, len(_T) - 1)]  # of more seeds a little too wide
     half: Floats = quantile * values.std(0, ddof=1) / math.sqrt(n)
     return half
-
-
-def _summary(value: float, draws: Sequence[float]) -> Needed:
-    ordered = np.sort(np.array(draws))
-    low, high = ordered[int(0.025 * len(ordered))], ordered[min(int(0.975 * len(ordered)), len(ordered) - 1)]
-    return Needed(value, float(low), float(high))

@@ -140,11 +140,17 @@ class Experiment:
             if not any(self._try(*cell) for cell in left):
                 time.sleep(_PAUSE)  # the others are in work elsewhere, or wait for what is
 
-    def points(self) -> list[Point]:
-        """What was measured so far, by way of choosing, seed and round."""
+    def points(self, complete: bool = False) -> list[Point]:
+        """What was measured so far, by way of choosing, seed and round.
+
+        Args:
+            complete: only of runs that have gone through all of their rounds, as for a `Comparison`.
+        """
         found = []
         for name in (*(arm.name for arm in self.arms), FULL):
             for seed in self.seeds:
+                if complete and not self._done(name, seed):
+                    continue
                 folder = RunFolder(self._folder(name, seed))
                 number = 0
                 while folder.metrics(number).exists():
@@ -204,7 +210,10 @@ class Experiment:
         loop = self._loop(name, seed)
         loop.run()
         if not self._done(name, seed):
-            raise SeguqError(f"{folder} has ended before its last round: {name!r} asks for more than the pool holds")
+            raise SeguqError(
+                f"{folder} has ended before its last round: {name!r} asks for more than the pool holds; give it "
+                "smaller budgets, and remove that folder"
+            )
         if name != _START:  # further rounds begin with the last model alone
             for number in range(self._rounds(name) - 1):
                 loop.folder.model(number).unlink(missing_ok=True)

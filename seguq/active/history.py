@@ -23,7 +23,7 @@ class History:
 
     def sent_in(self, number: int) -> Selection:
         """What was chosen in a round."""
-        if number not in self._sent:
+        if number not in self._sent or not self._sent[number].rows:  # where nothing was left, it is chosen anew
             self._sent[number] = Selection.load(self._folder.selection(number))
         return self._sent[number]
 

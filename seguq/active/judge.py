@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import EstimatorCallback
-from seguq.callbacks.batches import images_in
+from seguq.callbacks.batches import BatchForward, images_in
 from seguq.callbacks.passes import Passes, Step
 from seguq.callbacks.run import Run
 from seguq.core.errors import SeguqError
@@ -43,6 +44,7 @@ class Judge(EstimatorCallback):
         out: the file.
         estimator: as in `EstimatorCallback`.
         calibrator: as in `EstimatorCallback`.
+        batch_forward: as in `EstimatorCallback`.
         ignore_index: value of masks that is left out.
         group: from an image's id to its group, as in `seguq.core.groups.Groups`.
     """
@@ -54,10 +56,11 @@ class Judge(EstimatorCallback):
         out: str | os.PathLike[str],
         estimator: Estimator | None = None,
         calibrator: Calibrator | Literal["auto"] | None = "auto",
+        batch_forward: BatchForward | None = None,
         ignore_index: int = 255,
         group: GroupOf = None,
     ) -> None:
-        super().__init__(estimator, calibrator)
+        super().__init__(estimator, calibrator, batch_forward)
         self.out, self.ignore_index, self.group = Path(out), ignore_index, Groups(group)
 
     def start(self, trainer: Any, module: Any, stage: str, passes: Passes) -> Run:
@@ -172,20 +175,16 @@ class Judged:
                 self.metrics = made
 
     def values(self) -> dict[str, dict[str, float]]:
-        """Value, and low and high of its interval (95 %, over groups of images), of each metric."""
-        found = {}
-        for name, metric in self.metrics.items():
-            low, high = metric.compute_interval()
-            found[name] = _numbers(metric.compute(), low, high)
-        return found
+        """Value, and low and high of its interval (95 %, over groups of images; NaN of one group), of each metric."""
+        return {name: self._numbers(item.compute(), item.compute_interval()) for name, item in self.metrics.items()}
 
     def gain(self, before: Judged, name: str = MAIN) -> dict[str, float] | None:
         """A metric minus that of an earlier round, with the interval of the pair; None if on other images."""
         if name not in self.metrics or name not in before.metrics or self.names != before.names:
             return None
-        value, (low, high) = self.metrics[name].compute_difference(before.metrics[name])
-        return _numbers(value, low, high)
+        return self._numbers(*self.metrics[name].compute_difference(before.metrics[name]))
 
-
-def _numbers(value: Any, low: Any, high: Any) -> dict[str, float]:
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    def _numbers(self, value: Any, interval: Any) -> dict[str, float]:
+        # all draws of a single group are alike, and say nothing of other images
+        low, high = interval if self.groups > 1 else (math.nan, math.nan)
+        return {"value": float(value), "low": float(low), "high": float(high)}

@@ -21,6 +21,7 @@ from seguq.active.stopping import Stop
 from seguq.active.training import MakeTrainer
 from seguq.annotators import Annotator
 from seguq.calibration import Calibrator
+from seguq.callbacks.batches import BatchForward
 from seguq.core.checks import is_number, require_count
 from seguq.core.errors import UsageError
 from seguq.core.files import remove_leftovers, write_bytes, write_json
@@ -56,7 +57,8 @@ class ActiveLearningLoop:
             between rounds, or calls, it must not depend on.
         data: from a `seguq.data.Labeled` to a LightningDataModule: its training loader gives what is labeled, its
             prediction loader all images of the pool with their ids, its validation and test loaders labeled images of
-            their own, where there are any. `seguq.LabeledData` is one.
+            their own, where there are any. `seguq.LabeledData` is one. It is called before anything is labeled, too, to
+            score the pool for the first time.
         pool: the images: a folder, files by id, or a `seguq.data.ImageSource`.
         annotator: who labels (`seguq.annotators`).
         estimator: asked for the uncertainty by which is chosen, without a model; None: one deterministic pass.
@@ -71,6 +73,9 @@ class ActiveLearningLoop:
         trainer: makes a Trainer; None: one epoch, as long as the data say.
         group: from an image's id to its group, of which intervals draw whole ones (see `seguq.core.groups.Groups`).
         seed: of everything that is drawn.
+        batch_forward: for batches and outputs that are not understood by themselves, as in
+            `seguq.callbacks.base.EstimatorCallback`: a function of the module and a batch that gives the logits, or
+            logits and mask. The ids of the pool it has no say in: predict batches are dicts with ``image_id``.
         by: what regions are scored by, as in `seguq.regions.score`; None: the margin, or what the partition takes.
         aggregate: how a region's pixels become its score, as there.
         start: takes the first labels, after two regions of each class where the annotator knows the labels beforehand;
@@ -102,6 +107,7 @@ class ActiveLearningLoop:
         trainer: MakeTrainer | None = None,
         group: GroupOf = None,
         seed: int = 0,
+        batch_forward: BatchForward | None = None,
         by: By | Sequence[By] | None = None,
         aggregate: str = "mean",
         start: Strategy | None = None,
@@ -123,6 +129,7 @@ class ActiveLearningLoop:
             trainer=trainer,
             group=group,
             seed=seed,
+            batch_forward=batch_forward,
             by=by,
             aggregate=aggregate,
             start=start,
@@ -175,8 +182,8 @@ class ActiveLearningLoop:
             self.folder.require_known([])  # before one without events is made
         self._wire(Journal(self.folder.path))
         self.folder.require_known(self._journal.events())
-        if content is not None and content["settings"] is not None:
-            self._require_same(content["settings"])
+        if content is not None:
+            self._require_same(content)
         if content is not None and content["settings"] != settings:  # a fork, or rounds that have not begun
             self.folder.begin(settings, content["forked_from"])
         for number in range(begun(self._journal.events())):
@@ -199,13 +206,22 @@ class ActiveLearningLoop:
             UsageError: saying what differs.
         """
         content = self.folder.content()
-        if content is not None and content["settings"] is not None:
-            self._require_same(content["settings"])
+        if content is not None:
+            self._require_same(content)
 
-    def _require_same(self, kept: Mapping[str, Any]) -> None:
+    def _require_same(self, content: Mapping[str, Any]) -> None:
+        kept = content["settings"]
+        if kept is None:
+            self.folder.require_same_classes(self._plan.classes)
+            return
         events = read_events(self.folder.path)
         rounds = begun(events)
         done = sum((event.step, event.event) == ("report", "end") for event in events)
+        if self._plan.rounds < rounds:
+            raise UsageError(
+                f"rounds={self._plan.rounds}, but round {rounds - 1} of {self.folder.path} has begun already (the "
+                f"first is 0): give at least {rounds}; until= pauses earlier"
+            )
         same = {**self.settings, "budget": self.settings["budget"][:rounds]}
         self.folder.require_same({**kept, "budget": kept["budget"][:rounds]}, same, done)
 
@@ -238,8 +254,9 @@ class ActiveLearningLoop:
             return True
         logger.info("round %d of %d", number, self._plan.rounds)
         self.folder.round(number).mkdir(exist_ok=True)
-        self._step(number, "score", self._score)
-        self._step(number, "select", self._choosing.select)
+        had_nothing = (self._journal.ended(number, "select") or {}).get("regions") == 0  # images may have come since
+        self._step(number, "score", self._score, again=had_nothing)
+        self._step(number, "select", self._choosing.select, again=had_nothing)
         if not self._history.sent_in(number).rows:
             return False
         self._step(number, "send", self._send)
@@ -258,8 +275,10 @@ class ActiveLearningLoop:
         self._choosing.require_images(number)
         self._collecting.send(number)
 
-    def _step(self, number: int, name: str, action: Callable[[int], dict[str, Any] | None]) -> None:
-        if self._journal.ended(number, name) is not None:
+    def _step(
+        self, number: int, name: str, action: Callable[[int], dict[str, Any] | None], again: bool = False
+    ) -> None:
+        if self._journal.ended(number, name) is not None and not again:
             return
         self._journal.add(number, name, "begin")
         begin = time.monotonic()

@@ -76,6 +76,7 @@ class Models:
             calibrator=None if number == 0 else "auto",
             images=source,
             columns=columns,
+            batch_forward=self._plan.batch_forward,
             overwrite=True,
         )
         predict(self._trainer(number, task), task, self._made_data(number - 1), [scorer])
@@ -117,6 +118,7 @@ class Models:
             self._folder.model(number),
             self._plan.calibrator,
             estimator=self._plan.estimator,
+            batch_forward=self._plan.batch_forward,
             ignore_index=self._plan.classes.ignore_index,
             group=self._plan.group,
         )
@@ -131,6 +133,7 @@ class Models:
                 self._plan.estimator,
                 # not on the images that it was fitted on
                 calibrator=None if split == "val" else "auto",
+                batch_forward=self._plan.batch_forward,
                 ignore_index=self._plan.classes.ignore_index,
                 group=self._plan.group,
             )
@@ -162,7 +165,8 @@ class Models:
         if not hasattr(task, "state_dict") or not hasattr(task, "training_step"):
             raise UsageError(f"make_task() must return a LightningModule, but returned {task!r}")
         told, names = getattr(task, "num_classes", None), self._plan.classes.names
-        if is_whole(told) and told != len(names):  # said before people have labeled anything
+        wanted = {len(names), 1} if self._plan.estimator.task == "binary" else {len(names)}
+        if is_whole(told) and told not in wanted:  # said before people have labeled anything
             raise UsageError(
                 f"the module has {told} classes, but what is labeled has {len(names)} ({', '.join(names)}): make both "
                 "the same"

@@ -17,6 +17,7 @@ from seguq.active.training import MakeTrainer
 from seguq.annotators import Annotator
 from seguq.calibration import Calibrator
 from seguq.calibration.by_name import require_known
+from seguq.callbacks.batches import BatchForward
 from seguq.core.checks import is_whole, require_count
 from seguq.core.errors import UsageError
 from seguq.core.groups import GroupOf, Groups
@@ -51,6 +52,7 @@ class Plan:
         trainer: MakeTrainer | None,
         group: GroupOf,
         seed: int,
+        batch_forward: BatchForward | None,
         by: By | Sequence[By] | None,
         aggregate: str,
         start: Strategy | None,
@@ -95,7 +97,7 @@ class Plan:
         self.strategy: Strategy = BestOfEachImage() if strategy is None else strategy
         self.start: Strategy = Random() if start is None else start
         self.budgets, self.rounds = budgets, rounds
-        self.by, self.aggregate = by, aggregate
+        self.by, self.aggregate, self.batch_forward = by, aggregate, batch_forward
         self.calibrator, self.group, self.seed, self.fine_tune = calibrator, group, seed, fine_tune
         self.stop = stop
         if stop is not None:
@@ -116,7 +118,7 @@ class Plan:
             "group": self.group if self.group is None or isinstance(self.group, str) else _name_of(self.group),
             "by": None if self.by is None else _words(self.by),
         }
-        for name in ("partition", "strategy", "start", "estimator", "calibrator", "annotator"):
+        for name in ("partition", "strategy", "start", "estimator", "calibrator"):
             found[name] = _words(getattr(self, name))
         for name in ("aggregate", "seed", "fine_tune"):
             found[name] = getattr(self, name)

@@ -178,6 +178,19 @@ class RunFolder:
                     "done in this folder: put it back as it was, or begin another run_dir"
                 )
 
+    def require_same_classes(self, classes: Classes) -> None:
+        """Raise where the labels of a fork would be taken for those of other classes.
+
+        Raises:
+            UsageError: saying what differs.
+        """
+        then, now = ((*found.names, f"ignored: {found.ignore_index}") for found in (self.classes(), classes))
+        if then != now:
+            raise UsageError(
+                f"the labels in {self.path} are of the classes {', '.join(then)}, and not {', '.join(now)}: pass the "
+                "annotator those that they were labeled with, or begin another run_dir"
+            )
+
     def require_same(self, kept: Mapping[str, Any], settings: Mapping[str, Any], rounds_done: int) -> None:
         """Raise where a loop would go on with other settings than it was begun with.
 

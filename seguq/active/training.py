@@ -16,6 +16,8 @@ from seguq.callbacks.agreement import together
 from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import whole_file
 from seguq.core.lightning import Callback, CSVLogger, RichProgressBar, Trainer, has_own, whole_checkpoints
+from seguq.core.log import say_once
+from seguq.data import SegmentationData
 
 MakeTrainer = Callable[[], Any]
 
@@ -164,9 +166,22 @@ def _require_end(trainer: Any) -> None:
 
 
 def judged_splits(task: Any, data: Any) -> list[str]:
-    """Where labeled images to judge on may be: in the test, or else in the validation."""
-    loaders = {"test": ("test_dataloader", "test_step"), "val": ("val_dataloader", "validation_step")}
-    return [split for split, (loader, step) in loaders.items() if _gives(data, loader) and has_own(task, step)]
+    """Where labeled images to judge on may be: in the test, or else in the validation.
+
+    Images that the data give, but the module has no step for, are told of.
+    """
+    steps, found = {"test": "test_step", "val": "validation_step"}, []
+    for split, step in steps.items():
+        if not _gives(data, f"{split}_dataloader"):
+            continue
+        if has_own(task, step):
+            found.append(split)
+        elif not isinstance(data, SegmentationData) or data.has_split(split):
+            say_once(
+                f"{type(data).__name__} gives labeled images for {split}, but {type(task).__name__} has no {step}: "
+                "rounds are not judged on them"
+            )
+    return found
 
 
 def can_calibrate(task: Any, data: Any) -> bool:

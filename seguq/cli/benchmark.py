@@ -15,9 +15,10 @@ from seguq.acquisition.random_ import Random
 from seguq.active.comparison import UNITS, Comparison, Needed
 from seguq.active.experiment import FULL, Arm, Experiment, Point
 from seguq.active.judge import MAIN
+from seguq.active.reports.records import Interval
 from seguq.annotators.oracle import Oracle
 from seguq.cli.common import print_table, require_folder
-from seguq.cli.loop_run import GROUPS, data_maker, flat, task_maker, trainer_maker
+from seguq.cli.loop_run import GROUPS, data_maker, flat, result_of, task_maker, trainer_maker
 from seguq.cli.parsing import run_function
 from seguq.core.checks import require_choice
 from seguq.core.errors import SeguqError
@@ -104,7 +105,7 @@ def benchmark(
         first=first,
         partition=partition,
         trainer=trainer_maker(trainer, None),
-        settings=flat({"model": model, "data": options, "trainer": trainer}),
+        settings=flat({"model": model, "data": result_of(options), "trainer": trainer}),
     )
     if not only_show:
         experiment.run()
@@ -116,7 +117,7 @@ def _show(experiment: Experiment, out: Path, by: str, share: float, against: Seq
     points = experiment.points()
     if not points:
         raise SeguqError(f"nothing was measured in {out} yet")
-    comparison = Comparison(points, by)
+    comparison = Comparison(experiment.points(complete=True), by)
     columns, rows = _summary(comparison, share, against)
     title = f"{by} until {share:g} of what all labels give, over {len(comparison.seeds)} seeds"
     print_table(title, columns, rows, _CAPTION)
@@ -179,7 +180,7 @@ def _rounds(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return str(Interval(value, low, high))
 
 
 def _number(value: float) -> str:
@@ -190,7 +191,8 @@ def _needed(found: Needed, digits: int = 0) -> str:
     def said(value: float) -> str:
         return "not reached" if math.isinf(value) else f"{value:,.{digits}f}"
 
-    return f"{said(found.value)} [{said(found.low)}, {said(found.high)}]"
+    ends = "" if math.isnan(found.low) else f" [{said(found.low)}, {said(found.high)}]"  # of a single seed
+    return said(found.value) + ends
 
 
 def _csv(points: Sequence[Point]) -> str:

@@ -114,10 +114,15 @@ def loop_run(
         start=first_strategy,
         fine_tune=fine_tune,
         stop=stop,
-        settings=flat({"model": model, "data": data}),
+        settings=flat({"model": model, "data": result_of(data)}),
     )
     for line in loop.run(until, enough=enough).lines():
         print(line)
+
+
+def result_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the data that change what comes out: not how many processes load it."""
+    return {name: value for name, value in data.items() if name != "num_workers"}
 
 
 def task_maker(options: Mapping[str, Any]) -> Callable[[], SegmentationTask]:

@@ -76,7 +76,8 @@ def unpack_batch(batch: Any) -> Batch:
 
     Args:
         batch: a dict with an image and possibly a mask and ids (``image``, ``pixel_values``, ... ``mask``, ``labels``,
-            ...), a tuple ``(image,)``, ``(image, mask)`` or ``(image, mask, ids)``, a bare image tensor, or a `Batch`.
+            ...), a tuple ``(image,)``, ``(image, mask)``, ``(image, mask, ids)``
+            or, where the second are texts, ``(image, ids)``, a bare image tensor, or a `Batch`.
 
     Raises:
         SeguqError: when none of that fits, with the keys and shapes that were met.
@@ -95,6 +96,8 @@ def unpack_batch(batch: Any) -> Batch:
         image, mask, ids = (_first(batch, keys) for keys in (_IMAGE_KEYS, _MASK_KEYS, _ID_KEYS))
     elif isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
         image, mask, ids = (*batch, None, None)[:3]
+        if len(batch) == 2 and isinstance(mask, (tuple, list)) and all(isinstance(item, str) for item in mask):
+            mask, ids = None, mask  # texts are ids: images without labels
     if not isinstance(image, Tensor) or image.ndim < 3 or not (mask is None or isinstance(mask, Tensor)):
         raise SeguqError(
             f"a batch must be (image, mask) or a dict with 'image' and 'mask', but is {describe(batch)}: "

@@ -115,9 +115,8 @@ class Run:
             self._answer_file(number, image_id, rows)
             keys = [[row[name] for name in ("region_id", "y0", "x0", "y1", "x1")] for row in rows]
             for _ in range(1 + again):
-                self.event(
-                    number, "collect", "answer", {"image_id": image_id, "rows": keys, "clicks": 5 * len(rows)}, 9
-                )
+                content = {"image_id": image_id, "rows": keys, "clicks": 5 * len(rows), "asked": selection.why["round"]}
+                self.event(number, "collect", "answer", content, 9)
             self.labeled["clicks"] += 5 * len(rows)
             self.labeled["regions"] += len(rows)
             self.labeled["pixels"] += sum(row["area"] for row in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -223,6 +224,15 @@ def test_more_than_the_pool_holds_is_a_sentence(root, tmp_path):
     arms = [Arm("greedy", Random(), [Budget(regions=100), Budget(regions=5)])]
     with pytest.raises(SeguqError, match="'greedy' asks for more than the pool holds"):
         experiment(root, tmp_path / "x", arms=arms, seeds=(0,), full=False).run()
+
+
+def test_of_runs_that_are_at_work_nothing_is_compared(root, done):
+    """Their last round so far would be taken for all that they were given."""
+    longer = replace(ARMS[0], budgets=[*ARMS[0].budgets, Budget(regions=4)])
+    found = experiment(root, done.folder, arms=(longer, ARMS[1]))
+    assert {point.arm for point in found.points()} == {"random", "top", "all"}
+    assert {point.arm for point in found.points(complete=True)} == {"top", "all"}
+    assert done.points(complete=True) == done.points()
 
 
 def test_it_can_be_compared(done):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import pytest
 from seguq.acquisition import Budget, Random
 from seguq.active import fork, status
 from seguq.active.run_folder import RunFolder
+from seguq.annotators import Oracle
 from seguq.core.errors import SeguqError, UsageError
 from seguq.regions import Grid
 from tests.active.small_loop import (
     asked_once,
+    classes_of,
     differences,
     figures,
     labels_are_the_truth,
@@ -111,6 +114,18 @@ def test_its_settings_are_kept_once_it_was_run(root, whole, tmp_path):
     loop(root, tmp_path / "fork", strategy=Random()).run(until=2)
     with pytest.raises(UsageError, match=r"strategy was 'Random\(\)'"):
         loop(root, tmp_path / "fork").run()
+
+
+@pytest.mark.parametrize("other", [{"names": ("class 1", "class 0", "class 2")}, {"ignore_index": 254}], ids=str)
+def test_its_labels_are_not_taken_for_those_of_other_classes(root, whole, tmp_path, other):
+    fork(whole, 0, tmp_path / "fork")
+    classes = replace(classes_of(root), **other)
+    there = loop(root, tmp_path / "fork", annotator=Oracle(root / "masks" / "pool", classes))
+    for call in (there.check, there.run):
+        with pytest.raises(UsageError, match="are of the classes class 0, class 1, class 2, ignored: 255, and not"):
+            call()
+    loop(root, tmp_path / "fork").run()
+    assert differences(outcome(tmp_path / "fork"), outcome(whole)) == []
 
 
 def test_it_stands_while_the_run_goes_on(root, whole, tmp_path):

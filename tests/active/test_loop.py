@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import lightning.pytorch
 import numpy as np
 import pytest
 import pytorch_lightning
 import torch
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from seguq import SegmentationTask
@@ -14,12 +17,12 @@ from seguq.acquisition import Budget, ClaSP, KMeansPlusPlus, Random, Selection, 
 from seguq.active import Stop, fork
 from seguq.active.run_folder import RunFolder
 from seguq.active.training import default_trainer
-from seguq.annotators import Oracle
+from seguq.annotators import Annotator, Oracle
 from seguq.calibration import load
 from seguq.core.errors import SeguqError, UsageError
-from seguq.data import ImageSource, read_mask
+from seguq.data import Classes, ImageSource, read_mask
 from seguq.data.folder import SegmentationFolder
-from seguq.inference import MCDropout
+from seguq.inference import Deterministic, MCDropout
 from seguq.regions import Boxes, Components, Grid, Partition, Pixels, RegionTable, Superpixels, WholeImage
 from tests.active.small_loop import (
     CLASSES,
@@ -38,6 +41,7 @@ from tests.active.small_loop import (
     rows_of,
     weights,
     write_data,
+    write_image,
 )
 
 
@@ -156,6 +160,30 @@ def test_the_gain_is_paired(root, run_dir):
     assert figures(run_dir, 0)["gain"] is None
 
 
+def test_of_a_single_image_there_are_no_intervals(tmp_path):
+    """All draws of it are alike; a target would be reached, and a gain be sure, by luck."""
+    data = write_data(tmp_path / "data", judged=1)
+    found = make_loop(data, tmp_path / "run", stop=Stop(metric=0.01, gain_over=1)).run()
+    assert (found.round, found.ended) == (2, None)
+    for number in range(3):
+        content = figures(tmp_path / "run", number)
+        for values in [*content["metrics"].values(), *([content["gain"]["miou"]] if number else [])]:
+            assert values["value"] is not None
+            assert values["low"] is values["high"] is None
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["root", "no root"])
+def test_test_images_that_the_module_has_no_step_for_are_told_of(root, tmp_path, caplog, there):
+    class NoTest(type(make_module())):
+        test_step = pytorch_lightning.LightningModule.test_step
+
+    with caplog.at_level("INFO", "seguq"):
+        make_loop(root, tmp_path / "run", make_task=NoTest, rounds=1, data=make_data(root if there else None)).run()
+    assert figures(tmp_path / "run", 0)["split"] == ("val" if there else None)
+    told = "LabeledData gives labeled images for test, but NoTest has no test_step"
+    assert (told in caplog.text) is there
+
+
 # ---- again, further, not yet ----
 
 
@@ -209,13 +237,13 @@ def test_a_segmentation_task_and_the_default_trainer(root, tmp_path, monkeypatch
 
 
 def tuples(package, labeled, root):
-    """Data of a user's own: batches with masks are tuples."""
+    """Data of a user's own: batches are tuples."""
     inner = make_data(root)(labeled)
 
     def of(loader):
         def collate(items):
             found = loader.collate_fn(items)
-            return (found["image"], found["mask"]) if "mask" in found else found
+            return found["image"], found["mask"] if "mask" in found else found["image_id"]
 
         options = {"batch_size": loader.batch_size, "sampler": loader.sampler, "collate_fn": collate}
         return DataLoader(loader.dataset, **options)
@@ -257,6 +285,27 @@ def test_a_foreign_module_of_either_name_with_tuples_and_its_own_trainer(root, r
     assert rows_of(tmp_path / "run", 0) == rows_of(run_dir, 0)
     ours, theirs = weights(run_dir, 0), weights(tmp_path / "run", 0)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)  # the same batches, in the same order
+
+
+def test_outputs_that_are_not_understood_are_taken_by_batch_forward(root, run_dir, tmp_path):
+    class Odd(make_module(pytorch_lightning).__class__):
+        def forward(self, images):
+            return {"answer": super().forward(images)}
+
+        def training_step(self, batch, batch_idx):
+            return functional.cross_entropy(self(batch["image"])["answer"], batch["mask"], ignore_index=255)
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+        test_step = validation_step
+
+    def forward(module, batch):
+        return module(batch["image"])["answer"], batch.get("mask")
+
+    loop = make_loop(root, tmp_path / "run", make_task=Odd, batch_forward=forward)
+    assert loop.run().records[-1].split == "test"
+    assert rows_of(tmp_path / "run", 1) == rows_of(run_dir, 1)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "auto"])
@@ -561,6 +610,44 @@ def test_it_ends_where_nothing_is_left(root, tmp_path):
     asked_once(tmp_path / "run", ImageSource(root / "images" / "pool"))
 
 
+def test_images_that_come_once_nothing_was_left_are_asked_for(tmp_path):
+    data = write_data(tmp_path / "data", pool=2)
+
+    def loop():
+        return make_loop(data, tmp_path / "run", budget=Budget(regions=40), rounds=2)
+
+    assert "nothing is left to label" in loop().run().ended
+    write_image(data, "pool", "new", 7)
+    found = loop().run()
+    assert (found.ended, found.round, found.done) == (None, 1, "report")
+    assert {row["image_id"] for row in rows_of(tmp_path / "run", 1)} == {"new"}
+    labels_are_the_truth(data, tmp_path / "run")
+
+
+class Unsure(Oracle):
+    """Cannot tell anything, until it knows better."""
+
+    knows = False
+
+    def collect(self):
+        for answer in super().collect():
+            yield answer if self.knows else replace(answer, mask=np.full_like(answer.mask, IGNORED))
+
+
+def test_a_first_round_in_which_nothing_is_labeled_stays_open(root, tmp_path, monkeypatch):
+    """Templates that were saved as they are, say: what is painted later counts."""
+
+    def loop():
+        return make_loop(root, tmp_path / "run", rounds=1, annotator=Unsure(root / "masks" / "pool"))
+
+    for _ in range(2):
+        with pytest.raises(SeguqError, match="all 6 regions of round 0 came back with no pixel labeled"):
+            loop().run()
+    monkeypatch.setattr(Unsure, "knows", True)
+    assert loop().run().done == "report"
+    labels_are_the_truth(root, tmp_path / "run")
+
+
 def test_a_first_budget_that_allows_nothing_is_a_sentence(root, tmp_path):
     with pytest.raises(UsageError, match="first round"):
         make_loop(root, tmp_path / "run", budget=Budget(pixels=3)).run()
@@ -603,6 +690,35 @@ def test_a_wrong_argument_of_run_is_refused(root, tmp_path, wrong):
     with pytest.raises(UsageError):
         make_loop(root, tmp_path / "run").run(**wrong)
     assert not (tmp_path / "run").exists()
+
+
+class Nobody(Annotator):
+    """Never answers."""
+
+    classes = Classes.unnamed(2)
+
+    def send(self, selection, images):
+        pass
+
+    def collect(self):
+        return iter(())
+
+
+@pytest.mark.parametrize(("task", "fits"), [("binary", True), ("multiclass", False)])
+def test_a_module_of_one_logit_has_two_classes(root, tmp_path, task, fits):
+    def make_task():
+        module = make_module()
+        module.num_classes, module.head = 1, torch.nn.Conv2d(8, 1, 1)
+        return module
+
+    loop = make_loop(
+        root, tmp_path / "run", make_task=make_task, estimator=Deterministic(task=task), annotator=Nobody()
+    )
+    if fits:
+        assert loop.run().waits
+    else:
+        with pytest.raises(UsageError, match="the module has 1 classes"):
+            loop.run()
 
 
 def test_what_is_no_module_data_or_trainer_is_a_sentence(root, tmp_path):

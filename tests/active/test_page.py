@@ -12,8 +12,8 @@ from PIL import Image
 
 from seguq.acquisition import Selection
 from seguq.acquisition.selection import box_of
-from seguq.active import round_page
-from seguq.active.reports.outcomes import outcomes_of, share_of_other
+from seguq.active import round_page, status
+from seguq.active.reports.outcomes import late_answers, outcomes_of, share_of_other
 from seguq.active.reports.views import SIDE
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data import Classes, ImageSource
@@ -159,6 +159,17 @@ def test_what_came_back_in_a_later_round_has_not_come_back_in_this(tmp_path):
     made.answer(1, selection)
     found = outcomes_of(made.folder, 0, selection, made.classes)
     assert {outcome.row["image_id"] for outcome in found if outcome.answered} == {selection.image_ids[0]}
+
+
+def test_a_late_answer_is_not_one_to_a_region_of_the_same_number_and_box(tmp_path):
+    """Regions that are no boxes may share them with those of an earlier round."""
+    made = Run(tmp_path / "run", per_round=6)
+    made.select(0)
+    second = made.select(1)
+    made.answer(1, Selection(second.rows, {**second.why, "round": 0}))
+    assert not any(outcome.answered for outcome in outcomes_of(made.folder, 1, second, made.classes))
+    assert late_answers(made.folder, 1) == 6
+    assert status(made.folder).answered == 0
 
 
 # ---- the page ----

@@ -37,6 +37,14 @@ def test_a_pair_is_image_and_mask(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
+def test_texts_beside_an_image_are_ids(kind: type) -> None:
+    got = unpack_batch((IMAGE, kind(["a", "b"])))
+    assert got.image is IMAGE
+    assert got.mask is None
+    assert got.image_id == ("a", "b")
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
 def test_the_third_item_is_the_ids(kind: type) -> None:
     assert unpack_batch(kind([IMAGE, MASK, ["a", "b"]])).image_id == ("a", "b")
 

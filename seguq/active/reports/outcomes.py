@@ -109,14 +109,15 @@ def outcomes_of(run_dir: str | os.PathLike[str], number: int, selection: Selecti
     return [found[region_key(row)] for row in selection.rows]
 
 
-def late_answers(run_dir: str | os.PathLike[str], number: int, selection: Selection) -> int:
+def late_answers(run_dir: str | os.PathLike[str], number: int) -> int:
     """How many regions came back in a round that earlier ones had asked for."""
-    return len(_back(run_dir, number) - selection.keys())
+    return len(_back(run_dir, number, late=True))
 
 
-def _back(run_dir: str | os.PathLike[str], number: int) -> set[tuple[Any, ...]]:
-    """What identifies each region that came back in a round."""
+def _back(run_dir: str | os.PathLike[str], number: int, late: bool = False) -> set[tuple[Any, ...]]:
+    """What identifies each region that came back in a round, of those that it had asked for, or that others had."""
     events = [event for event in read_events(run_dir) if event.round == number]
+    events = [event for event in events if (event.content.get("asked", number) != number) is late]
     return {key for event in events for key in answered_regions(event, run_dir)}
 
 

@@ -79,7 +79,7 @@ def round_page(run_dir: str | os.PathLike[str], round: int, images: ImageSource,
 
 def _head(folder: Path, number: int, selection: Selection, outcomes: Sequence[Outcome], record: Record | None) -> str:
     back = sum(outcome.answered for outcome in outcomes)
-    late = late_answers(folder, number, selection)
+    late = late_answers(folder, number)
     asked = f"asked for in {_count(selection.image_ids, 'image')}"
     asked += f"; and {late} that earlier rounds had asked for" if late else ""
     boxes = [(f"{back} of {len(outcomes)}", "regions came back", asked)]
