@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seguq.acquisition import Budget, Strategy
 from seguq.acquisition.class_aware_random import ClassAwareRandom
@@ -20,8 +20,7 @@ from seguq.annotators.oracle import Oracle
 from seguq.cli.common import print_table, require_folder
 from seguq.cli.loop_run import GROUPS, data_maker, flat, result_of, task_maker, trainer_maker
 from seguq.cli.parsing import run_function
-from seguq.core.checks import require_choice
-from seguq.core.errors import SeguqError
+from seguq.core.errors import SeguqError, UsageError
 from seguq.core.files import remove_leftovers, write_bytes
 from seguq.core.lightning import quiet
 from seguq.core.locks import Lock
@@ -57,7 +56,7 @@ def benchmark(
     seeds: list[int],
     pool_split: str = "train",
     share: float = 0.95,
-    by: str = "clicks",
+    by: Literal["clicks", "regions", "pixels", "images"] = "clicks",
     against: list[str] | None = None,
     only_show: bool = False,
 ) -> None:
@@ -84,15 +83,17 @@ def benchmark(
             ClassAwareRandom).
         only_show: show what was measured so far, and run nothing.
     """
-    require_choice("--by", by, UNITS)
     folder = require_folder(root, "--root")
     pool, masks = folder / "images" / pool_split, folder / "masks" / pool_split
     require_folder(str(pool), "--pool_split: the folder")
     require_folder(str(masks), "--pool_split: the folder")
     blind = [arm.name for arm in arms if isinstance(arm.strategy, (Random, ClassAwareRandom))]
     others = blind if against is None else against
-    for name in others:
-        require_choice("--against", name, tuple(arm.name for arm in arms))
+    unknown = sorted(set(others) - {arm.name for arm in arms})
+    if unknown:
+        raise UsageError(
+            f"--against {unknown[0]}: there is no way of that name, but {', '.join(arm.name for arm in arms)}"
+        )
     options = {**data, "root": root}
     experiment = Experiment(
         task_maker(model),
