@@ -8,8 +8,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from seguq.core.files import write_bytes
 from seguq.core.reading import listing, mapping, read_json, reading, text, whole
 from seguq.regions.polygons import polygons
 from seguq.regions.rle import inside_area, region_mask
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 _SCHEMA_VERSION = 1
 _ROW = ("rank", "image_id", "region_id", "y0", "x0", "y1", "x1", "area", "score", "predicted_class")
@@ -144,6 +146,14 @@ def box_of(row: Mapping[str, Any]) -> tuple[int, int, int, int]:
 def region_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What identifies a region: its image, number, and box."""
     return tuple(row[name] for name in ("image_id", "region_id", "y0", "x0", "y1", "x1"))
+
+
+def by_image(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by their image, in their order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["image_id"], []).append(row)
+    return found
 
 
 def outlines(row: Mapping[str, Any]) -> list[list[list[list[int]]]]:

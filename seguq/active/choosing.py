@@ -32,6 +32,7 @@ class Choosing:
         self._plan, self._folder, self._history, self._journal = plan, folder, history, journal
 
     def strategy(self, number: int) -> Strategy:
+        """What chooses in a round: in the first the start set."""
         if number == 0:
             first = next(iter(self._plan.pool))
             if self._plan.annotator.truth(first) is None:
@@ -44,6 +45,7 @@ class Choosing:
         return self._plan.strategy
 
     def select(self, number: int) -> dict[str, Any]:
+        """Choose from the scores, within the budget of the round."""
         table = self._folder.table(number)
         left = RegionTable.load(table)
         chosen = Selection([])

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from seguq.acquisition.selection import by_image
 from seguq.active.history import History
 from seguq.active.journal import Journal
-from seguq.active.labels import Key, Row, add_answer, by_image, checked, clicks_for, identity, merge
+from seguq.active.labels import Key, Row, add_answer, checked, clicks_for, identity, merge
 from seguq.active.plan import Plan
 from seguq.active.run_folder import RunFolder
 from seguq.annotators import Annotation
@@ -34,6 +35,7 @@ class Collecting:
         self._plan, self._folder, self._history, self._journal = plan, folder, history, journal
 
     def send(self, number: int) -> None:
+        """Ask for what a round has chosen."""
         self._plan.annotator.send(self._history.sent_in(number), self._plan.pool)
 
     def collect(self, number: int, enough: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from seguq.active.events import read_events
 from seguq.active.fork import fork
 from seguq.active.journal import ended
 from seguq.active.loop import ActiveLearningLoop
+from seguq.active.reports.records import MAIN_METRIC
 from seguq.active.run_folder import RunFolder
 from seguq.annotators import Annotator
 from seguq.core.errors import SeguqError, UsageError
@@ -243,5 +244,5 @@ class Experiment:
 def _point(name: str, seed: int, path: Path) -> Point:
     with reading(path):
         content = mapping(read_json(path), "its content")
-        main = mapping(content["metrics"], "'metrics'").get("miou") or {}
+        main = mapping(content["metrics"], "'metrics'").get(MAIN_METRIC) or {}
         return Point(name, seed, content["round"], content["labeled"], content["pool"], main.get("value"))

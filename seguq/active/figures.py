@@ -10,6 +10,7 @@ from seguq.active.events import STEPS
 from seguq.active.history import History
 from seguq.active.journal import Journal
 from seguq.active.judge import Judged
+from seguq.active.reports.records import MAIN_METRIC, Interval
 from seguq.active.run_folder import RunFolder
 
 
@@ -41,8 +42,8 @@ class Figures:
             "split": None if judged is None else judged.split,
             "images": 0 if judged is None else judged.images,
             "groups": 0 if judged is None else judged.groups,
-            "metrics": {} if judged is None else _finite(judged.values()),
-            "gain": None if change is None else {**_finite({"miou": _as_dict(change)}), "since": number - 1},
+            "metrics": {} if judged is None else _plain(judged.values()),
+            "gain": None if change is None else {**_plain({MAIN_METRIC: change}), "since": number - 1},
             "labeled": {
                 "regions": len(keys),
                 "pixels": sum(int(sent[key]["area"]) for key in keys),
@@ -67,24 +68,19 @@ class Figures:
         told = self._journal.ended(number, "evaluate")
         return None if told is None or told["split"] is None else Judged(self._folder.states(number))
 
-    def gain(self, number: int, since: int) -> tuple[float, float, float] | None:
+    def gain(self, number: int, since: int) -> Interval | None:
         """The main metric of a round minus that of an earlier one on the same images, and the interval of the pair.
 
         Returns:
-            Value, low and high; None where either round was not judged, or they were on other images.
+            None where either round was not judged, or they were on other images.
         """
         now, before = self._judged(number), self._judged(since)
-        found = None if now is None or before is None else now.gain(before)
-        return None if found is None else (found["value"], found["low"], found["high"])
+        return None if now is None or before is None else now.gain(before)
 
 
-def _as_dict(change: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("value", "low", "high"), change, strict=True))
-
-
-def _finite(values: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+def _plain(values: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
     """Values as JSON has them: what is no number is null."""
     return {
-        name: {key: number if math.isfinite(number) else None for key, number in item.items()}
+        name: {key: number if math.isfinite(number) else None for key, number in item._asdict().items()}
         for name, item in values.items()
     }

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from seguq.acquisition import Selection
-from seguq.acquisition.selection import region_key
+from seguq.acquisition.selection import by_image, region_key
 from seguq.active.events import read_events
 from seguq.active.journal import Journal, ended
-from seguq.active.labels import Key, answered, by_image, merge
+from seguq.active.labels import Key, answered, merge
 from seguq.active.run_folder import RunFolder
 from seguq.core.checks import is_whole
 from seguq.core.errors import UsageError

@@ -28,6 +28,7 @@ class History:
         return self._sent[number]
 
     def earlier(self, number: int) -> list[Selection]:
+        """What was chosen in the rounds before."""
         return [self.sent_in(earlier) for earlier in range(number)]
 
     def regions(self, most: int) -> dict[Key, Row]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from seguq.active.reports.records import MAIN_METRIC, Interval
 from seguq.calibration import Calibrator
 from seguq.callbacks.agreement import together
 from seguq.callbacks.base import EstimatorCallback
@@ -25,13 +26,10 @@ from seguq.metrics import CalibrationError, MeanIoU, NegativeLogLikelihood
 from seguq.metrics.bootstrap import BootstrapMetric
 from seguq.weights import read_checkpoint
 
-MAIN = "miou"
-"""The metric that curves show, and targets are about."""
-
 
 def _metrics(num_classes: int, ignore_index: int) -> dict[str, BootstrapMetric]:
     return {
-        MAIN: MeanIoU(num_classes, ignore_index),
+        MAIN_METRIC: MeanIoU(num_classes, ignore_index),
         "ece": CalibrationError(num_classes, ignore_index=ignore_index),
         "nll": NegativeLogLikelihood(num_classes, ignore_index, from_logits=True),
     }
@@ -99,7 +97,7 @@ class _Judging(Run):
         settings.group.require_ids(self.passes.watch.numbered)
         total = images_in(self.trainer, self.stage, dataloader)
         groups = [settings.group(name, number, total) for name, number in zip(step.ids, step.numbers, strict=True)]
-        self.metrics[MAIN].update(maps.prediction, step.mask, group=groups)
+        self.metrics[MAIN_METRIC].update(maps.prediction, step.mask, group=groups)
         self.metrics["ece"].update(maps.probs, step.mask, group=groups)
         self.metrics["nll"].update(step.logits_of(self.calibrator), step.mask, group=groups)
         self.groups.update(groups)
@@ -174,17 +172,17 @@ class Judged:
                     metric._update_count = 1  # torchmetrics warns of a metric that was never updated
                 self.metrics = made
 
-    def values(self) -> dict[str, dict[str, float]]:
+    def values(self) -> dict[str, Interval]:
         """Value, and low and high of its interval (95 %, over groups of images; NaN of one group), of each metric."""
         return {name: self._numbers(item.compute(), item.compute_interval()) for name, item in self.metrics.items()}
 
-    def gain(self, before: Judged, name: str = MAIN) -> dict[str, float] | None:
+    def gain(self, before: Judged, name: str = MAIN_METRIC) -> Interval | None:
         """A metric minus that of an earlier round, with the interval of the pair; None if on other images."""
         if name not in self.metrics or name not in before.metrics or self.names != before.names:
             return None
         return self._numbers(*self.metrics[name].compute_difference(before.metrics[name]))
 
-    def _numbers(self, value: Any, interval: Any) -> dict[str, float]:
+    def _numbers(self, value: Any, interval: Any) -> Interval:
         # all draws of a single group are alike, and say nothing of other images
         low, high = interval if self.groups > 1 else (math.nan, math.nan)
-        return {"value": float(value), "low": float(low), "high": float(high)}
+        return Interval(float(value), float(low), float(high))

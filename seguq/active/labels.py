@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seguq.acquisition.selection import box_of, region_key
+from seguq.acquisition.selection import box_of, by_image, region_key
 from seguq.active.events import Event
 from seguq.annotators import Annotation
 from seguq.core.checks import is_whole
@@ -137,14 +137,6 @@ def answered(events: Iterable[Event]) -> dict[int, list[Key]]:
             came = event.round or 0
             asked = event.content.get("asked", came)
             out.setdefault(came, []).extend((asked, (event.content["image_id"], *row)) for row in event.content["rows"])
-    return out
-
-
-def by_image(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by their image, in their order."""
-    out: dict[str, list[Row]] = {}
-    for row in rows:
-        out.setdefault(row["image_id"], []).append(row)
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seguq.acquisition import Budget, Strategy
 from seguq.active.choosing import Choosing
@@ -16,6 +16,9 @@ from seguq.active.history import History
 from seguq.active.journal import Journal
 from seguq.active.models import Models
 from seguq.active.plan import Plan
+from seguq.active.reports.page import round_page
+from seguq.active.reports.records import read_records
+from seguq.active.reports.status import Status, status
 from seguq.active.run_folder import RunFolder
 from seguq.active.stopping import Stop
 from seguq.active.training import MakeTrainer
@@ -33,9 +36,6 @@ from seguq.data import ImageSource, Labeled
 from seguq.inference import Estimator
 from seguq.regions import Partition
 from seguq.regions.scored_by import By
-
-if TYPE_CHECKING:
-    from seguq.active.reports.status import Status
 
 
 class ActiveLearningLoop:
@@ -168,8 +168,6 @@ class ActiveLearningLoop:
                             break
                 except Waiting as waiting:
                     logger.info("%s", waiting)
-        from seguq.active.reports.status import status
-
         return status(self.folder.path)
 
     def _open(self) -> None:
@@ -242,8 +240,6 @@ class ActiveLearningLoop:
         return True
 
     def _reason(self, number: int) -> str | None:
-        from seguq.active.reports.records import read_records
-
         assert self._plan.stop is not None
         records = [record for record in read_records(self.folder.path) if record.round <= number]
         return self._plan.stop.reason(records, self._figures.gain)
@@ -287,7 +283,5 @@ class ActiveLearningLoop:
 
     def _report(self, number: int) -> None:
         write_json(self.folder.metrics(number), self._figures.of(number))
-        from seguq.active.reports.page import round_page
-
         content = round_page(self.folder.path, number, self._plan.pool, self._plan.classes)
         write_bytes(self.folder.page(number), content.encode(errors="xmlcharrefreplace"))

@@ -88,7 +88,8 @@ class Models:
         """Raise where images of the pool were not predicted."""
         there = taken.union(table.image_numbers()[1].to_pylist())
         lost = [image_id for image_id in self._plan.pool if image_id not in there]
-        lost = [image_id for image_id in lost if Unlabeled(self._plan.pool, []).any_left(image_id)]
+        whole = Unlabeled(self._plan.pool, [])
+        lost = [image_id for image_id in lost if whole.any_left(image_id)]
         if not lost:
             return
         said = f"{len(lost)} of the {len(self._plan.pool)} images of the pool have no scores, such as {lost[0]!r}"
@@ -100,6 +101,7 @@ class Models:
         )
 
     def train(self, number: int) -> None:
+        """Train on all labels, and write the checkpoint."""
         self._seeded(number, "train")
         task = self._made(number)
         if self._plan.fine_tune and number:
@@ -107,6 +109,7 @@ class Models:
         train(self._trainer(number, task), task, self._made_data(number), self._folder.model(number))
 
     def calibrate(self, number: int) -> dict[str, Any]:
+        """Fit a calibrator on the validation images, where there are any, into the checkpoint."""
         task, data = self._trained(number), self._made_data(number)
         if self._plan.calibrator is None or not can_calibrate(task, data):
             return {"method": None}
@@ -125,6 +128,7 @@ class Models:
         return {"method": str(self._plan.calibrator)}
 
     def evaluate(self, number: int) -> dict[str, Any]:
+        """Judge on the test images, or else on those of the validation."""
         task, data = self._trained(number), self._made_data(number)
         for split in judged_splits(task, data):
             self._seeded(number, "evaluate")

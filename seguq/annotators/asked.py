@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seguq.acquisition import Selection
-from seguq.acquisition.selection import box_of, region_key
+from seguq.acquisition.selection import box_of, by_image, region_key
 from seguq.core.checks import is_whole
 from seguq.core.errors import SeguqError, UsageError
 from seguq.data import Classes, ImageSource
@@ -64,14 +64,6 @@ def round_of(selection: Selection) -> int:
     return int(number)
 
 
-def by_image(selection: Selection) -> dict[str, list[Row]]:
-    """The rows of each image, in order of their best region."""
-    found: dict[str, list[Row]] = {}
-    for row in selection.rows:
-        found.setdefault(row["image_id"], []).append(row)
-    return found
-
-
 class Sent:
     """What was sent to an annotator: the rows of each round and image."""
 
@@ -100,8 +92,8 @@ class Sent:
             SeguqError: as `require_same` does.
         """
         number = self.require_same(selection)
-        for image_id, rows in by_image(selection).items():
-            self.tasks[number, image_id] = rows
+        for image_id, rows in by_image(selection.rows).items():
+            self.tasks[number, image_id] = list(rows)
 
 
 def require_inside(selection: Selection, images: ImageSource) -> None:

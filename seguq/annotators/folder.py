@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from seguq.acquisition import Selection
+from seguq.acquisition.selection import by_image
 from seguq.annotators.annotator import Annotation, Annotator
 from seguq.annotators.answers import STEM, answer_file, read_answer
-from seguq.annotators.asked import Row, Sent, by_image, classes_of, regions_of, require_inside, require_mask
+from seguq.annotators.asked import Row, Sent, classes_of, regions_of, require_inside, require_mask
 from seguq.annotators.task_page import State, task_page
 from seguq.annotators.tasks import TEMPLATE, Task, painted_classes, place_of, tasks_below
 from seguq.core.checks import require_plain_name
@@ -99,7 +100,7 @@ class Folder(Annotator):
         images = ImageSource.of(images)
         number = self._sent.require_same(selection)
         require_inside(selection, images)
-        rows = by_image(selection)
+        rows = by_image(selection.rows)
         for image_id in rows:
             require_plain_name("the image id", image_id)
         tasks = [Task.of(self._folder, number, image_id, found, images) for image_id, found in rows.items()]

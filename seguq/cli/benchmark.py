@@ -14,8 +14,7 @@ from seguq.acquisition.class_aware_random import ClassAwareRandom
 from seguq.acquisition.random_ import Random
 from seguq.active.comparison import UNITS, Comparison, Needed
 from seguq.active.experiment import FULL, Arm, Experiment, Point
-from seguq.active.judge import MAIN
-from seguq.active.reports.records import Interval
+from seguq.active.reports.records import MAIN_METRIC, Interval
 from seguq.annotators.oracle import Oracle
 from seguq.cli.common import print_table, require_folder
 from seguq.cli.loop_run import GROUPS, data_maker, flat, result_of, task_maker, trainer_maker
@@ -199,7 +198,7 @@ def _needed(found: Needed, digits: int = 0) -> str:
 def _csv(points: Sequence[Point]) -> str:
     out, of_pool = io.StringIO(), ("regions", "pixels", "images")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["way", "seed", "round", *UNITS, *(f"pool_{name}" for name in of_pool), MAIN])
+    writer.writerow(["way", "seed", "round", *UNITS, *(f"pool_{name}" for name in of_pool), MAIN_METRIC])
     for point in points:
         numbers = [*(point.labeled[name] for name in UNITS), *(point.pool[name] for name in of_pool)]
         writer.writerow([point.arm, point.seed, point.round, *numbers, "" if point.value is None else point.value])

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seguq.acquisition import Selection
-from seguq.acquisition.selection import box_of, region_key
+from seguq.acquisition.selection import box_of, by_image, region_key
 from seguq.active.events import answered_regions, read_events
 from seguq.active.reports.records import Interval, round_folder
 from seguq.core.errors import SeguqError
@@ -60,14 +60,6 @@ class Outcome:
         return self.labeled - (int(self.pixels[self.predicted]) if known else 0)
 
 
-def by_image(selection: Selection) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each image, the image of the best one first."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in selection.rows:
-        found.setdefault(row["image_id"], []).append(row)
-    return found
-
-
 def answer_file(run_dir: str | os.PathLike[str], number: int, image_id: str) -> Path:
     """The mask of what came back of an image in a round."""
     return round_folder(run_dir, number) / "answers" / f"{image_id}.png"
@@ -100,7 +92,7 @@ def outcomes_of(run_dir: str | os.PathLike[str], number: int, selection: Selecti
     """
     back = _back(run_dir, number)
     found: dict[tuple[Any, ...], Outcome] = {}
-    for image_id, rows in by_image(selection).items():
+    for image_id, rows in by_image(selection.rows).items():
         answered = [row for row in rows if region_key(row) in back]
         mask = read_answer(answer_file(run_dir, number, image_id), answered, classes) if answered else None
         for row in rows:

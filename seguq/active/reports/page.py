@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from seguq.acquisition import Selection
+from seguq.acquisition.selection import by_image
 from seguq.active.reports.curve import curve_of
 from seguq.active.reports.outcomes import (
     Outcome,
     answer_file,
-    by_image,
     late_answers,
     outcomes_of,
     read_answer,
@@ -188,7 +188,7 @@ def _images(
     folder: Path, number: int, selection: Selection, outcomes: Sequence[Outcome], images: ImageSource, classes: Classes
 ) -> str:
     """The images, the first by rank."""
-    rows = by_image(selection)
+    rows = by_image(selection.rows)
     of_image: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         of_image.setdefault(outcome.row["image_id"], []).append(outcome)
